@@ -7,7 +7,7 @@ from typing import Protocol
 
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
-from exo_lite.domain.request import Sampling, Token
+from exo_lite.domain.request import Sampling, Terms, Token
 
 
 class TextStream(Protocol):
@@ -87,6 +87,7 @@ class Backend(Protocol):
         max_tokens: int,
         sampling: Sampling,
         stop_token_ids: frozenset[int],
+        terms: Terms,
     ) -> AsyncGenerator[Token, None]:
         """The answer's tokens in order; closing the generator cancels on every node."""
         ...

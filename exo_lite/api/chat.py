@@ -20,6 +20,7 @@ from exo_lite.api.answers import (
     usage_document,
 )
 from exo_lite.api.backend import TextModel
+from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
 from exo_lite.api.jobs import Job, make_job, style_of
 from exo_lite.api.logprobs import chat_logprobs
@@ -33,7 +34,7 @@ def chat_router(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
-        call = await _prepare(service, body)
+        call = await _prepare(service, body, tenant_of(request.headers))
         if not body.stream:
             return JSONResponse(await until_disconnected(request.receive, call.whole()))
         return EventStream(call.stream, keep_alive_s=service.keep_alive_s)
@@ -41,10 +42,10 @@ def chat_router(service: Service) -> APIRouter:
     return router
 
 
-async def _prepare(service: Service, body: ChatBody) -> _ChatCall:
+async def _prepare(service: Service, body: ChatBody, tenant: str) -> _ChatCall:
     """All that can be refused is refused here, before anything is sent to a node."""
     refuse_unsupported(body)
-    style = style_of(body, max_tokens=body.max_completion_tokens or body.max_tokens)
+    style = style_of(body, max_tokens=body.max_completion_tokens or body.max_tokens, tenant=tenant)
     messages = template_messages(body.messages)
     model = await service.backend.text_model(body.model)
     token_ids = await asyncio.to_thread(_prompt_token_ids, model, messages)

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from exo_lite.api.answers import Collected, Extras, Head, completion_choice, completion_chunk, new_head, usage_document
 from exo_lite.api.backend import TextModel
+from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
 from exo_lite.api.jobs import Job, make_job, style_of
 from exo_lite.api.logprobs import completion_logprobs
@@ -29,7 +30,7 @@ def completions_router(service: Service) -> APIRouter:
 
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionBody, request: Request) -> Response:
-        call = await _prepare(service, body)
+        call = await _prepare(service, body, tenant_of(request.headers))
         if not body.stream:
             return JSONResponse(await until_disconnected(request.receive, call.whole()))
         return EventStream(call.stream, keep_alive_s=service.keep_alive_s)
@@ -37,10 +38,10 @@ def completions_router(service: Service) -> APIRouter:
     return router
 
 
-async def _prepare(service: Service, body: CompletionBody) -> _CompletionCall:
+async def _prepare(service: Service, body: CompletionBody, tenant: str) -> _CompletionCall:
     """All that can be refused is refused here, before anything is sent to a node."""
     refuse_unsupported(body)
-    style = style_of(body, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS)
+    style = style_of(body, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, tenant=tenant)
     prompts = prompts_of(body.prompt)
     model = await service.backend.text_model(body.model)
     encoded = await asyncio.to_thread(_encoded, model, prompts)

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from exo_lite.domain.errors import (
+    DeadlineExceeded,
     ExoLiteError,
     InvalidModel,
     InvalidRequest,
@@ -51,12 +52,15 @@ _STATUS: dict[type[ExoLiteError], tuple[int, str, int | None]] = {
     Unauthorized: (401, "authentication_error", None),
     ModelNotFound: (404, "invalid_request_error", None),
     QueueFull: (429, "rate_limit_error", 1),
+    DeadlineExceeded: (504, "timeout_error", None),
     NotReady: (503, "service_unavailable_error", 2),
     NodeLost: (503, "service_unavailable_error", 2),
     ModelDoesNotFit: (507, "insufficient_memory_error", None),
     ExoLiteError: (500, "server_error", None),
 }
-"""Status, type and Retry-After in seconds; a subclass goes by its nearest ancestor here."""
+"""Status, type and Retry-After in seconds, unless the error tells a better one.
+
+A subclass goes by its nearest ancestor here."""
 
 _HTTP_CODES = {
     403: "forbidden",
@@ -99,7 +103,8 @@ async def handle_error(request: Request, error: Exception) -> Response:
 
 def _of_exo_lite(error: ExoLiteError) -> Failure:
     ancestor = next(kind for kind in type(error).__mro__ if kind in _STATUS)
-    status, kind, retry_after_s = _STATUS[ancestor]
+    status, kind, usual_s = _STATUS[ancestor]
+    retry_after_s = usual_s if error.retry_after_s is None else error.retry_after_s
     return Failure(status, kind, error.code, str(error), error.param, error.is_permanent, retry_after_s)
 
 

@@ -93,7 +93,9 @@ class _Listener:
 
 async def _answer(service: Service, model: TextModel, job: Job, listener: _Listener) -> None:
     """However this ends, the generation ends with it on every node."""
-    tokens = service.backend.generate(job.model, job.token_ids, job.max_tokens, job.sampling, job.stop_token_ids)
+    tokens = service.backend.generate(
+        job.model, job.token_ids, job.max_tokens, job.sampling, job.stop_token_ids, job.terms
+    )
     transcript = Transcript(model.text_stream(job.stops), job.stop_token_ids)
     with service.metrics.request(service.clock, num_prompt_tokens=len(job.token_ids)) as observed:
         async with aclosing(tokens):

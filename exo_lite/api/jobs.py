@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from exo_lite.api.backend import TextModel
 from exo_lite.api.openai_bodies import GenerateBody, stop_strings
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest
-from exo_lite.domain.request import Sampling
+from exo_lite.domain.request import Sampling, Terms
 
 _TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
@@ -25,6 +25,7 @@ class Job:
     sampling: Sampling
     stop_token_ids: frozenset[int]
     stops: tuple[str, ...]
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,13 @@ class AnswerStyle:
     sampling: Sampling
     ignore_eos: bool
     stops: tuple[str, ...]
+    terms: Terms
 
 
-def style_of(body: GenerateBody, *, max_tokens: int | None) -> AnswerStyle:
+def style_of(body: GenerateBody, *, max_tokens: int | None, tenant: str) -> AnswerStyle:
     """Raises InvalidRequest."""
-    return AnswerStyle(max_tokens, sampling_of(body), bool(body.ignore_eos), stop_strings(body.stop))
+    terms = Terms(tenant, body.timeout)
+    return AnswerStyle(max_tokens, sampling_of(body), bool(body.ignore_eos), stop_strings(body.stop), terms)
 
 
 def sampling_of(body: GenerateBody) -> Sampling:
@@ -82,4 +85,4 @@ def make_job(model_id: str, model: TextModel, token_ids: Sequence[int], style: A
         )
     max_tokens = room if style.max_tokens is None else min(room, style.max_tokens)
     stop_token_ids = frozenset[int]() if style.ignore_eos else model.stop_token_ids
-    return Job(model_id, tuple(token_ids), max_tokens, style.sampling, stop_token_ids, style.stops)
+    return Job(model_id, tuple(token_ids), max_tokens, style.sampling, stop_token_ids, style.stops, style.terms)

@@ -13,6 +13,7 @@ from exo_lite.domain.request import MAX_TOP_LOGPROBS
 MAX_PROMPTS = 128
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1024
+MAX_TIMEOUT_S = 86_400
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -28,8 +29,8 @@ class StreamOptions(_Body):
 
 
 class GenerateBody(_Body):
-    """What both routes share. Extensions of OpenAI's: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos` and
-    `return_token_ids`.
+    """What both routes share. Extensions of OpenAI's: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos`,
+    `return_token_ids` and `timeout`, the seconds that an answer may take.
     """
 
     model: str
@@ -48,6 +49,7 @@ class GenerateBody(_Body):
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
+    timeout: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
 
     @property
     def include_usage(self) -> bool:

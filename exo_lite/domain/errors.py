@@ -11,6 +11,7 @@
     ├── ModelDoesNotFit              no contiguous split over the living nodes holds it
     ├── NotReady                     forming, loading or not loaded: worth another try
     ├── QueueFull
+    ├── DeadlineExceeded             an answer took longer than its request allows
     ├── Unauthorized
     ├── NodeLost                     a node, worker or hop is gone; names it
     │   └── ConnectionRefused        nothing listens at its address any more
@@ -45,6 +46,8 @@ class ExoLiteError(Exception):
 
     param: str | None = None
     """The request parameter at fault, if it is one."""
+    retry_after_s: int | None = None
+    """When another try may go better, where that can be told."""
 
 
 class InvalidRequest(ExoLiteError):
@@ -91,6 +94,10 @@ class NotReady(ExoLiteError):
 class QueueFull(ExoLiteError):
     code = "queue_full"
     is_permanent = False
+
+
+class DeadlineExceeded(ExoLiteError):
+    code = "deadline_exceeded"
 
 
 class Unauthorized(ExoLiteError):

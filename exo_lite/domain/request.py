@@ -102,6 +102,14 @@ class Logprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """Whose a request is, and how long its answer may take: see GenerateRequest."""
+
+    tenant: str = ""
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """Tokens in, tokens out. `attempt` counts the placements that a request has lived through."""
 
@@ -114,6 +122,15 @@ class GenerateRequest:
     sampling: Sampling
     stop_token_ids: frozenset[int] = frozenset()
     """Sampling one of these ends the answer; the token itself is still reported."""
+    tenant: str = ""
+    """Whose request it is, as an opaque name: tenants get equal shares of a head that has more work than it can do."""
+    timeout_s: float | None = None
+    """For the whole answer, counted from the request's arrival at the head."""
+
+    @property
+    def num_tokens(self) -> int:
+        """That it may come to, prompt and answer: what is reserved for it."""
+        return len(self.token_ids) + self.max_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from exo_lite.domain.errors import InvalidRequest, ModelNotFound, NodeLost, NotR
 from exo_lite.domain.ids import ModelId, RequestId
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
-from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.request import GenerateRequest, Sampling, Terms, Token
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import lost_reason, shard_status
 from exo_lite.transport.worker_client import WorkerClient
@@ -47,6 +47,7 @@ class Requests:
         max_tokens: int,
         sampling: Sampling,
         stop_token_ids: frozenset[int],
+        terms: Terms,
     ) -> AsyncGenerator[Token, None]:
         """The answer's tokens. Raises InvalidRequest, what the head raises, or NodeLost. Closing cancels everywhere."""
         instance = self.ready_instance(model_id)
@@ -61,6 +62,8 @@ class Requests:
             max_tokens=max_tokens,
             sampling=sampling,
             stop_token_ids=stop_token_ids,
+            tenant=terms.tenant,
+            timeout_s=terms.timeout_s,
         )
         async with aclosing(self.generate_on(instance, request)) as tokens:
             async for token in tokens:

@@ -15,7 +15,7 @@ from exo_lite.domain.ids import ModelId, parse_model_id
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ModelDescription, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
-from exo_lite.domain.request import Sampling, Token
+from exo_lite.domain.request import Sampling, Terms, Token
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
@@ -153,8 +153,9 @@ class NodeService:
         max_tokens: int,
         sampling: Sampling,
         stop_token_ids: frozenset[int],
+        terms: Terms,
     ) -> AsyncGenerator[Token, None]:
-        return self._requests.generate(self._model_id(model), token_ids, max_tokens, sampling, stop_token_ids)
+        return self._requests.generate(self._model_id(model), token_ids, max_tokens, sampling, stop_token_ids, terms)
 
     def fingerprint(self, model: str) -> str:
         instance = self._requests.ready_instance(self._model_id(model))

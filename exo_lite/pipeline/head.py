@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
-from exo_lite.domain.errors import ExoLiteError
+from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, QueueFull
 from exo_lite.domain.ids import RequestId
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import Step, StepResult
@@ -15,6 +16,7 @@ from exo_lite.pipeline.scheduler import Scheduler
 RATE_WINDOW_S = 5.0
 AVERAGE_WEIGHT = 0.1
 """Of the newest measurement in a moving average."""
+MAX_RETRY_AFTER_S = 60
 
 
 class Head:
@@ -31,6 +33,8 @@ class Head:
         self._sent_at_s: dict[int, float] = {}
         self._token_times_s: deque[float] = deque()
         self._error: ExoLiteError | None = None
+        self._last_end_s: float | None = None
+        self._between_ends_s: float | None = None
         self.proved_at_s: float | None = None
         self.hop_ms: float | None = None
 
@@ -51,15 +55,19 @@ class Head:
         return len(self._token_times_s) / RATE_WINDOW_S
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
-        """The answer's tokens. Raises what Scheduler.submit raises, or what ended the pipeline. Closing cancels."""
+        """The answer's tokens. Closing cancels.
+
+        Raises what Scheduler.submit raises, DeadlineExceeded, or what ended the pipeline.
+        """
         if self._error is not None:
             raise self._error
-        self._scheduler.submit(request)
+        self._submit(request)
         answer = self._answers[request.request_id] = asyncio.Queue()
+        deadline_s = None if request.timeout_s is None else asyncio.get_running_loop().time() + request.timeout_s
         self._pump()
         try:
             while True:
-                item = await answer.get()
+                item = await _next_before(deadline_s, answer, request)
                 if isinstance(item, ExoLiteError):
                     raise item
                 yield item
@@ -68,6 +76,7 @@ class Head:
         finally:
             del self._answers[request.request_id]
             self._scheduler.cancel(request.request_id)
+            self._note_end()
             self._pump()
 
     def on_result(self, result: StepResult) -> None:
@@ -94,6 +103,31 @@ class Head:
         self._error = error
         for request_id in list(self._answers):
             self._deliver(request_id, error)
+
+    def _submit(self, request: GenerateRequest) -> None:
+        """Raises what Scheduler.submit raises; QueueFull tells when to come again."""
+        try:
+            displaced = self._scheduler.submit(request)
+        except QueueFull as error:
+            error.retry_after_s = self._retry_after_s()
+            raise
+        if displaced is not None:
+            made_room = QueueFull("the line was full, and others had a smaller share of it: try again later")
+            made_room.retry_after_s = self._retry_after_s()
+            self._deliver(displaced, made_room)
+
+    def _retry_after_s(self) -> int | None:
+        """When half of the line will have run: late enough to find a place, too early to find nobody waiting."""
+        if self._between_ends_s is None:
+            return None
+        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._between_ends_s * self.num_waiting / 2)))
+
+    def _note_end(self) -> None:
+        """How fast places become free counts only while somebody waits for one."""
+        now_s = self._clock() if self.num_waiting else None
+        if now_s is not None and self._last_end_s is not None:
+            self._between_ends_s = _averaged(self._between_ends_s, now_s - self._last_end_s)
+        self._last_end_s = now_s
 
     def _pump(self) -> None:
         while self._error is None and (step := self._scheduler.next_step()) is not None:
@@ -123,4 +157,19 @@ class Head:
             return
         stages_ms = sum(timing.queue_ms + timing.compute_ms for timing in result.timings)
         hop_ms = max(0.0, duration_s * 1000 - stages_ms) / self._num_stages
-        self.hop_ms = hop_ms if self.hop_ms is None else self.hop_ms + AVERAGE_WEIGHT * (hop_ms - self.hop_ms)
+        self.hop_ms = _averaged(self.hop_ms, hop_ms)
+
+
+def _averaged(average: float | None, measured: float) -> float:
+    return measured if average is None else average + AVERAGE_WEIGHT * (measured - average)
+
+
+async def _next_before(
+    deadline_s: float | None, answer: asyncio.Queue[Token | ExoLiteError], request: GenerateRequest
+) -> Token | ExoLiteError:
+    """What comes next; raises DeadlineExceeded. `deadline_s`: of the event loop's clock."""
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            return await answer.get()
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the answer was not complete within the {request.timeout_s:g} s allowed") from error

@@ -1,58 +1,55 @@
 """Which tokens go down the pipeline next: a state machine with requests and results in, steps out.
 
 With S stages up to S steps are under way, so that no stage waits while there is work. Each step carries one group of
-decodes, an S-th of the running sequences, and at most a chunk's worth of prompts. A sequence's decode is in one step at
-a time; the chunks of a prompt follow each other without waiting.
+decodes, an S-th of the running sequences, and prompts: a whole chunk's worth where nobody decodes, else as much as
+slows the running answers by no more than a set share. A sequence's decode is in one step at a time; the chunks of a
+prompt follow each other without waiting. Tenants take turns, requests of one tenant go in order.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest, MalformedStep, QueueFull, StaleEpoch
 from exo_lite.domain.ids import Epoch, RequestId
-from exo_lite.domain.request import FinishReason, GenerateRequest, Token
-from exo_lite.domain.step import (
-    PREFILL_CHUNK_TOKENS,
-    Admission,
-    SampledToken,
-    SequenceChunk,
-    Step,
-    StepResult,
-    num_kv_blocks,
-)
+from exo_lite.domain.request import GenerateRequest, Token
+from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, Admission, SequenceChunk, Step, StepResult, num_kv_blocks
 from exo_lite.pipeline.block_pool import BlockPool
+from exo_lite.pipeline.fair_share import FairShare
+from exo_lite.pipeline.sequence_state import SequenceState
+from exo_lite.pipeline.step_costs import StepCosts
+from exo_lite.pipeline.waiting_line import WaitingLine
 
 DEFAULT_MAX_WAITING = 64
 
 
 @dataclass(slots=True)
-class _Sequence:
-    """A request that holds a slot. `position` counts the tokens sent down the pipeline so far."""
-
-    request: GenerateRequest
-    slot: int
-    blocks: tuple[int, ...]
-    position: int = 0
-    num_sampled: int = 0
-    next_token: int | None = None
-    """Sampled, and not yet sent down."""
-
-    @property
-    def num_prompt_left(self) -> int:
-        return max(0, len(self.request.token_ids) - self.position)
-
-    @property
-    def is_decoding(self) -> bool:
-        return self.num_prompt_left == 0
-
-
-@dataclass(slots=True)
 class _StepDraft:
     admissions: list[Admission] = field(default_factory=list)
-    chunks: list[SequenceChunk] = field(default_factory=list)
-    num_prompt_tokens: int = 0
+    decodes: list[SequenceChunk] = field(default_factory=list)
+    prompts: list[SequenceChunk] = field(default_factory=list)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class _StepUnderWay:
+    """What a step carries, and for whom."""
+
+    chunks: tuple[SequenceChunk, ...]
+    owners: dict[int, SequenceState]
+    """By slot: a slot may have another owner by the time the step comes back."""
+    num_decodes: int
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.chunks[self.num_decodes :])
+
+
+_NO_STEP = _StepUnderWay((), {}, 0)
 
 
 class Scheduler:
@@ -73,12 +70,13 @@ class Scheduler:
         self._num_stages = num_stages
         self._context_length = context_length
         self._vocab_size = vocab_size
-        self._max_waiting = max_waiting
-        self._waiting: deque[GenerateRequest] = deque()
+        self._waiting = WaitingLine(max_waiting)
         self._free_slots = list(range(num_slots))[::-1]
         self._blocks = BlockPool(num_slots * num_kv_blocks(context_length) if num_blocks is None else num_blocks)
-        self._running: dict[RequestId, _Sequence] = {}
-        self._in_flight: dict[int, list[tuple[SequenceChunk, _Sequence]]] = {}
+        self._running: dict[RequestId, SequenceState] = {}
+        self._under_way: dict[int, _StepUnderWay] = {}
+        self._prompt_share = FairShare()
+        self._costs = StepCosts()
         self._next_step_id = 0
 
     @property
@@ -91,56 +89,48 @@ class Scheduler:
 
     @property
     def num_in_flight(self) -> int:
-        return len(self._in_flight)
+        return len(self._under_way)
 
-    def submit(self, request: GenerateRequest) -> None:
-        """Queue a request. Raises StaleEpoch, InvalidRequest, ContextLengthExceeded or QueueFull, changing nothing."""
-        if request.epoch != self._epoch:
-            raise StaleEpoch(f"request of epoch {request.epoch} came to epoch {self._epoch}: ask for the state anew")
-        if request.request_id in self._running or request.request_id in (one.request_id for one in self._waiting):
-            raise InvalidRequest(f"request {request.request_id} is under way already: give each its own id")
-        if not request.token_ids or request.max_tokens < 1:
-            raise InvalidRequest("a request needs at least one prompt token and max_tokens of at least 1")
-        self._check_token_ids(request)
-        num_needed = len(request.token_ids) + request.max_tokens
-        if num_needed > self._context_length:
-            raise ContextLengthExceeded(
-                f"{len(request.token_ids)} prompt tokens and up to {request.max_tokens} new ones make {num_needed}, "
-                f"more than the {self._context_length} of each sequence: shorten one of them"
-            )
-        has_room = self._free_slots and self._blocks.num_free >= _num_blocks(request)
-        if self.num_waiting >= self._max_waiting and not has_room:
-            raise QueueFull(
-                f"{self.num_running} requests run and {self.num_waiting} wait, which is all: try again later"
-            )
-        self._waiting.append(request)
+    @property
+    def num_free_blocks(self) -> int:
+        """Of the KV cache: reserved for nobody."""
+        return self._blocks.num_free
 
-    def _check_token_ids(self, request: GenerateRequest) -> None:
-        """Whatever a stage refuses ends the whole step, and with it the requests of others."""
-        biased = (token_id for token_id, _ in request.sampling.logit_bias)
-        greatest = max(*request.token_ids, *biased, 0)
-        if greatest >= self._vocab_size:
-            raise InvalidRequest(f"token id {greatest} is not within 0..{self._vocab_size - 1}")
+    def submit(self, request: GenerateRequest) -> RequestId | None:
+        """Queue a request. Raises StaleEpoch, InvalidRequest, ContextLengthExceeded or QueueFull, changing nothing.
+
+        Returns the waiting request that is refused in its place, where another tenant had more than its share.
+        """
+        self._check(request)
+        displaced = None
+        if self._waiting.is_full and not self._has_room(request):
+            displaced = self._waiting.make_room(request.tenant)
+            if displaced is None:
+                raise QueueFull(
+                    f"{self.num_running} requests run and {self.num_waiting} wait, which is all: try again later"
+                )
+        self._waiting.add(request)
+        return displaced
 
     def cancel(self, request_id: RequestId) -> None:
         """Forget a request, whatever its state. Unknown ones are none of our business."""
+        self._waiting.remove(request_id)
         sequence = self._running.pop(request_id, None)
         if sequence is not None:
             # Free at once: a step that admits the slot's next owner comes after all of this one's, on every stage.
             self._free_slots.append(sequence.slot)
             self._blocks.give_back(sequence.blocks)
-        else:
-            self._waiting = deque(request for request in self._waiting if request.request_id != request_id)
+            self._waiting.refund(sequence.request, sequence.num_unused)
 
     def next_step(self) -> Step | None:
         """The next step to send down, or None while there is nothing to send or enough is under way."""
-        if len(self._in_flight) >= self._num_stages:
+        if len(self._under_way) >= self._num_stages:
             return None
         draft = _StepDraft()
         self._admit(draft)
         self._add_decodes(draft)
         self._add_prompts(draft)
-        return self._issue(draft) if draft.chunks else None
+        return self._issue(draft) if draft.decodes or draft.prompts else None
 
     def probe(self) -> Step:
         """A step without work, which proves every hop."""
@@ -151,113 +141,131 @@ class Scheduler:
 
         Raises MalformedStep, changing nothing, unless there is one for each sequence that was to have one.
         """
-        under_way = self._in_flight.get(result.step_id, [])
-        _check_tokens(result, [chunk for chunk, _ in under_way])
-        self._in_flight.pop(result.step_id, None)
-        owners = {chunk.slot: sequence for chunk, sequence in under_way}
-        return [
-            (owners[sampled.slot].request.request_id, self._take_token(owners[sampled.slot], sampled))
-            for sampled in result.tokens
-            if self._is_running(owners[sampled.slot])
-        ]
+        step = self._under_way.get(result.step_id, _NO_STEP)
+        _check_tokens(result, step.chunks)
+        self._under_way.pop(result.step_id, None)
+        self._learn(step, result)
+        tokens = []
+        for sampled in result.tokens:
+            sequence = step.owners[sampled.slot]
+            if self._is_running(sequence):
+                token = sequence.take(sampled)
+                tokens.append((sequence.request.request_id, token))
+                if token.finish_reason is not None:
+                    self.cancel(sequence.request.request_id)
+        return tokens
 
     def fail(self, step_id: int) -> list[RequestId]:
         """Forget the requests of a step that could not be computed, and name them."""
-        under_way = self._in_flight.pop(step_id, [])
-        request_ids = [one.request.request_id for _, one in under_way if self._is_running(one)]
+        step = self._under_way.pop(step_id, _NO_STEP)
+        request_ids = [one.request.request_id for one in step.owners.values() if self._is_running(one)]
         for request_id in request_ids:
             self.cancel(request_id)
         return request_ids
 
-    def _is_running(self, sequence: _Sequence) -> bool:
+    def _check(self, request: GenerateRequest) -> None:
+        if request.epoch != self._epoch:
+            raise StaleEpoch(f"request of epoch {request.epoch} came to epoch {self._epoch}: ask for the state anew")
+        if request.request_id in self._running or request.request_id in self._waiting:
+            raise InvalidRequest(f"request {request.request_id} is under way already: give each its own id")
+        if not request.token_ids or request.max_tokens < 1:
+            raise InvalidRequest("a request needs at least one prompt token and max_tokens of at least 1")
+        if request.timeout_s is not None and not request.timeout_s > 0:
+            raise InvalidRequest(f"timeout must be more than 0 s, not {request.timeout_s:g}", param="timeout")
+        self._check_token_ids(request)
+        if request.num_tokens > self._context_length:
+            raise ContextLengthExceeded(
+                f"{len(request.token_ids)} prompt tokens and up to {request.max_tokens} new ones make "
+                f"{request.num_tokens}, more than the {self._context_length} of each sequence: shorten one of them"
+            )
+
+    def _check_token_ids(self, request: GenerateRequest) -> None:
+        """Whatever a stage refuses ends the whole step, and with it the requests of others."""
+        biased = (token_id for token_id, _ in request.sampling.logit_bias)
+        greatest = max(*request.token_ids, *biased, 0)
+        if greatest >= self._vocab_size:
+            raise InvalidRequest(f"token id {greatest} is not within 0..{self._vocab_size - 1}")
+
+    def _has_room(self, request: GenerateRequest) -> bool:
+        """Whether a request runs with the next step, those before it included."""
+        before = list(self._waiting.requests)
+        num_blocks = sum(num_kv_blocks(one.num_tokens) for one in (*before, request))
+        return len(self._free_slots) > len(before) and self._blocks.num_free >= num_blocks
+
+    def _is_running(self, sequence: SequenceState) -> bool:
         """Not so once it was cancelled, even if another request has its slot or its name by now."""
         return self._running.get(sequence.request.request_id) is sequence
 
     def _admit(self, draft: _StepDraft) -> None:
-        while self._waiting and self._free_slots:
-            blocks = self._blocks.take(_num_blocks(self._waiting[0]))
+        """KV blocks for all that a request may come to: no answer runs out of them in the middle."""
+        while self._free_slots and (request := self._waiting.first()) is not None:
+            blocks = self._blocks.take(num_kv_blocks(request.num_tokens))
             if blocks is None:
                 return  # in turn: a long request is not overtaken for ever by short ones
-            sequence = _Sequence(self._waiting.popleft(), self._free_slots.pop(), blocks)
-            self._running[sequence.request.request_id] = sequence
-            draft.admissions.append(_admission(sequence))
+            self._waiting.take(request)
+            sequence = self._running[request.request_id] = SequenceState(request, self._free_slots.pop(), blocks)
+            draft.admissions.append(sequence.admission())
+
+    @property
+    def _decode_group_size(self) -> int:
+        """Of each of the steps under way, when all decodes are spread evenly over them."""
+        return -(-sum(sequence.is_decoding for sequence in self._running.values()) // self._num_stages)
 
     def _add_decodes(self, draft: _StepDraft) -> None:
-        num_decoding = sum(sequence.is_decoding for sequence in self._running.values())
-        group_size = -(-num_decoding // self._num_stages)
         ready = [sequence for sequence in self._running.values() if sequence.next_token is not None]
-        for sequence in ready[:group_size]:
-            draft.chunks.append(_decode_chunk(sequence))
+        for sequence in ready[: self._decode_group_size]:
+            draft.decodes.append(sequence.decode_chunk())
             self._move_to_back(sequence)
 
     def _add_prompts(self, draft: _StepDraft) -> None:
-        for sequence in self._running.values():
-            if sequence.is_decoding:
-                continue
-            num_tokens = min(sequence.num_prompt_left, PREFILL_CHUNK_TOKENS)
-            if draft.num_prompt_tokens and draft.num_prompt_tokens + num_tokens > PREFILL_CHUNK_TOKENS:
+        """Whole chunks, several short prompts in one step; where answers run, what they can bear of the next ones."""
+        prompts = [sequence for sequence in self._running.values() if not sequence.is_decoding]
+        if not prompts or (draft.decodes and self._costs.is_decodes_turn()):
+            return
+        num_decodes = self._decode_group_size
+        budget = self._costs.prompt_budget(num_decodes) if num_decodes else PREFILL_CHUNK_TOKENS
+        while prompts and (room := budget - draft.num_prompt_tokens) > 0:
+            sequence = self._next_prompt(prompts)
+            if sequence.num_in_chunk > room and not num_decodes:
                 return
-            draft.num_prompt_tokens += num_tokens
-            draft.chunks.append(_prompt_chunk(sequence, num_tokens))
+            num_tokens = min(sequence.num_in_chunk, room)
+            prompts.remove(sequence)
+            draft.prompts.append(sequence.prompt_chunk(num_tokens))
+            self._prompt_share.charge(sequence.request.tenant, num_tokens)
 
-    def _move_to_back(self, sequence: _Sequence) -> None:
+    def _next_prompt(self, prompts: Iterable[SequenceState]) -> SequenceState:
+        """Tenants in turn, the requests of each in the order of their admission."""
+        heads: dict[str, SequenceState] = {}
+        for sequence in prompts:
+            heads.setdefault(sequence.request.tenant, sequence)
+        return heads[self._prompt_share.first(heads)]
+
+    def _move_to_back(self, sequence: SequenceState) -> None:
         """Whoever was served comes last in the next choice, so that groups stay even."""
         request_id = sequence.request.request_id
         self._running[request_id] = self._running.pop(request_id)
 
     def _issue(self, draft: _StepDraft) -> Step:
+        chunks = (*draft.decodes, *draft.prompts)
+        step = Step(self._epoch, self._next_step_id, chunks, tuple(draft.admissions))
         owners = {sequence.slot: sequence for sequence in self._running.values()}
-        step = Step(self._epoch, self._next_step_id, tuple(draft.chunks), tuple(draft.admissions))
-        self._in_flight[step.step_id] = [(chunk, owners[chunk.slot]) for chunk in step.chunks]
+        under_way = {chunk.slot: owners[chunk.slot] for chunk in chunks}
+        self._under_way[step.step_id] = _StepUnderWay(chunks, under_way, len(draft.decodes))
         self._next_step_id += 1
         return step
 
-    def _take_token(self, sequence: _Sequence, sampled: SampledToken) -> Token:
-        index = sequence.num_sampled
-        sequence.num_sampled += 1
-        reason = _finish_reason(sequence, sampled.token_id)
-        if reason is None:
-            sequence.next_token = sampled.token_id
-        else:
-            self.cancel(sequence.request.request_id)
-        return Token(index, sampled.token_id, reason, sampled.logprobs)
+    def _learn(self, step: _StepUnderWay, result: StepResult) -> None:
+        if result.timings and step.chunks:
+            self._costs.learn(
+                num_decodes=step.num_decodes,
+                num_prompt_tokens=step.num_prompt_tokens,
+                compute_ms=max(timing.compute_ms for timing in result.timings),
+            )
 
 
-def _admission(sequence: _Sequence) -> Admission:
-    request = sequence.request
-    prompt_token_ids = tuple(sorted(set(request.token_ids))) if request.sampling.needs_prompt else ()
-    return Admission(sequence.slot, request.sampling, prompt_token_ids, blocks=sequence.blocks)
-
-
-def _num_blocks(request: GenerateRequest) -> int:
-    """For all that a request may come to: reserved when it is admitted, so that no answer runs out in the middle."""
-    return num_kv_blocks(len(request.token_ids) + request.max_tokens)
-
-
-def _check_tokens(result: StepResult, chunks: list[SequenceChunk]) -> None:
+def _check_tokens(result: StepResult, chunks: Iterable[SequenceChunk]) -> None:
     """Raises MalformedStep unless each chunk that asks for a token has one."""
     asked = sorted(chunk.slot for chunk in chunks if chunk.sample_index is not None)
     sampled = sorted(one.slot for one in result.tokens)
     if asked != sampled:
         raise MalformedStep(f"step {result.step_id} was to bring tokens for slots {asked}, it brought {sampled}")
-
-
-def _decode_chunk(sequence: _Sequence) -> SequenceChunk:
-    assert sequence.next_token is not None
-    chunk = SequenceChunk(sequence.slot, sequence.position, 1, (sequence.next_token,), sequence.num_sampled)
-    sequence.next_token = None
-    sequence.position += 1
-    return chunk
-
-
-def _prompt_chunk(sequence: _Sequence, num_tokens: int) -> SequenceChunk:
-    start, end = sequence.position, sequence.position + num_tokens
-    sequence.position = end
-    sample_index = 0 if sequence.is_decoding else None
-    return SequenceChunk(sequence.slot, start, num_tokens, sequence.request.token_ids[start:end], sample_index)
-
-
-def _finish_reason(sequence: _Sequence, token_id: int) -> FinishReason | None:
-    if token_id in sequence.request.stop_token_ids:
-        return "stop"
-    return "length" if sequence.num_sampled >= sequence.request.max_tokens else None

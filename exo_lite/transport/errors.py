@@ -1,4 +1,4 @@
-"""ExoLiteError ↔ gRPC status: its code and parameter travel as trailing metadata, its message as the details."""
+"""ExoLiteError ↔ gRPC status: message as the details, the rest as trailing metadata."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from exo_lite.domain.errors import ConnectionRefused, ExoLiteError, NodeLost, er
 
 CODE_KEY = "exo-lite-code"
 PARAM_KEY = "exo-lite-param"
+RETRY_AFTER_KEY = "exo-lite-retry-after"
 
 _STATUS_CODES: dict[type[ExoLiteError], StatusCode] = {
     errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
@@ -25,6 +26,7 @@ _STATUS_CODES: dict[type[ExoLiteError], StatusCode] = {
     errors.ModelNotFound: StatusCode.NOT_FOUND,
     errors.ModelDoesNotFit: StatusCode.RESOURCE_EXHAUSTED,
     errors.QueueFull: StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     errors.NotReady: StatusCode.UNAVAILABLE,
     errors.NodeLost: StatusCode.UNAVAILABLE,
     errors.StaleEpoch: StatusCode.FAILED_PRECONDITION,
@@ -50,6 +52,8 @@ async def errors_as_status(context: grpc.aio.ServicerContext[Any, Any]) -> Async
         metadata = [(CODE_KEY, error.code)]
         if error.param is not None:
             metadata.append((PARAM_KEY, error.param))
+        if error.retry_after_s is not None:
+            metadata.append((RETRY_AFTER_KEY, str(error.retry_after_s)))
         await context.abort(status_code(error), _details(str(error)), trailing_metadata=tuple(metadata))
 
 
@@ -88,6 +92,8 @@ def error_from_status(error: grpc.aio.AioRpcError, *, peer: str) -> ExoLiteError
     if CODE_KEY in metadata:
         raised = error_class(metadata[CODE_KEY])(error.details() or "")
         raised.param = metadata.get(PARAM_KEY)
+        retry_after = metadata.get(RETRY_AFTER_KEY, "")
+        raised.retry_after_s = int(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
         return raised
     if error.code() is StatusCode.UNAVAILABLE and "refused" in (error.details() or "").lower():
         return ConnectionRefused(f"{peer} refuses connections: its process is gone")

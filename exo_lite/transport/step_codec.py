@@ -47,6 +47,8 @@ def request_to_proto(request: GenerateRequest) -> worker_pb2.GenerateRequest:
         max_tokens=request.max_tokens,
         sampling=sampling_to_proto(request.sampling),
         stop_token_ids=sorted(request.stop_token_ids),
+        tenant=request.tenant,
+        timeout_s=request.timeout_s,
     )
 
 
@@ -61,6 +63,8 @@ def request_from_proto(message: worker_pb2.GenerateRequest) -> GenerateRequest:
         max_tokens=message.max_tokens,
         sampling=sampling_from_proto(message.sampling),
         stop_token_ids=frozenset(message.stop_token_ids),
+        tenant=message.tenant,
+        timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
     )
 
 

@@ -14,7 +14,7 @@ from exo_lite.api.server import serve_http
 from exo_lite.domain.errors import ModelNotFound, NotReady
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
-from exo_lite.domain.request import Sampling, Token
+from exo_lite.domain.request import Sampling, Terms, Token
 
 MIB = 1024 * 1024
 MODEL = "smollm2-135m"
@@ -151,6 +151,7 @@ class ScriptedCluster:
         max_tokens: int,
         sampling: Sampling,
         stop_token_ids: frozenset[int],
+        terms: Terms,
     ) -> AsyncGenerator[Token, None]:
         try:
             for index, letter in enumerate(self.answer):

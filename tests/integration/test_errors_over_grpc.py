@@ -15,6 +15,7 @@ from exo_lite.domain.errors import (
     InvalidRequest,
     ModelDoesNotFit,
     NodeLost,
+    QueueFull,
     StaleEpoch,
 )
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
@@ -125,6 +126,15 @@ def every_error(cls: type[ExoLiteError] = ExoLiteError) -> Iterator[type[ExoLite
     yield cls
     for subclass in cls.__subclasses__():
         yield from every_error(subclass)
+
+
+async def test_when_to_come_again_travels_with_a_refusal():
+    busy = QueueFull("4 requests run and 64 wait")
+    busy.retry_after_s = 17
+    async with served(ScriptedWorker(busy)) as address, client_of(address) as client:
+        with pytest.raises(QueueFull) as refused:
+            _ = [token async for token in client.generate(REQUEST)]
+    assert refused.value.retry_after_s == 17
 
 
 async def test_every_error_arrives_as_itself_from_calls_streams_and_pipes():

@@ -11,7 +11,7 @@ from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import Assignment, Exclusion, LoadOptions, LoadWish, NodeOffer, Plan, Refusal
-from exo_lite.domain.request import FinishReason, Logprobs, Sampling, Token
+from exo_lite.domain.request import FinishReason, Logprobs, Sampling, Terms, Token
 from exo_lite.domain.shard import Shard
 
 MODEL = "demo-model"
@@ -76,6 +76,7 @@ class Asked:
     max_tokens: int
     sampling: Sampling
     stop_token_ids: frozenset[int]
+    terms: Terms
 
 
 @dataclass
@@ -146,8 +147,9 @@ class ScriptedBackend:
         max_tokens: int,
         sampling: Sampling,
         stop_token_ids: frozenset[int],
+        terms: Terms,
     ) -> AsyncGenerator[Token, None]:
-        self.asked.append(Asked(model, tuple(token_ids), max_tokens, sampling, stop_token_ids))
+        self.asked.append(Asked(model, tuple(token_ids), max_tokens, sampling, stop_token_ids, terms))
         self.num_open += 1
         self.started.put_nowait(model)
         try:

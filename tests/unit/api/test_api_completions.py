@@ -116,3 +116,22 @@ async def test_at_most_eight_prompts_run_at_once(client: httpx2.AsyncClient, bac
     backend.pause.set()
     assert len(choices_of(await call)) == 12
     assert len(backend.asked) == 12
+
+
+async def test_whose_a_request_is_travels_as_an_opaque_name_and_its_time_limit_with_it(
+    locked_client: httpx2.AsyncClient, client: httpx2.AsyncClient, backend: ScriptedBackend
+) -> None:
+    body = {"model": MODEL, "prompt": "a", "timeout": 2.5}
+    await locked_client.post(PATH, json=body, headers={"Authorization": "Bearer the-key"})
+    await client.post(PATH, json={**body, "timeout": None})
+    with_key, without = [asked.terms for asked in backend.asked]
+    assert (with_key.timeout_s, without.timeout_s) == (2.5, None)
+    assert len(with_key.tenant) == 16
+    assert "the-key" not in with_key.tenant
+    assert without.tenant == ""
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 1e9, "5"])
+async def test_impossible_time_limits_are_refused(client: httpx2.AsyncClient, timeout: object) -> None:
+    response = await client.post(PATH, json={"model": MODEL, "prompt": "a", "timeout": timeout})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "timeout")

@@ -8,6 +8,7 @@ import pytest
 from exo_lite.api.errors import failure_of
 from exo_lite.domain.errors import (
     ContextLengthExceeded,
+    DeadlineExceeded,
     ExoLiteError,
     InvalidModel,
     InvalidRequest,
@@ -33,6 +34,7 @@ from tests.unit.api.scripted_backend import MODEL, ScriptedBackend
         (Unauthorized("x"), 401),
         (ModelNotFound("x"), 404),
         (QueueFull("x"), 429),
+        (DeadlineExceeded("x"), 504),
         (NotReady("x"), 503),
         (NodeLost("x"), 503),
         (ModelDoesNotFit("x"), 507),
@@ -46,6 +48,12 @@ def test_statuses(error: Exception, status: int) -> None:
     assert failure.status == status
     assert (failure.retry_after_s is not None) == (status in (429, 503))
     assert "the prompt" not in failure.message
+
+
+def test_an_error_that_knows_when_to_come_again_says_so() -> None:
+    busy = QueueFull("x")
+    busy.retry_after_s = 17
+    assert failure_of(busy).retry_after_s == 17
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.errors import InvalidRequest, MalformedStep, NodeLost, QueueFull, StaleEpoch
+from exo_lite.domain.errors import DeadlineExceeded, InvalidRequest, MalformedStep, NodeLost, QueueFull, StaleEpoch
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.domain.step import SampledToken, StageTiming, Step, StepFailure, StepResult
@@ -270,3 +271,47 @@ async def test_results_of_steps_that_nobody_sent_change_nothing():
     assert pipeline.proved_at_s is None
     pipeline.answer(token_id=4)
     assert await waiting == Token(0, 4)
+
+
+async def test_an_answer_that_takes_too_long_ends_and_frees_everything():
+    pipeline = Pipeline(num_slots=1)
+    slow = pipeline.head.generate(replace(request("a"), timeout_s=1e-9))
+    with pytest.raises(DeadlineExceeded, match="not complete within the 1e-09 s allowed"):
+        await anext(slow)
+    assert pipeline.head.num_running == 0
+    waiting = await started(pipeline.head.generate(request("b")))
+    pipeline.answer()  # a's, which nobody waits for
+    pipeline.answer(token_id=6)
+    assert await waiting == Token(0, 6)
+
+
+async def test_refusals_say_when_half_of_the_line_will_have_run():
+    pipeline = Pipeline(num_slots=1, max_waiting=6)
+    answers = [pipeline.head.generate(request(str(number), max_tokens=1)) for number in range(7)]
+    firsts = [await started(tokens) for tokens in answers]
+    with pytest.raises(QueueFull) as unknown:
+        await anext(pipeline.head.generate(request("x")))
+    assert unknown.value.retry_after_s is None
+    for first, tokens in zip(firsts[:3], answers, strict=False):
+        pipeline.now_s += 3.0
+        pipeline.answer()
+        await first
+        await tokens.aclose()
+    more = [await started(pipeline.head.generate(request(f"y{number}"))) for number in range(3)]
+    with pytest.raises(QueueFull) as known:
+        await anext(pipeline.head.generate(request("x")))
+    assert known.value.retry_after_s == 9  # 3 s for each of 3
+    assert not any(one.done() for one in more)
+
+
+async def test_whoever_makes_room_for_another_tenant_is_told():
+    pipeline = Pipeline(num_slots=1, max_waiting=2)
+    running = await started(pipeline.head.generate(request("a")))
+    waiting = [await started(pipeline.head.generate(request(name))) for name in "bc"]
+    other = await started(pipeline.head.generate(replace(request("d"), tenant="other")))
+    with pytest.raises(QueueFull, match="smaller share"):
+        await waiting[1]
+    assert not other.done()
+    assert pipeline.head.num_waiting == 2
+    pipeline.answer()
+    await running

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest, MalformedStep, QueueFull, StaleEpoch
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.request import GenerateRequest, Logprobs, Sampling, Token
-from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SampledToken, Step, StepResult
+from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SampledToken, StageTiming, Step, StepResult
 from exo_lite.pipeline.scheduler import Scheduler
 
 STOP = 9
@@ -301,3 +301,65 @@ def test_short_requests_share_the_room_of_long_ones_and_a_long_one_waits_its_tur
         subject.cancel(RequestId(name))
     subject.complete(StepResult(step.epoch, step.step_id, result(step).tokens, ()))
     assert [one.blocks for one in next_step(subject).admissions] == [(0, 1, 2, 3)]
+
+
+def timed(step: Step, compute_ms: float) -> StepResult:
+    return replace(result(step), timings=(StageTiming(0.0, 1.0), StageTiming(0.0, compute_ms)))
+
+
+def test_a_long_prompt_comes_in_small_pieces_while_answers_run_and_whole_chunks_when_none_does():
+    subject = scheduler(num_stages=1)
+    for name in "ab":
+        subject.submit(request(name, max_tokens=100))
+    for _ in range(5):
+        subject.complete(timed(next_step(subject), 10.0))
+    subject.submit(request("long", num_prompt=900, max_tokens=1))
+    sizes = []
+    for _ in range(40):
+        step = next_step(subject)
+        assert [chunk.num_tokens for chunk in step.chunks[:2]] == [1, 1]
+        sizes.append(step.num_tokens - 2)
+        subject.complete(timed(step, 10.0 + 0.5 * sizes[-1]))
+    assert max(sizes[2:]) == 14  # 1.7 times as long as without
+    assert 0 in sizes  # to see what the answers cost alone
+    for name in "ab":
+        subject.cancel(RequestId(name))
+    position = sum(sizes)
+    while position < 900:
+        [chunk] = next_step(subject).chunks
+        assert chunk.position == position
+        position += chunk.num_tokens
+        assert position in (900, *range(0, 900, PREFILL_CHUNK_TOKENS))
+        subject.complete(timed(Step(Epoch(1), subject._next_step_id - 1, (chunk,)), 100.0))
+
+
+def test_a_prompt_waits_for_no_more_than_its_share_of_another_tenants():
+    subject = scheduler(num_stages=1, num_slots=4)
+    subject.submit(replace(request("long", num_prompt=800), tenant="a"))
+    subject.submit(replace(request("longer", num_prompt=850), tenant="a"))
+    first = next_step(subject)
+    subject.submit(replace(request("short", num_prompt=300), tenant="b"))
+    steps = [first]
+    for _ in range(4):
+        subject.complete(result(steps[-1]))
+        steps.append(next_step(subject))
+    slots = [[chunk.slot for chunk in step.chunks if chunk.num_tokens > 1] for step in steps[:4]]
+    long, short = slots[0][0], slots[1][0]
+    assert long != short
+    assert slots == [[long], [short], [long], [short]]
+
+
+def test_a_flood_of_one_tenant_does_not_shut_out_another():
+    subject = scheduler(num_slots=1, max_waiting=2)
+    for name in "abc":
+        subject.submit(request(name))
+        subject.next_step()
+    assert subject.submit(replace(request("d"), tenant="other")) == "c"
+    with pytest.raises(QueueFull):
+        subject.submit(request("e"))
+    assert subject.num_waiting == 2
+
+
+def test_a_timeout_is_more_than_nothing():
+    with pytest.raises(InvalidRequest, match="timeout must be more than 0 s, not 0"):
+        scheduler().submit(replace(request("a"), timeout_s=0.0))

@@ -1,0 +1,67 @@
+"""What steps cost at the slowest stage, learnt from those that came back: how much of a prompt a step may carry."""
+
+from __future__ import annotations
+
+from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
+
+MAX_SLOWDOWN = 1.7
+"""Of running answers by prompts that come in: how many times longer a step with both may take."""
+FIRST_CHUNK_TOKENS = 16
+"""Of a prompt beside running answers, as long as nothing is known."""
+MAX_MIXED_IN_A_ROW = 32
+"""Steps with both decodes and prompts; then one without prompts shows again what decodes cost alone."""
+
+_WEIGHT = 0.3
+"""Of the newest measurement in a moving average."""
+
+
+class MovingAverage:
+    """None until the first measurement."""
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+
+    def add(self, measured: float) -> None:
+        self.value = measured if self.value is None else self.value + _WEIGHT * (measured - self.value)
+
+
+class StepCosts:
+    """The milliseconds of decodes alone, by their number, and of each prompt token that goes along with them.
+
+    The second is measured where the budget stands, so that the budget finds its place on a machine of any kind.
+    """
+
+    def __init__(self) -> None:
+        self._decodes: dict[int, MovingAverage] = {}
+        self._prompt_token = MovingAverage()
+        self._num_mixed = 0
+        self._last_budget = FIRST_CHUNK_TOKENS
+
+    def learn(self, *, num_decodes: int, num_prompt_tokens: int, compute_ms: float) -> None:
+        """A step's time at the stage that took longest."""
+        if num_decodes == 0:
+            return
+        if num_prompt_tokens == 0:
+            self._decodes.setdefault(num_decodes, MovingAverage()).add(compute_ms)
+        elif (alone_ms := self.decodes_ms(num_decodes)) is not None:
+            self._prompt_token.add(max(0.0, compute_ms - alone_ms) / num_prompt_tokens)
+
+    def decodes_ms(self, num_decodes: int) -> float | None:
+        """Of a step with so many decodes and nothing else; that of the nearest number where it is not known."""
+        known = min(self._decodes, key=lambda number: abs(number - num_decodes), default=None)
+        return None if known is None else self._decodes[known].value
+
+    def is_decodes_turn(self) -> bool:
+        """Whether a step with decodes is to leave prompts waiting, to be measured. Asked once for each such step."""
+        self._num_mixed = (self._num_mixed + 1) % (MAX_MIXED_IN_A_ROW + 1)
+        return self._num_mixed == 0
+
+    def prompt_budget(self, num_decodes: int) -> int:
+        """Prompt tokens for a step while answers run, `num_decodes` of them in each step: at least 1."""
+        alone_ms, token_ms = self.decodes_ms(num_decodes), self._prompt_token.value
+        if alone_ms is None or token_ms is None:
+            return FIRST_CHUNK_TOKENS
+        affordable = (MAX_SLOWDOWN - 1) * alone_ms / token_ms if token_ms > 0 else PREFILL_CHUNK_TOKENS
+        # never more than twice the last one: what a token costs is known only where the budget has been
+        self._last_budget = int(max(1, min(affordable, 2 * self._last_budget, PREFILL_CHUNK_TOKENS)))
+        return self._last_budget

@@ -1,0 +1,82 @@
+"""Requests that wait for a place: in order within a tenant, in turn between tenants."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from exo_lite.domain.ids import RequestId
+from exo_lite.domain.request import GenerateRequest
+from exo_lite.pipeline.fair_share import FairShare
+
+MAX_OVERTAKEN = 64
+"""After so many later arrivals of other tenants went first, it is a request's turn whatever was served to whom."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: GenerateRequest
+    num_overtaken: int = 0
+
+
+class WaitingLine:
+    """Full with `max_waiting` requests; a tenant with more than its share of them then makes room for others."""
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._share = FairShare()
+        self._waiting: dict[RequestId, _Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._waiting
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._waiting) >= self._max_waiting
+
+    @property
+    def requests(self) -> Iterator[GenerateRequest]:
+        """In the order of their arrival."""
+        return (waiting.request for waiting in self._waiting.values())
+
+    def add(self, request: GenerateRequest) -> None:
+        self._waiting[request.request_id] = _Waiting(request)
+
+    def make_room(self, tenant: str) -> RequestId | None:
+        """Take out the last request of the tenant that has the most; None where `tenant` has its share already."""
+        counts = Counter(request.tenant for request in self.requests)
+        greedy, count = next(iter(counts.most_common(1)), ("", 0))
+        if counts[tenant] + 1 >= count:
+            return None
+        last = next(one for one in reversed(self._waiting) if self._waiting[one].request.tenant == greedy)
+        del self._waiting[last]
+        return last
+
+    def first(self) -> GenerateRequest | None:
+        """Whose turn it is."""
+        heads: dict[str, GenerateRequest] = {}
+        for waiting in self._waiting.values():
+            if waiting.num_overtaken >= MAX_OVERTAKEN:
+                return waiting.request
+            heads.setdefault(waiting.request.tenant, waiting.request)
+        return heads[self._share.first(heads)] if heads else None
+
+    def take(self, request: GenerateRequest) -> None:
+        """A request has its turn; its tenant is charged for all that it may come to."""
+        for waiting in self._waiting.values():
+            if waiting.request is request:
+                break
+            waiting.num_overtaken += 1
+        del self._waiting[request.request_id]
+        self._share.charge(request.tenant, request.num_tokens)
+
+    def refund(self, request: GenerateRequest, num_unused: int) -> None:
+        """A request that was taken ended with so many tokens less than it might have come to."""
+        self._share.refund(request.tenant, num_unused)
+
+    def remove(self, request_id: RequestId) -> None:
+        self._waiting.pop(request_id, None)
