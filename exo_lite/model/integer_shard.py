@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program gives it
@@ -19,19 +17,19 @@ from exo_lite.domain.step import SequenceChunk
 from exo_lite.model import portable
 from exo_lite.model.attention import Batch, open_batch
 from exo_lite.model.kv_cache import KVCache
-from exo_lite.model.native.kernels import LANES, Activations, NativeKernels, Scratch, describe
+from exo_lite.model.native.kernels import LANES, NativeKernels, describe
 from exo_lite.model.native.layout import KV_TYPES, CLayer, CModel, pointer
-from exo_lite.model.quantized import QuantizedLinear
+from exo_lite.model.quantized import TILE, QuantizedLinear
 from exo_lite.model.rope import apply_rope
 from exo_lite.model.step_checks import check_chunks, check_hidden_states, check_logits, check_token_ids
-
-FEW_ROWS = (2, 4, 8, 16, 32, 64)
-"""Row counts at which the two ways of multiplying are compared at load."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IntegerLayer:
-    """Norm weights: float32 [hidden_size]; qk_norm: [heads + kv_heads, head_dim]."""
+    """Norm weights: float32 [hidden_size]; qk_norm: [heads + kv_heads, head_dim].
+
+    gate_up has a tile of gates, then the tile of their ups, and so on.
+    """
 
     attention_norm: Tensor
     mlp_norm: Tensor
@@ -73,8 +71,7 @@ class IntegerShard:
         self._kv_dtype = kv_dtype
         fits = device.type == "cpu" and spec.head_dim % LANES == 0
         self._kernels = kernels if fits else None
-        self._few_rows = _find_few_rows(self._kernels, layers[0].gate_up) if self._kernels else 0
-        self._bound: tuple[KVCache, CModel, Scratch] | None = None
+        self._bound: tuple[KVCache, CModel] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -109,11 +106,7 @@ class IntegerShard:
             self._forward_portable(hidden, chunks, kv_cache)
         else:
             where = [(one.slot, one.position + i) for one in chunks for i in range(one.num_tokens)]
-            model, scratch = self._bind(kv_cache)
-            if len(where) <= scratch.rows:
-                self._kernels.forward(model, hidden, where, scratch)
-            else:
-                self._forward_many(self._kernels, model, hidden, where)
+            self._kernels.forward(self._bind(kv_cache), hidden, where)
         kv_cache.commit(chunks)
         return hidden
 
@@ -123,13 +116,11 @@ class IntegerShard:
         if self.norm is None or self.head is None:
             raise InvalidShard(f"{self.shard} has no head: it is not the last one of {self.shard.n_layers} layers")
         check_hidden_states(hidden_states, self.spec.hidden_size, self.dtype)
+        eps = self.spec.rms_norm_eps
         if self._kernels is None:
-            logits = portable.linear(self.head, portable.quantize(hidden_states, self.norm, self.spec.rms_norm_eps))
+            logits = portable.linear(self.head, portable.quantize(hidden_states, self.norm, eps))
         else:
-            is_few = hidden_states.shape[0] <= self._few_rows
-            eps = self.spec.rms_norm_eps
-            x = self._kernels.quantize(hidden_states.contiguous(), self.norm, eps, is_for_few=is_few)
-            logits = (self._kernels.linear_few if is_few else self._kernels.linear)(self.head, x)
+            logits = self._kernels.linear(self.head, hidden_states.contiguous(), self.norm, eps)
         check_logits(logits)
         return logits
 
@@ -141,21 +132,6 @@ class IntegerShard:
         check_token_ids(inputs, self.spec.vocab_size)
         return F.embedding(inputs, self.embedding).float()
 
-    def _forward_many(
-        self, kernels: NativeKernels, model: CModel, hidden: Tensor, where: Sequence[tuple[int, int]]
-    ) -> None:
-        eps = self.spec.rms_norm_eps
-
-        def quantize(x: Tensor, norm: Tensor | None = None) -> Activations:
-            return kernels.quantize(x, norm, eps, is_for_few=False)
-
-        for index, layer in enumerate(self.layers):
-            qkv = kernels.linear(layer.qkv, quantize(hidden, layer.attention_norm))
-            attended = kernels.attend(model, index, qkv, where)
-            hidden += kernels.linear(layer.output, quantize(attended))
-            gate_up = kernels.linear(layer.gate_up, quantize(hidden, layer.mlp_norm))
-            hidden += kernels.linear(layer.down, quantize(kernels.silu_times(gate_up)))
-
     def _forward_portable(self, hidden: Tensor, chunks: Sequence[SequenceChunk], kv_cache: KVCache) -> None:
         eps = self.spec.rms_norm_eps
         batch = open_batch(chunks, kv_cache)
@@ -163,8 +139,10 @@ class IntegerShard:
             qkv = portable.linear(layer.qkv, portable.quantize(hidden, layer.attention_norm, eps))
             attended = self._attend_portable(index, qkv, batch)
             hidden += portable.linear(layer.output, portable.quantize(attended, None, eps))
-            gate, up = portable.linear(layer.gate_up, portable.quantize(hidden, layer.mlp_norm, eps)).chunk(2, dim=-1)
-            hidden += portable.linear(layer.down, portable.quantize(F.silu(gate) * up, None, eps))
+            gate_up = portable.linear(layer.gate_up, portable.quantize(hidden, layer.mlp_norm, eps))
+            gate, up = gate_up.view(hidden.shape[0], -1, 2, TILE).unbind(2)
+            inner = (F.silu(gate) * up).flatten(1)[:, : self.spec.intermediate_size]
+            hidden += portable.linear(layer.down, portable.quantize(inner, None, eps))
 
     def _attend_portable(self, index: int, qkv: Tensor, batch: Batch) -> Tensor:
         """[rows, heads * head_dim]."""
@@ -185,12 +163,11 @@ class IntegerShard:
             first += num_tokens
         return torch.stack(rows)
 
-    def _bind(self, kv_cache: KVCache) -> tuple[CModel, Scratch]:
+    def _bind(self, kv_cache: KVCache) -> CModel:
         """The model as the kernels see it, over this cache."""
         if self._bound is None or self._bound[0] is not kv_cache:
-            model = self._describe(kv_cache)
-            self._bound = (kv_cache, model, Scratch(model, self._few_rows))
-        return self._bound[1], self._bound[2]
+            self._bound = (kv_cache, self._describe(kv_cache))
+        return self._bound[1]
 
     def _describe(self, kv_cache: KVCache) -> CModel:
         spec = self.spec
@@ -224,24 +201,3 @@ class IntegerShard:
             sin=pointer(kv_cache.rope.sin),
             layers=ctypes.cast(layers, ctypes.POINTER(CLayer)),
         )
-
-
-def _find_few_rows(kernels: NativeKernels, w: QuantizedLinear) -> int:
-    """Up to how many rows one pass over the weights beats torch's integer product on this machine."""
-    best = 1
-    for rows in FEW_ROWS:
-        rows_of_x = torch.randn(rows, w.num_inputs)
-        few, many = (kernels.quantize(rows_of_x, None, 0.0, is_for_few=is_for_few) for is_for_few in (True, False))
-        if _best_seconds(partial(kernels.linear_few, w, few)) > _best_seconds(partial(kernels.linear, w, many)):
-            break
-        best = rows
-    return best
-
-
-def _best_seconds(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)

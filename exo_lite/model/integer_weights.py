@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exo_lite.domain.errors import UnsupportedModel
 from exo_lite.domain.model_spec import DType, ModelSpec
 from exo_lite.domain.shard import Shard
 from exo_lite.model.dtypes import TORCH_DTYPES
 from exo_lite.model.integer_shard import IntegerLayer, IntegerShard
 from exo_lite.model.native.kernels import NativeKernels, native_library
-from exo_lite.model.quantized import GROUP_SIZE, Kind, QuantizedLinear, empty_linear, quantize_rows
+from exo_lite.model.quantized import TILE, Kind, QuantizedLinear, empty_linear, padded, quantize_rows
 from exo_lite.model.quantized_cache import QuantizedCache
 from exo_lite.model.tensor_names import EMBEDDING, NORM, head_name, layer_prefix
 from exo_lite.model.weights import TensorReader, shard_entries
@@ -39,10 +38,8 @@ def load_integer_shard(
 ) -> IntegerShard:
     """As load_shard; `dtype` is that of the embedding and the KV cache.
 
-    Memory peaks at what the shard keeps and one tensor of the checkpoint. Raises UnsupportedModel where int4's groups
-    do not divide a matrix.
+    Memory peaks at what the shard keeps and one tensor of the checkpoint.
     """
-    _check_groups(spec, kind)
     entries = shard_entries(model_dir, spec, shard)
     reader = TensorReader(entries, TORCH_DTYPES[dtype], torch.device("cpu"), on_progress)
     loader = _Loader(reader, QuantizedCache(model_dir, kind), kind, torch.device(device))
@@ -60,12 +57,6 @@ def load_integer_shard(
         device=torch.device(device),
         kernels=NativeKernels(library) if library is not None else None,
     )
-
-
-def _check_groups(spec: ModelSpec, kind: Kind) -> None:
-    for name, size in (("hidden", spec.hidden_size), ("intermediate", spec.intermediate_size), ("q", spec.q_size)):
-        if kind == "int4" and size % GROUP_SIZE:
-            raise UnsupportedModel(f"int4 needs a {name} size that {GROUP_SIZE} divides, not {size}: use --quant int8")
 
 
 def _layer(loader: _Loader, spec: ModelSpec, layer: int) -> IntegerLayer:
@@ -110,21 +101,24 @@ class _Loader:
         """Several linears that share a file of the cache; each is its parts' rows one below the other."""
         held = self._cache.load(file_name)
         if held is None or held.keys() != parts.keys():
-            held = {name: self._quantize(names) for name, names in parts.items()}
+            held = {name: self._quantize(names, is_paired=name == "gate_up") for name, names in parts.items()}
             self._cache.save(file_name, held)
         else:
             self._reader.skip(*(name for names in parts.values() for part in names for name in self._names(part)))
         return {name: _to_device(linear, self._device) for name, linear in held.items()}
 
-    def _quantize(self, parts: tuple[str, ...]) -> QuantizedLinear:
+    def _quantize(self, parts: tuple[str, ...], *, is_paired: bool) -> QuantizedLinear:
+        """The parts one below the other; paired, a tile of the one, then a tile of the other."""
         shapes = [self._reader.shape(f"{part}.weight") for part in parts]
-        biases = [self.vector(f"{part}.bias") for part in parts if self._reader.has(f"{part}.bias")]
-        bias = torch.cat(biases) if biases else None
-        linear = empty_linear(self._kind, sum(shape[0] for shape in shapes), shapes[0][1], bias)
-        first_row = 0
-        for part, shape in zip(parts, shapes, strict=True):
-            quantize_rows(linear, first_row, self._reader.stored_tensor(f"{part}.weight"))
-            first_row += shape[0]
+        has_bias = any(self._reader.has(f"{part}.bias") for part in parts)
+        heights = [padded(shape[0], TILE) if is_paired else shape[0] for shape in shapes]
+        linear = empty_linear(self._kind, sum(heights), shapes[0][1], has_bias=has_bias)
+        for index, (part, shape) in enumerate(zip(parts, shapes, strict=True)):
+            rows = torch.arange(shape[0])
+            rows = rows + rows // TILE * TILE + index * TILE if is_paired else rows + sum(heights[:index])
+            quantize_rows(linear, rows, self._reader.stored_tensor(f"{part}.weight"))
+            if linear.bias is not None and self._reader.has(f"{part}.bias"):
+                linear.bias[rows] = self._reader.tensor(f"{part}.bias", torch.float32)
         return linear
 
     def _names(self, part: str) -> list[str]:

@@ -9,18 +9,27 @@ any device, in any order.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program gives it
 from torch import Tensor
 
-from exo_lite.model.native.kernels import Activations
-from exo_lite.model.quantized import QuantizedLinear
+from exo_lite.model.quantized import GROUP_SIZE, QuantizedLinear
 
 MAX_Q = 32512
 """127 · 256: the high byte of a quantized activation fits an int8."""
 EXACT_INPUTS = 1024
 """Products of two int8 that float32 adds without rounding: 1024 · 128 · 127 < 2**24."""
 KEY_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activations:
+    """Rows in 16 bits: x = scales · (256 · high + low). halves: int8 [2 rows, k], the high bytes of all rows first."""
+
+    halves: Tensor
+    scales: Tensor
 
 
 def quantize(x: Tensor, norm: Tensor | None, eps: float) -> Activations:
@@ -37,14 +46,36 @@ def quantize(x: Tensor, norm: Tensor | None, eps: float) -> Activations:
 
 def linear(w: QuantizedLinear, x: Activations) -> Tensor:
     """float32 [rows, num_outputs]."""
-    weight = w.unpacked()
+    y = _int8_product(w, x) if w.kind == "int8" else _int4_product(w, x)
+    return y if w.bias is None else y + w.bias[: w.num_outputs]
+
+
+def _int8_product(w: QuantizedLinear, x: Activations) -> Tensor:
+    weight = w.integers()[:, : w.num_inputs]
     sums = torch.zeros((x.halves.shape[0], w.num_outputs), dtype=torch.int64, device=weight.device)
     for start in range(0, w.num_inputs, EXACT_INPUTS):
         part = slice(start, start + EXACT_INPUTS)
         sums += (x.halves[:, part].float() @ weight[:, part].float().t()).to(torch.int64)
     high, low = sums.chunk(2)
-    y = (256 * high + low).float() * x.scales.unsqueeze(1) * w.scale
-    return y if w.bias is None else y + w.bias
+    return (256 * high + low).float() * x.scales.unsqueeze(1) * w.scale[: w.num_outputs]
+
+
+def _int4_product(w: QuantizedLinear, x: Activations) -> Tensor:
+    """Group after group, as the C kernels add them."""
+    assert w.steps is not None
+    assert w.minima is not None
+    assert w.minimum is not None
+    weight, steps, minima = w.integers().float(), w.per_group(w.steps), w.per_group(w.minima)
+    halves = F.pad(x.halves, (0, weight.shape[1] - w.num_inputs)).float()
+    sums, less = (torch.zeros((x.scales.shape[0], w.num_outputs), device=weight.device) for _ in range(2))
+    for group in range(steps.shape[1]):
+        part = slice(group * GROUP_SIZE, (group + 1) * GROUP_SIZE)
+        high, low = (halves[:, part] @ weight[:, part].t()).chunk(2)
+        sums += (256 * high + low) * steps[:, group]
+        high, low = halves[:, part].sum(dim=1, keepdim=True).chunk(2)
+        less += (256 * high + low) * minima[:, group]
+    n = w.num_outputs
+    return (sums * w.scale[:n] - less * w.minimum[:n]) * x.scales.unsqueeze(1)
 
 
 def attend_row(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Weights as integers: one scale per output channel, and for int4 a step and a minimum per group, integers as well.
+"""Weights as integers, in the tiles that the C kernels read one behind the other.
 
-An int4 weight is an int8 one in fewer bits: w = scale · (step · q + minimum), the bracket a whole number within int8.
-So both kinds share one arithmetic, and integer sums over either are exact in every order.
+int8: a scale per output channel. int4: groups of inputs have a step and a minimum each, both bytes, of which a channel
+has the scales. Products and sums of integers are exact in every order; those of an int4 row's groups are added in
+theirs. So a row's result never depends on what is multiplied beside it.
 """
 
 from __future__ import annotations
@@ -13,113 +14,162 @@ import torch
 from torch import Tensor
 
 GROUP_SIZE = 32
-"""Neighbouring inputs that share a step and a minimum in int4."""
+"""Neighbouring inputs that share a step and a minimum in int4; every channel is padded to whole groups."""
+TILE = 16
+"""Output channels that stand together."""
 Kind = Literal["int8", "int4"]
 
+WEIGHT_OFFSET = 128
+"""Added to int8 weights: the kernels multiply unsigned by signed bytes."""
 _BLOCK_ROWS = 512
 """Output channels quantized at once: what is float at one time stays small."""
+_MAX_Q4 = 15
+_MAX_BYTE = 255
+
+
+def padded(size: int, unit: int) -> int:
+    """The next multiple of a unit."""
+    return -(-size // unit) * unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedLinear:
-    """y = scale · (W q) + bias for integer activations q.
+    """y = W x + bias, for W of [num_outputs, num_inputs], here [n, k] padded to whole tiles and groups.
 
-    weight: int8 [n, k], or for int4 uint8-like bytes int8 [n, k / 2]; scale: float32 [n]; steps, minima: [n, k / 32];
-    row_sums: int32 [n], of int8 weights.
+    int8: W = scale · (weight - 128); weight: uint8 [n / 16, k / 4, 16, 4].
+    int4: W = scale · steps · q - minimum · minima; weight: uint8 [n / 16, k / 8, 16, 4], inputs 8 i + 0..3 in the low
+    halves, 8 i + 4..7 in the high ones; steps, minima: uint8 [n / 16, k / 32, 16].
+    scale, minimum, bias: float32 [n].
     """
 
     kind: Kind
+    num_outputs: int
     num_inputs: int
     weight: Tensor
     scale: Tensor
     steps: Tensor | None = None
     minima: Tensor | None = None
-    row_sums: Tensor | None = None
+    minimum: Tensor | None = None
     bias: Tensor | None = None
 
     @property
-    def num_outputs(self) -> int:
-        return self.weight.shape[0]
-
-    @property
     def tensors(self) -> tuple[Tensor, ...]:
-        optional = (self.steps, self.minima, self.row_sums, self.bias)
+        optional = (self.steps, self.minima, self.minimum, self.bias)
         return (self.weight, self.scale, *(tensor for tensor in optional if tensor is not None))
 
     def to(self, device: torch.device) -> QuantizedLinear:
-        parts = (self.weight, self.scale, self.steps, self.minima, self.row_sums, self.bias)
+        parts = (self.weight, self.scale, self.steps, self.minima, self.minimum, self.bias)
         weight, scale, *optional = (None if part is None else part.to(device) for part in parts)
         assert weight is not None
         assert scale is not None
-        return QuantizedLinear(self.kind, self.num_inputs, weight, scale, *optional)
+        return QuantizedLinear(self.kind, self.num_outputs, self.num_inputs, weight, scale, *optional)
 
-    def unpacked(self) -> Tensor:
-        """The integers as int8 [n, k]."""
-        if self.steps is None or self.minima is None:
-            return self.weight
-        packed = self.weight.view(torch.uint8).view(self.num_outputs, -1, GROUP_SIZE // 2)
-        q = torch.cat((packed & 15, packed >> 4), dim=-1).short()
-        return (q * self.steps.unsqueeze(-1) + self.minima.unsqueeze(-1)).to(torch.int8).view(self.num_outputs, -1)
-
-
-def empty_linear(kind: Kind, num_outputs: int, num_inputs: int, bias: Tensor | None) -> QuantizedLinear:
-    """Storage to be filled by `quantize_rows`."""
-    scale = torch.empty(num_outputs, dtype=torch.float32)
-    if kind == "int8":
-        weight = torch.empty((num_outputs, num_inputs), dtype=torch.int8)
-        row_sums = torch.empty(num_outputs, dtype=torch.int32)
-        return QuantizedLinear(kind, num_inputs, weight, scale, row_sums=row_sums, bias=bias)
-    groups = (num_outputs, num_inputs // GROUP_SIZE)
-    return QuantizedLinear(
-        kind,
-        num_inputs,
-        torch.empty((num_outputs, num_inputs // 2), dtype=torch.int8),
-        scale,
-        torch.empty(groups, dtype=torch.uint8),
-        torch.empty(groups, dtype=torch.int8),
-        bias=bias,
-    )
-
-
-def quantize_rows(target: QuantizedLinear, first_row: int, weight: Tensor) -> None:
-    """Fill the output channels from `first_row` on. weight: any float type, [rows, k]."""
-    for start in range(0, weight.shape[0], _BLOCK_ROWS):
-        block = weight[start : start + _BLOCK_ROWS].float()
-        rows = slice(first_row + start, first_row + start + block.shape[0])
-        scale = block.abs().amax(dim=1) / 127
-        target.scale[rows] = scale
-        in_steps = block / torch.where(scale > 0, scale, 1.0).unsqueeze(1)
-        if target.steps is None or target.minima is None:
-            target.weight[rows] = in_steps.round_().to(torch.int8)
-            if target.row_sums is not None:
-                target.row_sums[rows] = in_steps.sum(dim=1, dtype=torch.float64).to(torch.int32)
+    def integers(self) -> Tensor:
+        """Of int8 the weights without their offset, of int4 q: int16 [num_outputs, k]."""
+        if self.kind == "int8":
+            tiles = self.weight.short() - WEIGHT_OFFSET
         else:
-            target.weight[rows], target.steps[rows], target.minima[rows] = _to_int4(in_steps)
+            tiles = torch.stack((self.weight & 15, self.weight >> 4), dim=2).flatten(1, 2).short()
+        return tiles.transpose(1, 2).flatten(2).flatten(0, 1)[: self.num_outputs]
+
+    def per_group(self, parts: Tensor) -> Tensor:
+        """Steps or minima as float32 [num_outputs, k / 32]."""
+        return parts.transpose(1, 2).flatten(0, 1)[: self.num_outputs].float()
+
+    def dequantized(self) -> Tensor:
+        """The weights that it stands for: float32 [num_outputs, num_inputs]."""
+        scale = self.scale[: self.num_outputs, None]
+        integers = self.integers()
+        if self.steps is None or self.minima is None or self.minimum is None:
+            return (integers * scale)[:, : self.num_inputs]
+        steps, minima = self.per_group(self.steps) * scale, self.per_group(self.minima)
+        minima *= self.minimum[: self.num_outputs, None]
+        groups = integers.unflatten(1, (-1, GROUP_SIZE)) * steps.unsqueeze(-1) - minima.unsqueeze(-1)
+        return groups.flatten(1)[:, : self.num_inputs]
 
 
-def _to_int4(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Packed bytes, steps and minima of [rows, k] numbers within ±127, each group's the best of a few candidates."""
+def empty_linear(kind: Kind, num_outputs: int, num_inputs: int, *, has_bias: bool = False) -> QuantizedLinear:
+    """Zeros, to be filled by `quantize_rows`."""
+    n, k = padded(num_outputs, TILE), padded(num_inputs, GROUP_SIZE)
+    scale, bias = torch.zeros(n), torch.zeros(n) if has_bias else None
+    if kind == "int8":
+        weight = torch.zeros((n // TILE, k // 4, TILE, 4), dtype=torch.uint8)
+        return QuantizedLinear(kind, num_outputs, num_inputs, weight, scale, bias=bias)
+    weight = torch.zeros((n // TILE, k // 8, TILE, 4), dtype=torch.uint8)
+    steps, minima = (torch.zeros((n // TILE, k // GROUP_SIZE, TILE), dtype=torch.uint8) for _ in range(2))
+    return QuantizedLinear(kind, num_outputs, num_inputs, weight, scale, steps, minima, torch.zeros(n), bias)
+
+
+def quantize_rows(target: QuantizedLinear, rows: Tensor, weight: Tensor) -> None:
+    """Fill some output channels. rows: their numbers, int64; weight: any float type, [rows, num_inputs]."""
+    for start in range(0, weight.shape[0], _BLOCK_ROWS):
+        part = slice(start, start + _BLOCK_ROWS)
+        _quantize_block(target, rows[part], weight[part].float())
+
+
+def _quantize_block(target: QuantizedLinear, rows: Tensor, block: Tensor) -> None:
+    tiles, lanes = rows // TILE, rows % TILE
+    if target.steps is None or target.minima is None or target.minimum is None:
+        scale = block.abs().amax(dim=1) / 127
+        q = (block / torch.where(scale > 0, scale, 1.0).unsqueeze(1)).round_().add_(WEIGHT_OFFSET).to(torch.uint8)
+        target.scale[rows] = scale
+        _fours(target.weight)[tiles, :, lanes] = _fours(_with_padding(q))
+        return
+    q, steps, minima, scale, minimum = _to_int4(_with_padding(block))
+    target.scale[rows], target.minimum[rows] = scale, minimum
+    target.steps[tiles, :, lanes], target.minima[tiles, :, lanes] = steps, minima
+    eights = q.view(q.shape[0], -1, 2, 4)
+    _fours(target.weight)[tiles, :, lanes] = _fours((eights[:, :, 0] | (eights[:, :, 1] << 4)).flatten(1))
+
+
+def _with_padding(block: Tensor) -> Tensor:
+    """[rows, num_inputs] with the last input repeated up to whole groups, which changes no group's range."""
+    missing = -block.shape[1] % GROUP_SIZE
+    return torch.cat((block, block[:, -1:].expand(-1, missing)), dim=1) if missing else block.contiguous()
+
+
+def _fours(weight: Tensor) -> Tensor:
+    """Four bytes as one number, so that they move together."""
+    return weight.view(torch.int32).squeeze(-1)
+
+
+def _to_int4(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """q [rows, k], steps and minima [rows, k / 32], all uint8, and the channels' scales of both, of x [rows, k]."""
     groups = x.view(x.shape[0], -1, GROUP_SIZE)
-    low, high = groups.amin(dim=-1), groups.amax(dim=-1)
+    step, minimum = _best_ranges(groups)
+    steps, scale = _as_bytes(step)
+    minima, minimum_scale = _as_bytes(minimum)
+    q = _nearest(groups, steps * scale.unsqueeze(1), minima * minimum_scale.unsqueeze(1))
+    return q.to(torch.uint8).view_as(x), steps.to(torch.uint8), minima.to(torch.uint8), scale, minimum_scale
+
+
+def _best_ranges(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Step and minimum (what is taken away, at least 0) of each group: of several candidates the one of least error.
+
+    A group whose values lie on a grid of fewer than 16 steps, as those of a model that was published in 4 bits, keeps
+    that grid.
+    """
+    low, high = groups.amin(dim=-1).clamp_(max=0), groups.amax(dim=-1).clamp_(min=0)
     best_error = torch.full_like(low, torch.inf)
     best_step, best_minimum = torch.zeros_like(low), torch.zeros_like(low)
-    for widening in (0.8, 0.87, 0.94, 1.0, 1.1):
-        step = ((high - low) * (widening / 15)).round_().clamp_(0, 17)
-        middle = ((low + high - 15 * step) / 2).round_()
-        minimum = torch.minimum(middle, 127 - 15 * step).clamp_(min=-128)
-        error = (
-            (_nearest(groups, step, minimum) * step.unsqueeze(-1) + minimum.unsqueeze(-1) - groups).square_().sum(-1)
-        )
-        is_better = error < best_error
-        best_error = torch.where(is_better, error, best_error)
+    for num_steps in (15, 14, 13, 12, 11, 10, 9, 8, 16, 17, 18):  # what is beyond 15 is cut off at both ends
+        step = (high - low) / num_steps
+        minimum = (min(_MAX_Q4 - num_steps, 0) * step / 2 - low).clamp_(min=0)
+        error = (_nearest(groups, step, minimum) * step.unsqueeze(-1) - minimum.unsqueeze(-1) - groups).square_()
+        total = error.sum(-1)
+        is_better = total < best_error
+        best_error = torch.where(is_better, total, best_error)
         best_step = torch.where(is_better, step, best_step)
         best_minimum = torch.where(is_better, minimum, best_minimum)
-    q = _nearest(groups, best_step, best_minimum).to(torch.uint8)
-    half = GROUP_SIZE // 2
-    packed = q[..., :half] | (q[..., half:] << 4)
-    return packed.view(torch.int8).view(x.shape[0], -1), best_step.to(torch.uint8), best_minimum.to(torch.int8)
+    return best_step, best_minimum
+
+
+def _as_bytes(parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers up to 255, still float, and the channel's scale of them."""
+    scale = parts.amax(dim=1) / _MAX_BYTE
+    return (parts / torch.where(scale > 0, scale, 1.0).unsqueeze(1)).round_(), scale
 
 
 def _nearest(groups: Tensor, step: Tensor, minimum: Tensor) -> Tensor:
-    divisor = step.clamp(min=1).unsqueeze(-1)
-    return ((groups - minimum.unsqueeze(-1)) / divisor).round_().clamp_(0, 15)
+    divisor = torch.where(step > 0, step, 1.0).unsqueeze(-1)
+    return ((groups + minimum.unsqueeze(-1)) / divisor).round_().clamp_(0, _MAX_Q4)

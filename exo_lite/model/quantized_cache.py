@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -16,8 +17,12 @@ from exo_lite.model.quantized import Kind, QuantizedLinear
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "quantized"
+
+_SIZES = "sizes"
+"""Outputs and inputs of each linear, in the file's metadata: what is stored is padded."""
+_PARTS = ("weight", "scale", "steps", "minima", "minimum", "bias")
 
 
 class QuantizedCache:
@@ -34,8 +39,9 @@ class QuantizedCache:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                return _unflatten(self._kind, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError) as error:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                return _unflatten(self._kind, tensors, json.loads(file.metadata()[_SIZES]))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             log.warning("a quantized file is damaged and made anew", extra={"file": path.name, "cause": str(error)})
             return None
 
@@ -45,35 +51,27 @@ class QuantizedCache:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._folder) as folder:
                 fresh = Path(folder) / "fresh.safetensors"
-                save_file(_flatten(linears), fresh)
+                sizes = {name: (linear.num_outputs, linear.num_inputs) for name, linear in linears.items()}
+                save_file(_flatten(linears), fresh, metadata={_SIZES: json.dumps(sizes)})
                 os.replace(fresh, self._folder / f"{name}.safetensors")  # noqa: PTH105 - the same as Path.replace
         except (OSError, SafetensorError) as error:
             log.warning("quantized weights are not kept for the next load", extra={"cause": str(error)})
 
 
 def _flatten(linears: Mapping[str, QuantizedLinear]) -> dict[str, Tensor]:
-    parts = {
-        f"{name}.{part}": getattr(linear, part)
-        for name, linear in linears.items()
-        for part in ("weight", "scale", "steps", "minima", "row_sums", "bias")
-    }
+    parts = {f"{name}.{part}": getattr(linear, part) for name, linear in linears.items() for part in _PARTS}
     return {name: tensor for name, tensor in parts.items() if tensor is not None}
 
 
-def _unflatten(kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, QuantizedLinear]:
-    names = {key.rpartition(".")[0] for key in tensors}
-    return {name: _linear(kind, tensors, name) for name in names}
-
-
-def _linear(kind: Kind, tensors: Mapping[str, Tensor], name: str) -> QuantizedLinear:
-    weight = tensors[f"{name}.weight"]
-    return QuantizedLinear(
-        kind,
-        weight.shape[1] * (1 if kind == "int8" else 2),
-        weight,
-        tensors[f"{name}.scale"],
-        tensors.get(f"{name}.steps"),
-        tensors.get(f"{name}.minima"),
-        tensors.get(f"{name}.row_sums"),
-        tensors.get(f"{name}.bias"),
-    )
+def _unflatten(
+    kind: Kind, tensors: Mapping[str, Tensor], sizes: dict[str, tuple[int, int]]
+) -> dict[str, QuantizedLinear]:
+    return {
+        name: QuantizedLinear(
+            kind,
+            num_outputs,
+            num_inputs,
+            **{part: tensors[f"{name}.{part}"] for part in _PARTS if f"{name}.{part}" in tensors},
+        )
+        for name, (num_outputs, num_inputs) in sizes.items()
+    }

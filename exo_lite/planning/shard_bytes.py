@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from exo_lite.domain.model_spec import DTYPE_BYTES, DType, ModelSpec, Quantization
+from exo_lite.domain.model_spec import DTYPE_BYTES, ModelSpec, Quantization
 from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import KV_BLOCK_TOKENS, PREFILL_CHUNK_TOKENS, num_kv_blocks
 
-INT4_GROUP_SIZE = 32
-"""Elements along a matrix's input that share one step and one minimum, a byte each."""
+QUANTIZED_GROUP_SIZE = 32
+"""Elements along a matrix's input that share one step and one minimum in int4, a byte each; rows are padded to it."""
+QUANTIZED_TILE = 16
+"""Output channels of quantized matrices are padded to it."""
 _INT4_GROUP_BYTES = 2
-_INT4_SCALE_BYTES = 4
-_INT8_SCALE_BYTES = 8
-"""Per output channel: the scale, and the sum of its weights that the integer product needs."""
+_INT4_SCALE_BYTES = 8
+_INT8_SCALE_BYTES = 4
 _FLOAT32_BYTES = 4
 
 Matrix = tuple[int, int]
@@ -47,8 +47,12 @@ def shard_bytes(spec: ModelSpec, shard: Shard, options: LoadOptions) -> ShardByt
 
 def layer_weight_bytes(spec: ModelSpec, options: LoadOptions) -> int:
     """One decoder layer. Norms and biases are float32 beside quantized matrices."""
-    matrices = _matrices_bytes(_layer_matrices(spec), options.dtype, options.quant)
-    return matrices + spec.layer_vector_parameters * _vector_bytes(options)
+    if options.quant == "none":
+        return spec.layer_parameters * DTYPE_BYTES[options.dtype]
+    norms = 2 * spec.hidden_size + (spec.q_size + spec.kv_size if spec.has_qk_norm else 0)
+    biases = sum(_padded(n, QUANTIZED_TILE) for (n, _), has_bias in _quantized_matrices(spec) if has_bias)
+    matrices = sum(_quantized_bytes(matrix, options.quant) for matrix, _ in _quantized_matrices(spec))
+    return matrices + _FLOAT32_BYTES * (norms + biases)
 
 
 def layer_kv_cache_bytes(spec: ModelSpec, options: LoadOptions) -> int:
@@ -67,10 +71,12 @@ def edge_weight_bytes(spec: ModelSpec, options: LoadOptions, *, is_first: bool, 
     embedding = spec.embedding_parameters * dtype_bytes if is_first else 0
     if not is_last:
         return embedding
-    norm = spec.hidden_size * _vector_bytes(options)
-    is_shared = is_first and spec.tie_word_embeddings and options.quant == "none"
-    head = 0 if is_shared else _matrices_bytes([(spec.vocab_size, spec.hidden_size)], options.dtype, options.quant)
-    return embedding + norm + head
+    if options.quant != "none":
+        head = _quantized_bytes((spec.vocab_size, spec.hidden_size), options.quant)
+        return embedding + spec.hidden_size * _FLOAT32_BYTES + head
+    is_shared = is_first and spec.tie_word_embeddings
+    head = 0 if is_shared else spec.embedding_parameters * dtype_bytes
+    return embedding + spec.hidden_size * dtype_bytes + head
 
 
 def working_bytes(spec: ModelSpec, options: LoadOptions, *, is_last: bool) -> int:
@@ -87,28 +93,25 @@ def working_bytes(spec: ModelSpec, options: LoadOptions, *, is_last: bool) -> in
     return _FLOAT32_BYTES * ((num_prompt_tokens + options.num_sequences) * per_token + scores + logits)
 
 
-def _vector_bytes(options: LoadOptions) -> int:
-    return DTYPE_BYTES[options.dtype] if options.quant == "none" else _FLOAT32_BYTES
-
-
-def _layer_matrices(spec: ModelSpec) -> list[Matrix]:
+def _quantized_matrices(spec: ModelSpec) -> list[tuple[Matrix, bool]]:
+    """As they are kept, those that share their inputs as one, and whether each has a bias."""
     hidden, inner = spec.hidden_size, spec.intermediate_size
-    q, k, v, o = (spec.q_size, hidden), (spec.kv_size, hidden), (spec.kv_size, hidden), (hidden, spec.q_size)
-    gate, up, down = (inner, hidden), (inner, hidden), (hidden, inner)
-    return [q, k, v, o, gate, up, down]
+    return [
+        ((spec.q_size + 2 * spec.kv_size, hidden), spec.attention_bias),
+        ((hidden, spec.q_size), spec.attention_output_bias),
+        ((2 * _padded(inner, QUANTIZED_TILE), hidden), spec.mlp_bias),
+        ((hidden, inner), spec.mlp_bias),
+    ]
 
 
-def _matrices_bytes(matrices: Iterable[Matrix], dtype: DType, quant: Quantization) -> int:
-    return sum(num_outputs * _channel_bytes(num_inputs, dtype, quant) for num_outputs, num_inputs in matrices)
+def _quantized_bytes(matrix: Matrix, quant: Quantization) -> int:
+    """Elements and the scales that belong to them."""
+    num_outputs, num_inputs = _padded(matrix[0], QUANTIZED_TILE), _padded(matrix[1], QUANTIZED_GROUP_SIZE)
+    if quant == "int8":
+        return num_outputs * (num_inputs + _INT8_SCALE_BYTES)
+    group_bytes = num_inputs // QUANTIZED_GROUP_SIZE * _INT4_GROUP_BYTES
+    return num_outputs * (num_inputs // 2 + group_bytes + _INT4_SCALE_BYTES)
 
 
-def _channel_bytes(num_inputs: int, dtype: DType, quant: Quantization) -> int:
-    """One output channel: its elements, and the scales that belong to them."""
-    match quant:
-        case "none":
-            return num_inputs * DTYPE_BYTES[dtype]
-        case "int8":
-            return num_inputs + _INT8_SCALE_BYTES
-        case "int4":
-            num_groups = -(-num_inputs // INT4_GROUP_SIZE)
-            return -(-num_inputs // 2) + num_groups * _INT4_GROUP_BYTES + _INT4_SCALE_BYTES
+def _padded(size: int, unit: int) -> int:
+    return -(-size // unit) * unit

@@ -1,8 +1,8 @@
 /* The exact engine for processors: integer linears, and norms, rotation and attention that work row by row.
 
    A row's numbers depend on that row's own sequence alone. Integer sums are exact in any order; every sum of floats
-   runs in a fixed order of 16 lanes, whatever the number of rows or threads, and is compiled without contraction, so
-   that a token's result is the same bit for bit in a batch, alone, in a prompt and when it is replayed. */
+   runs in a fixed order, whatever the number of rows or threads, and is compiled without contraction, so that a
+   token's result is the same bit for bit in a batch, alone, in a prompt and when it is replayed. */
 #include "kernels.h"
 
 #include <math.h>
@@ -12,29 +12,58 @@
 #endif
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #include <immintrin.h>
-#define EL_VNNI 1
+#define EL_AVX512 1
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define EL_AVX2 1
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+#define EL_NEON 1
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
-#define LANES 16
-#define GROUP 32
-#define MAX_Q 32512.0f /* 127 * 256: the high byte of a quantized activation fits an int8 */
-#define FLUSH 8192     /* products of int16 and int8 that an int32 lane can hold, 16 lanes wide */
+#define INLINE static inline __attribute__((always_inline))
+#define LANES EL_TILE
+#define MAX_Q16 32512.0f /* 127 * 256: the high byte of a quantized activation fits an int8 */
+#define MAX_Q8 127.0f
+#define WEIGHT_OFFSET 128 /* of int8 weights, so that the products' unsigned operand can hold them */
+#ifdef EL_AVX512
+#define MAX_ROWS 6 /* multiplied at once: what the registers hold */
+#else
+#define MAX_ROWS 2
+#endif
+#define QUERIES 4 /* attended at once */
 
 typedef float v16 __attribute__((vector_size(64), aligned(4)));
 typedef int32_t i16v __attribute__((vector_size(64), aligned(4)));
+typedef int8_t b16v __attribute__((vector_size(16), aligned(1)));
+typedef uint8_t u16v __attribute__((vector_size(16), aligned(1)));
+typedef uint8_t u64v __attribute__((vector_size(64), aligned(1)));
 
-static inline v16 splat(float x) { return (v16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
-static inline v16 load(const float *p) { v16 v; memcpy(&v, p, sizeof v); return v; }
-static inline void store(float *p, v16 v) { memcpy(p, &v, sizeof v); }
+INLINE v16 splat(float x) { return (v16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+INLINE i16v splat_i(int32_t x) { return (i16v){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+INLINE v16 load(const float *p) { return *(const v16 *)p; }
+INLINE void store(float *p, v16 v) { *(v16 *)p = v; }
+INLINE u64v load_bytes(const uint8_t *p) { return *(const u64v *)p; }
 
-static inline i16v bits_of(v16 v) { i16v b; memcpy(&b, &v, sizeof b); return b; }
-static inline v16 of_bits(i16v b) { v16 v; memcpy(&v, &b, sizeof v); return v; }
-static inline v16 pick(i16v mask, v16 a, v16 b) { return of_bits((bits_of(a) & mask) | (bits_of(b) & ~mask)); }
-static inline v16 max16(v16 a, v16 b) { return pick(a > b, a, b); }
-static inline v16 abs16(v16 v) { return of_bits(bits_of(v) & 0x7fffffff); }
+INLINE i16v bits_of(v16 v) { i16v b; memcpy(&b, &v, sizeof b); return b; }
+INLINE v16 of_bits(i16v b) { v16 v; memcpy(&v, &b, sizeof v); return v; }
+INLINE v16 pick(i16v mask, v16 a, v16 b) { return of_bits((bits_of(a) & mask) | (bits_of(b) & ~mask)); }
+INLINE v16 max16(v16 a, v16 b) { return pick(a > b, a, b); }
+INLINE v16 abs16(v16 v) { return of_bits(bits_of(v) & 0x7fffffff); }
+INLINE v16 floats_of(i16v v) { return __builtin_convertvector(v, v16); }
 
-static inline float sum16(v16 v) {
+/* Rounded once, on every machine. */
+INLINE v16 fma16(v16 a, v16 b, v16 c) {
+#ifdef EL_AVX512
+    return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+#endif
+}
+
+INLINE float sum16(v16 v) {
     v += __builtin_shuffle(v, (i16v){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
     v += __builtin_shuffle(v, (i16v){4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
     v += __builtin_shuffle(v, (i16v){2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
@@ -42,8 +71,20 @@ static inline float sum16(v16 v) {
     return v[0];
 }
 
+INLINE int32_t sum_i(i16v v) {
+    int32_t sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+}
+
+INLINE float most16(v16 v) {
+    float most = v[0];
+    for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
+    return most;
+}
+
 /* exp(x) for x <= 88, relative error below 3e-7 (range reduction by ln 2, polynomial of degree 6). */
-static inline v16 exp16(v16 x) {
+INLINE v16 exp16(v16 x) {
     x = max16(x, splat(-87.0f));
     v16 t = x * splat(1.44269504088896341f) + splat(12582912.0f);
     v16 n = t - splat(12582912.0f);
@@ -60,32 +101,50 @@ static inline v16 exp16(v16 x) {
 }
 
 /* Lanes beyond the end of a row count as zero. */
-static inline v16 load_tail(const float *p, int n) {
+INLINE v16 load_at(const float *p, int i, int n) {
+    if (n - i >= LANES) return load(p + i);
     v16 v = splat(0.0f);
-    memcpy(&v, p, (size_t)n * sizeof(float));
+    memcpy(&v, p + i, (size_t)(n - i) * sizeof(float));
     return v;
 }
 
-static inline v16 load_at(const float *p, int i, int n) { return n - i >= LANES ? load(p + i) : load_tail(p + i, n - i); }
+INLINE int padded(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
-/* ---- activations: float rows to int16 with one scale a row ------------------------------------------------------ */
+/* ---- activations: float rows to integers with one scale a row ---------------------------------------------------- */
 
-/* x = scale * q, q = 256 * high + low, both int8: 16 bits of which each half is an operand of integer products.
-   `up` 128 stores each half moved up into uint8, as the products here want it; 0 as it is. */
-static void quantize_row(const float *x, int k, int up, uint8_t *high, uint8_t *low, float *scale) {
+typedef struct {
+    const int8_t *high, *low; /* [rows, kp] */
+    const float *scales;      /* [rows] */
+    const int32_t *sums;      /* [rows], of the integers */
+    const float *group_sums;  /* [rows, kp / EL_GROUP] */
+    int kp;
+} el_activations;
+
+/* x = scale * q; q = 256 * high + low with two halves, both int8, or q = high with one. */
+static void quantize_row(const float *x, int k, int halves, int row, const el_scratch *s) {
+    int kp = padded(k, EL_GROUP);
+    int8_t *high = s->high + (int64_t)row * kp, *low = s->low + (int64_t)row * kp;
+    float *group_sums = s->group_sums + (int64_t)row * (kp / EL_GROUP);
     v16 top = splat(0.0f);
     for (int i = 0; i < k; i += LANES) top = max16(abs16(load_at(x, i, k)), top);
-    float a[LANES], most = 0.0f;
-    store(a, top);
-    for (int i = 0; i < LANES; i++) most = a[i] > most ? a[i] : most;
-    float inverse = most > 0.0f ? MAX_Q / most : 0.0f;
-    *scale = most / MAX_Q;
-    for (int i = 0; i < k; i++) {
-        int32_t q = (int32_t)rintf(x[i] * inverse);
-        int32_t h = (q + 128) >> 8;
-        high[i] = (uint8_t)(h + up);
-        low[i] = (uint8_t)(q - 256 * h + up);
+    float most = most16(top), limit = halves == 2 ? MAX_Q16 : MAX_Q8;
+    v16 inverse = splat(most > 0.0f ? limit / most : 0.0f), magic = splat(12582912.0f);
+    i16v total = splat_i(0);
+    for (int i = 0; i < kp; i += EL_GROUP) {
+        i16v group = splat_i(0);
+        for (int j = i; j < i + EL_GROUP; j += LANES) {
+            v16 value = j < k ? load_at(x, j, k) : splat(0.0f);
+            i16v q = bits_of(value * inverse + magic) - bits_of(magic); /* to the nearest, ties to even */
+            i16v h = halves == 2 ? (q + 128) >> 8 : q;
+            *(b16v *)(high + j) = __builtin_convertvector(h, b16v);
+            *(b16v *)(low + j) = __builtin_convertvector(q - 256 * h, b16v);
+            group += q;
+        }
+        group_sums[i / EL_GROUP] = (float)sum_i(group);
+        total += group;
     }
+    s->scales[row] = most / limit;
+    s->sums[row] = sum_i(total);
 }
 
 static void norm_row(const float *x, const float *weight, int n, float eps, float *y) {
@@ -98,228 +157,282 @@ static void norm_row(const float *x, const float *weight, int n, float eps, floa
     for (int i = 0; i < n; i++) y[i] = x[i] * r * weight[i];
 }
 
+/* Quantize this part's rows of x [rows, k], normed first where weight is given. */
+static el_activations enter_linear(
+    const el_linear *w, const float *x, int stride, const float *weight, float eps, int rows, const el_scratch *s, int part,
+    int parts) {
+    int kp = padded(w->k, EL_GROUP);
+    float *normed = s->normed + (int64_t)part * kp;
+    for (int r = part; r < rows; r += parts) {
+        const float *row = x + (int64_t)r * stride;
+        if (weight) {
+            norm_row(row, weight, w->k, eps, normed);
+            row = normed;
+        }
+        quantize_row(row, w->k, w->halves, r, s);
+    }
+    return (el_activations){s->high, s->low, s->scales, s->sums, s->group_sums, kp};
+}
+
 /* ---- linears ----------------------------------------------------------------------------------------------------- */
 
-static inline float scaled(int64_t total, float row_scale, float channel_scale) {
-    return (float)total * row_scale * channel_scale;
-}
-
-static inline void finish(const el_linear *w, int n, int64_t total, float row_scale, float *y) {
-    float value = scaled(total, row_scale, w->scale[n]);
-    *y = w->bias ? value + w->bias[n] : value;
-}
-
-#define UP 128
-
-typedef struct {
-    const uint8_t *high, *low; /* [rows, k], moved up by UP */
-    const float *scales;       /* [rows] */
-    int k;
-} el_activations;
-
-#ifdef EL_VNNI
-/* 32 int4 weights from element i of row n on, as int16. */
-static inline __m512i int4_weights(const el_linear *w, int n, int i) {
-    int64_t group = ((int64_t)n * w->k + i) / GROUP;
-    __m128i packed = _mm_loadu_si128((const __m128i *)(w->weight + group * (GROUP / 2)));
-    __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15));
-    __m128i high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
-    __m512i q = _mm512_cvtepu8_epi16(_mm256_set_m128i(high, low));
-    q = _mm512_mullo_epi16(q, _mm512_set1_epi16(w->steps[group]));
-    return _mm512_add_epi16(q, _mm512_set1_epi16(w->minima[group]));
-}
-
-/* 256 * high + low, each of them moved down again. */
-static inline __m512i sixteen_bits(const uint8_t *high, const uint8_t *low) {
-    __m512i h = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)high));
-    __m512i l = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)low));
-    __m512i moved = _mm512_set1_epi16((short)(256 * UP + UP));
-    return _mm512_sub_epi16(_mm512_add_epi16(_mm512_slli_epi16(h, 8), l), moved);
-}
-
-static inline int64_t sum_lanes(__m512i a) {
-    __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(a));
-    __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(a, 1));
-    return _mm512_reduce_add_epi64(_mm512_add_epi64(low, high));
-}
-
-/* Totals of `rows` outputs from n on for `m` activation rows from b on; rows and m are constants where it is inlined. */
-static inline __attribute__((always_inline)) void int4_tile(
-    const el_linear *w, int n, int rows, const el_activations *x, int b, int m, int64_t *totals) {
-    for (int i = 0; i < rows * m; i++) totals[i] = 0;
-    for (int start = 0; start < w->k; start += FLUSH) {
-        int end = w->k < start + FLUSH ? w->k : start + FLUSH;
-        __m512i sums[16];
-        for (int i = 0; i < rows * m; i++) sums[i] = _mm512_setzero_si512();
-        for (int i = start; i < end; i += GROUP) {
-            __m512i q[8];
-            for (int j = 0; j < m; j++) {
-                int64_t at = (int64_t)(b + j) * x->k + i;
-                q[j] = sixteen_bits(x->high + at, x->low + at);
-            }
-            for (int r = 0; r < rows; r++) {
-                __m512i weights = int4_weights(w, n + r, i);
-                for (int j = 0; j < m; j++) sums[r * m + j] = _mm512_dpwssd_epi32(sums[r * m + j], weights, q[j]);
-            }
-        }
-        for (int i = 0; i < rows * m; i++) totals[i] += sum_lanes(sums[i]);
+/* acc[lane] += the four products of the lane's weights, unsigned, with four activations, signed. */
+INLINE i16v dot4(i16v acc, u64v weights, const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+#if defined(EL_AVX512)
+    return (i16v)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)weights, _mm512_set1_epi32(four));
+#elif defined(EL_AVX2)
+    __m256i halves[2], sums[2];
+    memcpy(halves, &weights, sizeof weights);
+    memcpy(sums, &acc, sizeof acc);
+    __m256i both = _mm256_set1_epi32(four);
+    __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(both, 8), 8), odd = _mm256_srai_epi16(both, 8);
+    for (int i = 0; i < 2; i++) {
+        __m256i w_even = _mm256_and_si256(halves[i], _mm256_set1_epi16(0xff)), w_odd = _mm256_srli_epi16(halves[i], 8);
+        sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(w_even, even));
+        sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(w_odd, odd));
     }
-}
-
-/* The unsigned operand of the instruction is the activation, moved up; row_sums take that back. */
-static inline __attribute__((always_inline)) void int8_tile(
-    const el_linear *w, int n, int rows, const el_activations *x, int b, int m, int64_t *totals) {
-    const int64_t ahead = w->k >= 4096 ? 1024 : (int64_t)2 * rows * w->k; /* bytes: the tile after this one */
-    __m512i highs[16], lows[16];
-    for (int i = 0; i < rows * m; i++) highs[i] = lows[i] = _mm512_setzero_si512();
-    for (int i = 0; i < w->k; i += 64) {
-        __mmask64 mask = w->k - i >= 64 ? ~0ull : (1ull << (w->k - i)) - 1ull;
-        __m512i high[8], low[8];
-        for (int j = 0; j < m; j++) {
-            int64_t at = (int64_t)(b + j) * x->k + i;
-            high[j] = _mm512_maskz_loadu_epi8(mask, x->high + at);
-            low[j] = _mm512_maskz_loadu_epi8(mask, x->low + at);
-        }
-        for (int r = 0; r < rows; r++) {
-            const int8_t *at = w->weight + (int64_t)(n + r) * w->k + i;
-            _mm_prefetch((const char *)at + ahead, _MM_HINT_T0);
-            __m512i weights = _mm512_maskz_loadu_epi8(mask, at);
-            for (int j = 0; j < m; j++) {
-                highs[r * m + j] = _mm512_dpbusd_epi32(highs[r * m + j], high[j], weights);
-                lows[r * m + j] = _mm512_dpbusd_epi32(lows[r * m + j], low[j], weights);
-            }
-        }
+    memcpy(&acc, sums, sizeof acc);
+    return acc;
+#elif defined(EL_NEON)
+    int8x16_t both = vreinterpretq_s8_s32(vdupq_n_s32(four));
+    for (int i = 0; i < 4; i++) { /* w = (w - 128) + 64 + 64 */
+        uint8x16_t w;
+        int32x4_t sum;
+        memcpy(&w, (const uint8_t *)&weights + 16 * i, 16);
+        memcpy(&sum, (const int32_t *)&acc + 4 * i, 16);
+        sum = vdotq_s32(sum, vreinterpretq_s8_u8(veorq_u8(w, vdupq_n_u8(128))), both);
+        sum = vdotq_s32(vdotq_s32(sum, vdupq_n_s8(64), both), vdupq_n_s8(64), both);
+        memcpy((int32_t *)&acc + 4 * i, &sum, 16);
     }
-    for (int r = 0; r < rows; r++) {
-        int64_t moved = UP * (int64_t)w->row_sums[n + r];
-        for (int j = 0; j < m; j++) {
-            int64_t high = _mm512_reduce_add_epi32(highs[r * m + j]) - moved;
-            int64_t low = _mm512_reduce_add_epi32(lows[r * m + j]) - moved;
-            totals[r * m + j] = 256 * high + low;
-        }
-    }
-}
-
-static inline __attribute__((always_inline)) void dot_tile(
-    const el_linear *w, int n, int rows, const el_activations *x, int b, int m, int64_t *totals) {
-    if (w->kind == EL_INT8) int8_tile(w, n, rows, x, b, m, totals);
-    else int4_tile(w, n, rows, x, b, m, totals);
-}
+    return acc;
 #else
-static int8_t weight_at(const el_linear *w, int n, int i) {
-    int64_t at = (int64_t)n * w->k + i;
-    if (w->kind == EL_INT8) return w->weight[at];
-    int64_t group = at / GROUP;
-    int inside = (int)(at % GROUP);
-    uint8_t byte = (uint8_t)w->weight[group * (GROUP / 2) + inside % (GROUP / 2)];
-    int q = inside < GROUP / 2 ? byte & 15 : byte >> 4;
-    return (int8_t)(w->steps[group] * q + w->minima[group]);
+    for (int lane = 0; lane < LANES; lane++)
+        for (int i = 0; i < 4; i++) acc[lane] += weights[4 * lane + i] * x[i];
+    return acc;
+#endif
 }
 
-static void dot_tile(const el_linear *w, int n, int rows, const el_activations *x, int b, int m, int64_t *totals) {
-    int8_t weights[1024];
-    for (int i = 0; i < rows * m; i++) totals[i] = 0;
-    for (int r = 0; r < rows; r++) {
-        for (int start = 0; start < w->k; start += 1024) {
-            int count = w->k - start < 1024 ? w->k - start : 1024;
-            for (int i = 0; i < count; i++) weights[i] = weight_at(w, n + r, start + i);
-            for (int j = 0; j < m; j++) {
-                const uint8_t *high = x->high + (int64_t)(b + j) * x->k + start;
-                const uint8_t *low = x->low + (int64_t)(b + j) * x->k + start;
-                int32_t high_sum = 0, low_sum = 0;
-                for (int i = 0; i < count; i++) {
-                    high_sum += weights[i] * (high[i] - UP);
-                    low_sum += weights[i] * (low[i] - UP);
-                }
-                totals[r * m + j] += 256 * (int64_t)high_sum + low_sum;
+/* (256 high + low - offset) as float, rounded once. */
+INLINE v16 exact_float(i16v high, i16v low, int64_t offset) {
+#ifdef EL_AVX512
+    __m512i h = (__m512i)high, l = (__m512i)low;
+    __m512d k = _mm512_set1_pd(256.0), o = _mm512_set1_pd((double)offset);
+    __m512d a = _mm512_fmadd_pd(_mm512_cvtepi32_pd(_mm512_castsi512_si256(h)), k, _mm512_cvtepi32_pd(_mm512_castsi512_si256(l)));
+    __m512d b = _mm512_fmadd_pd(
+        _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(h, 1)), k, _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(l, 1)));
+    __m256 first = _mm512_cvtpd_ps(_mm512_sub_pd(a, o)), second = _mm512_cvtpd_ps(_mm512_sub_pd(b, o));
+    return (v16)_mm512_insertf32x8(_mm512_castps256_ps512(first), second, 1);
+#else
+    v16 y;
+    for (int i = 0; i < LANES; i++) y[i] = (float)(256 * (int64_t)high[i] + low[i] - offset);
+    return y;
+#endif
+}
+
+/* Outputs of `tiles` tiles from `tile` on for `rows` rows from b on, without bias, to y[row][tile]. tiles, rows and
+   halves are constants where this is inlined. */
+INLINE void int8_block(
+    const el_linear *w, int tile, int tiles, const el_activations *x, int b, int rows, int halves, v16 *y) {
+    const int64_t tile_bytes = (int64_t)x->kp * LANES;
+    const uint8_t *at = w->weight + tile * tile_bytes;
+    const int8_t *high = x->high + (int64_t)b * x->kp, *low = x->low + (int64_t)b * x->kp;
+    i16v highs[MAX_ROWS * 2], lows[MAX_ROWS * 2];
+    for (int i = 0; i < rows * tiles; i++) highs[i] = lows[i] = splat_i(0);
+    for (int i = 0; i < x->kp; i += 4, at += 4 * LANES)
+        for (int t = 0; t < tiles; t++) {
+            if (rows > 1) __builtin_prefetch(at + (tiles + t) * tile_bytes);
+            u64v weights = load_bytes(at + t * tile_bytes);
+            for (int r = 0; r < rows; r++) {
+                highs[r * tiles + t] = dot4(highs[r * tiles + t], weights, high + (int64_t)r * x->kp + i);
+                if (halves == 2) lows[r * tiles + t] = dot4(lows[r * tiles + t], weights, low + (int64_t)r * x->kp + i);
             }
+        }
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < tiles; t++) {
+            int64_t offset = WEIGHT_OFFSET * (int64_t)x->sums[b + r];
+            i16v h = highs[r * tiles + t];
+            v16 total = halves == 2 ? exact_float(h, lows[r * tiles + t], offset) : exact_float(splat_i(0), h, offset);
+            y[r * tiles + t] = total * splat(x->scales[b + r]) * load(w->scale + (tile + t) * LANES);
+        }
+}
+
+INLINE v16 floats_of_bytes(const uint8_t *p) { return floats_of(__builtin_convertvector(*(const u16v *)p, i16v)); }
+
+INLINE void int4_block(
+    const el_linear *w, int tile, int tiles, const el_activations *x, int b, int rows, int halves, v16 *y) {
+    const int groups = x->kp / EL_GROUP;
+    const int64_t tile_bytes = (int64_t)x->kp * LANES / 2, tile_groups = (int64_t)groups * LANES;
+    const uint8_t *at = w->weight + tile * tile_bytes, *steps = w->steps + tile * tile_groups;
+    const uint8_t *minima = w->minima + tile * tile_groups;
+    const int8_t *high = x->high + (int64_t)b * x->kp, *low = x->low + (int64_t)b * x->kp;
+    v16 sums[MAX_ROWS * 2];
+    for (int i = 0; i < rows * tiles; i++) sums[i] = splat(0.0f);
+    for (int g = 0; g < groups; g++) {
+        for (int t = 0; t < tiles; t++) {
+            i16v highs[MAX_ROWS], lows[MAX_ROWS];
+            for (int r = 0; r < rows; r++) highs[r] = lows[r] = splat_i(0);
+            for (int i = 0; i < EL_GROUP; i += 8) {
+                const uint8_t *from = at + t * tile_bytes + ((int64_t)g * EL_GROUP + i) * LANES / 2;
+                if (rows > 1) __builtin_prefetch(from + tiles * tile_bytes);
+                u64v both = load_bytes(from);
+                for (int half = 0; half < 2; half++) {
+                    u64v weights = half ? both >> 4 : both & 15;
+                    int64_t k = (int64_t)g * EL_GROUP + i + 4 * half;
+                    for (int r = 0; r < rows; r++) {
+                        highs[r] = dot4(highs[r], weights, high + (int64_t)r * x->kp + k);
+                        if (halves == 2) lows[r] = dot4(lows[r], weights, low + (int64_t)r * x->kp + k);
+                    }
+                }
+            }
+            v16 step = floats_of_bytes(steps + t * tile_groups + (int64_t)g * LANES);
+            for (int r = 0; r < rows; r++) /* whole numbers below 2^24: the conversion is exact */
+                sums[r * tiles + t] += floats_of(halves == 2 ? (highs[r] << 8) + lows[r] : highs[r]) * step;
+        }
+    }
+    for (int t = 0; t < tiles; t++) {
+        v16 less[MAX_ROWS];
+        for (int r = 0; r < rows; r++) less[r] = splat(0.0f);
+        for (int g = 0; g < groups; g++) {
+            v16 minimum = floats_of_bytes(minima + t * tile_groups + (int64_t)g * LANES);
+            for (int r = 0; r < rows; r++) less[r] += splat(x->group_sums[(int64_t)(b + r) * groups + g]) * minimum;
+        }
+        v16 scale = load(w->scale + (tile + t) * LANES), minimum = load(w->minimum + (tile + t) * LANES);
+        for (int r = 0; r < rows; r++)
+            y[r * tiles + t] = (sums[r * tiles + t] * scale - less[r] * minimum) * splat(x->scales[b + r]);
+    }
+}
+
+#define BLOCK_CASE(ROWS) \
+    case ROWS: \
+        if (w->kind == EL_INT8 && w->halves == 2) int8_block(w, tile, tiles, x, b, ROWS, 2, y); \
+        else if (w->kind == EL_INT8) int8_block(w, tile, tiles, x, b, ROWS, 1, y); \
+        else int4_block(w, tile, tiles, x, b, ROWS, 2, y); \
+        break;
+
+INLINE void product_of(const el_linear *w, int tile, int tiles, const el_activations *x, int b, int rows, v16 *y) {
+    switch (rows) {
+        BLOCK_CASE(1)
+        BLOCK_CASE(2)
+#if MAX_ROWS > 2
+        BLOCK_CASE(3)
+        BLOCK_CASE(4)
+        BLOCK_CASE(5)
+        BLOCK_CASE(6)
+#endif
+    }
+}
+
+static void product_of_pair(const el_linear *w, int tile, const el_activations *x, int b, int rows, v16 *y) {
+    product_of(w, tile, 2, x, b, rows, y);
+}
+
+static void product_of_one(const el_linear *w, int tile, const el_activations *x, int b, int rows, v16 *y) {
+    product_of(w, tile, 1, x, b, rows, y);
+}
+
+static void share(int total, int part, int parts, int *from, int *to) {
+    *from = (int)((int64_t)total * part / parts);
+    *to = (int)((int64_t)total * (part + 1) / parts);
+}
+
+typedef enum { STORE, ADD, SILU } el_finish;
+
+INLINE v16 silu(v16 g) { return g / (splat(1.0f) + exp16(-g)); }
+
+/* Put the outputs of a block of rows where they belong: y [rows, stride]. */
+INLINE void finish(
+    const el_linear *w, int tile, int tiles, int b, int rows, v16 *values, el_finish how, float *y, int stride) {
+    for (int i = 0; w->bias && i < rows * tiles; i++) values[i] += load(w->bias + (tile + i % tiles) * LANES);
+    for (int r = 0; r < rows; r++) {
+        float *to = y + (int64_t)(b + r) * stride;
+        if (how == SILU) { /* a tile of gates and their ups */
+            store(to + tile / 2 * LANES, silu(values[2 * r]) * values[2 * r + 1]);
+            continue;
+        }
+        for (int t = 0; t < tiles; t++) {
+            int n = (tile + t) * LANES, count = w->n - n < LANES ? w->n - n : LANES;
+            v16 value = values[r * tiles + t];
+            if (how == ADD) value += load_at(to, n, w->n);
+            memcpy(to + n, &value, (size_t)count * sizeof(float));
         }
     }
 }
-#endif
 
-/* Outputs [from, to) of `m` rows: y[b * stride + n]. Every weight is fetched once for all rows. */
-static void linear_range(
-    const el_linear *w, int from, int to, const el_activations *x, int m, float *y, int stride) {
-    int64_t totals[16];
-    for (int n = from, rows; n < to; n += rows) {
-        rows = m >= 4 ? 2 : 4;
-        if (to - n < rows) rows = 1;
-        for (int b = 0, batch; b < m; b += batch) {
-            batch = m - b >= 4 ? 4 : m - b >= 2 ? 2 : 1;
-            if (rows == 4 && batch == 1) dot_tile(w, n, 4, x, b, 1, totals);
-            else if (rows == 4) dot_tile(w, n, 4, x, b, 2, totals);
-            else if (rows == 2 && batch == 4) dot_tile(w, n, 2, x, b, 4, totals);
-            else if (rows == 2) dot_tile(w, n, 2, x, b, batch, totals);
-            else dot_tile(w, n, 1, x, b, batch, totals);
-            for (int r = 0; r < rows; r++)
-                for (int i = 0; i < batch; i++)
-                    finish(w, n + r, totals[r * batch + i], x->scales[b + i], y + (int64_t)(b + i) * stride + n + r);
+/* This part's channels for all rows, a pair of tiles at a time: it stays in the processor's cache over the rows. */
+static void linear(
+    const el_linear *w, const el_activations *x, int rows, el_finish how, float *y, int stride, int part, int parts) {
+    int num_tiles = padded(w->n, LANES) / LANES, from, to;
+    int blocks = (rows + MAX_ROWS - 1) / MAX_ROWS;
+    share((num_tiles + 1) / 2, part, parts, &from, &to);
+    for (int pair = from; pair < to; pair++) {
+        int tile = 2 * pair, tiles = num_tiles - tile < 2 ? 1 : 2;
+        for (int block = 0; block < blocks; block++) {
+            v16 values[MAX_ROWS * 2];
+            int b, end;
+            share(rows, block, blocks, &b, &end);
+            if (tiles == 2) product_of_pair(w, tile, x, b, end - b, values);
+            else product_of_one(w, tile, x, b, end - b, values);
+            finish(w, tile, tiles, b, end - b, values, how, y, stride);
         }
     }
 }
 
 /* ---- attention --------------------------------------------------------------------------------------------------- */
 
-static inline float from_half(uint16_t h) {
-    _Float16 f;
-    memcpy(&f, &h, sizeof f);
-    return (float)f;
-}
-
-static inline uint16_t to_half(float x) {
+INLINE uint16_t to_half(float x) {
     _Float16 f = (_Float16)x;
     uint16_t h;
     memcpy(&h, &f, sizeof h);
     return h;
 }
 
-static inline float from_bfloat(uint16_t h) {
+INLINE float from_half(uint16_t h) {
+    _Float16 f;
+    memcpy(&f, &h, sizeof f);
+    return (float)f;
+}
+
+INLINE uint16_t to_bfloat(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+INLINE float from_bfloat(uint16_t h) {
     uint32_t bits = (uint32_t)h << 16;
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-static inline uint16_t to_bfloat(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+INLINE int cell_bytes(int kv_type) { return kv_type == EL_FLOAT32 ? 4 : 2; }
+
+/* Element i of a cache, counted in its own type. */
+INLINE void write_cell(int kv_type, void *cache, int64_t i, float x) {
+    if (kv_type == EL_FLOAT32) ((float *)cache)[i] = x;
+    else ((uint16_t *)cache)[i] = kv_type == EL_BFLOAT16 ? to_bfloat(x) : to_half(x);
 }
 
-static inline int cell_bytes(int kv_type) { return kv_type == EL_FLOAT32 ? 4 : 2; }
-
-static inline void *cell(const el_model *m, void *cache, int slot, int head, int position) {
-    int64_t block = m->tables[(int64_t)slot * m->blocks_per_slot + position / EL_BLOCK];
-    int64_t index = (int64_t)head * m->cache_tokens + block * EL_BLOCK + position % EL_BLOCK;
-    return (char *)cache + index * m->head_dim * cell_bytes(m->kv_type);
-}
-
-static void write_cell(const el_model *m, void *to, const float *x) {
-    if (m->kv_type == EL_FLOAT32) memcpy(to, x, (size_t)m->head_dim * sizeof(float));
-    else if (m->kv_type == EL_BFLOAT16)
-        for (int i = 0; i < m->head_dim; i++) ((uint16_t *)to)[i] = to_bfloat(x[i]);
-    else
-        for (int i = 0; i < m->head_dim; i++) ((uint16_t *)to)[i] = to_half(x[i]);
-}
-
-/* 16 cached numbers from element i on; head_dim is padded to lanes by the caller's check. */
-static inline v16 read_lanes(int kv_type, const void *from, int i) {
-    if (kv_type == EL_FLOAT32) return load((const float *)from + i);
-#ifdef EL_VNNI
-    __m256i halves = _mm256_loadu_si256((const __m256i *)((const uint16_t *)from + i));
-    __m512 wide = kv_type == EL_BFLOAT16
-        ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))
-        : _mm512_cvtph_ps(halves);
-    return (v16)wide;
+INLINE v16 read_cells(int kv_type, const void *cache, int64_t i) {
+    if (kv_type == EL_FLOAT32) return load((const float *)cache + i);
+    const uint16_t *halves = (const uint16_t *)cache + i;
+#ifdef EL_AVX512
+    __m256i packed = _mm256_loadu_si256((const __m256i *)halves);
+    if (kv_type == EL_FLOAT16) return (v16)_mm512_cvtph_ps(packed);
+    return (v16)_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(packed), 16));
 #else
-    float a[LANES];
-    for (int j = 0; j < LANES; j++) {
-        uint16_t h = ((const uint16_t *)from)[i + j];
-        a[j] = kv_type == EL_BFLOAT16 ? from_bfloat(h) : from_half(h);
-    }
-    return load(a);
+    v16 v;
+    for (int j = 0; j < LANES; j++) v[j] = kv_type == EL_BFLOAT16 ? from_bfloat(halves[j]) : from_half(halves[j]);
+    return v;
 #endif
+}
+
+/* Where the block of a sequence's tokens from `start` on begins, in elements. */
+INLINE int64_t block_at(const el_model *m, int slot, int head, int start) {
+    int64_t block = m->tables[(int64_t)slot * m->blocks_per_slot + start / EL_BLOCK];
+    return ((int64_t)head * m->cache_tokens + block * EL_BLOCK) * m->head_dim;
 }
 
 /* Rotate one head in place, half-split layout. */
@@ -346,147 +459,160 @@ static void enter_cache(const el_model *m, const el_layer *layer, el_row row, in
     }
     for (int g = 0; g < group; g++) rotate(m, queries + g * dim, row.position);
     rotate(m, key, row.position);
-    write_cell(m, cell(m, layer->keys, row.slot, head, row.position), key);
-    write_cell(m, cell(m, layer->values, row.slot, head, row.position), value);
+    int64_t at = block_at(m, row.slot, head, row.position), inside = row.position % EL_BLOCK;
+    for (int i = 0; i < dim; i++) {
+        write_cell(m->kv_type, layer->keys, at + (int64_t)i * EL_BLOCK + inside, key[i]);
+        write_cell(m->kv_type, layer->values, at + inside * dim + i, value[i]);
+    }
 }
 
-/* Attention of one query head over the cached tokens up to its own. scores: room for position + 1 rounded to lanes. */
-static void attend_head(
-    const el_model *m, const el_layer *layer, el_row row, int head, const float *query, float *scores, float *out) {
-    int dim = m->head_dim, length = row.position + 1, stride = dim * cell_bytes(m->kv_type), kv_type = m->kv_type;
-    float shrink = 1.0f / sqrtf((float)dim), top = -INFINITY;
-    for (int start = 0; start < length; start += EL_BLOCK) {
-        const char *keys = cell(m, layer->keys, row.slot, head, start);
-        int end = length < start + EL_BLOCK ? length : start + EL_BLOCK;
-        for (int j = start; j < end; j++, keys += stride) {
-            v16 sum = splat(0.0f);
-            for (int i = 0; i < dim; i += LANES) sum += load(query + i) * read_lanes(kv_type, keys, i);
-            scores[j] = sum16(sum) * shrink;
-            top = scores[j] > top ? scores[j] : top;
-        }
+/* A few queries of one sequence and one key-value head. */
+typedef struct {
+    int slot, head, longest; /* longest: of the lengths */
+    const float *query[QUERIES];
+    float *out[QUERIES];
+    int length[QUERIES]; /* tokens that each attends to */
+} el_queries;
+
+INLINE void score_block(const el_model *m, const void *keys, const el_queries *q, int start, int count, int kv_type, float *scores, int stride) {
+    int64_t at = block_at(m, q->slot, q->head, start);
+    float shrink = 1.0f / sqrtf((float)m->head_dim);
+    v16 sums[QUERIES][4];
+    for (int j = 0; j < count; j++)
+        for (int c = 0; c < 4; c++) sums[j][c] = splat(0.0f);
+    for (int i = 0; i < m->head_dim; i++) {
+        v16 key[4];
+        for (int c = 0; c < 4; c++) key[c] = read_cells(kv_type, keys, at + (int64_t)i * EL_BLOCK + c * LANES);
+        for (int j = 0; j < count; j++)
+            for (int c = 0; c < 4; c++) sums[j][c] = fma16(splat(q->query[j][i]), key[c], sums[j][c]);
     }
-    int padded = (length + LANES - 1) / LANES * LANES;
-    for (int j = length; j < padded; j++) scores[j] = -INFINITY;
-    v16 total = splat(0.0f);
-    for (int j = 0; j < padded; j += LANES) {
-        v16 p = exp16(load(scores + j) - splat(top));
-        if (j + LANES > length) { /* the padding counts nothing */
-            float a[LANES];
-            store(a, p);
-            for (int i = length - j; i < LANES; i++) a[i] = 0.0f;
-            p = load(a);
-        }
+    for (int j = 0; j < count; j++)
+        for (int c = 0; c < 4; c++) store(scores + (int64_t)j * stride + start + c * LANES, sums[j][c] * splat(shrink));
+}
+
+/* Scores to weights that still want to be divided by what is returned; zero from `length` up to `end`. */
+static float soften(float *scores, int length, int end) {
+    for (int j = length; j < padded(length, LANES); j++) scores[j] = -INFINITY;
+    v16 tops = splat(-INFINITY), total = splat(0.0f);
+    for (int j = 0; j < length; j += LANES) tops = max16(load(scores + j), tops);
+    v16 top = splat(most16(tops));
+    for (int j = 0; j < length; j += LANES) {
+        v16 p = exp16(load(scores + j) - top);
+        for (int i = length - j; i < LANES; i++) p[i] = 0.0f;
         total += p;
         store(scores + j, p);
     }
-    float inverse = 1.0f / sum16(total);
-    for (int i = 0; i < dim; i += LANES) {
-        v16 sum = splat(0.0f);
-        for (int start = 0; start < length; start += EL_BLOCK) {
-            const char *values = cell(m, layer->values, row.slot, head, start);
-            int end = length < start + EL_BLOCK ? length : start + EL_BLOCK;
-            for (int j = start; j < end; j++, values += stride) sum += splat(scores[j]) * read_lanes(kv_type, values, i);
+    for (int j = padded(length, LANES); j < end; j++) scores[j] = 0.0f;
+    return sum16(total);
+}
+
+INLINE void mix_values(const el_model *m, const void *values, const el_queries *q, int count, int first, int chunks, int kv_type, const float *scores, int stride, const float *inverse) {
+    v16 sums[QUERIES][4];
+    for (int j = 0; j < count; j++)
+        for (int c = 0; c < chunks; c++) sums[j][c] = splat(0.0f);
+    for (int start = 0; start < q->longest; start += EL_BLOCK) {
+        int64_t at = block_at(m, q->slot, q->head, start) + first;
+        int end = q->longest < start + EL_BLOCK ? q->longest : start + EL_BLOCK;
+        for (int p = start; p < end; p++, at += m->head_dim) {
+            v16 value[4];
+            for (int c = 0; c < chunks; c++) value[c] = read_cells(kv_type, values, at + c * LANES);
+            for (int j = 0; j < count; j++)
+                for (int c = 0; c < chunks; c++) sums[j][c] = fma16(splat(scores[(int64_t)j * stride + p]), value[c], sums[j][c]);
         }
-        store(out + i, sum * splat(inverse));
+    }
+    for (int j = 0; j < count; j++)
+        for (int c = 0; c < chunks; c++) store(q->out[j] + first + c * LANES, sums[j][c] * splat(inverse[j]));
+}
+
+INLINE void attend_queries(const el_model *m, const el_layer *layer, const el_queries *q, int count, int kv_type, float *scores) {
+    int stride = padded(m->context, EL_BLOCK);
+    float inverse[QUERIES];
+    for (int start = 0; start < q->longest; start += EL_BLOCK)
+        score_block(m, layer->keys, q, start, count, kv_type, scores, stride);
+    for (int j = 0; j < count; j++) inverse[j] = 1.0f / soften(scores + (int64_t)j * stride, q->length[j], q->longest);
+    int first = 0;
+    for (; first + 4 * LANES <= m->head_dim; first += 4 * LANES)
+        mix_values(m, layer->values, q, count, first, 4, kv_type, scores, stride, inverse);
+    for (; first < m->head_dim; first += LANES)
+        mix_values(m, layer->values, q, count, first, 1, kv_type, scores, stride, inverse);
+}
+
+#define ATTEND_CASE(COUNT) \
+    case COUNT: \
+        if (m->kv_type == EL_FLOAT32) attend_queries(m, layer, q, COUNT, EL_FLOAT32, scores); \
+        else if (m->kv_type == EL_BFLOAT16) attend_queries(m, layer, q, COUNT, EL_BFLOAT16, scores); \
+        else attend_queries(m, layer, q, COUNT, EL_FLOAT16, scores); \
+        break;
+
+static void attend_some(const el_model *m, const el_layer *layer, const el_queries *q, int count, float *scores) {
+    switch (count) {
+        ATTEND_CASE(1)
+        ATTEND_CASE(2)
+        ATTEND_CASE(3)
+        ATTEND_CASE(4)
     }
 }
 
-/* ---- the layers, a few rows at a time ---------------------------------------------------------------------------- */
-
-static void share(int total, int unit, int part, int parts, int *from, int *to) {
-    int units = (total + unit - 1) / unit;
-    *from = (int)((int64_t)units * part / parts) * unit;
-    *to = (int)((int64_t)units * (part + 1) / parts) * unit;
-    if (*from > total) *from = total;
-    if (*to > total) *to = total;
-}
-
-typedef struct {
-    float *x;        /* [rows, widest]: qkv, or the activation of the MLP */
-    float *attended; /* [rows, heads * head_dim] */
-    uint8_t *high;   /* [rows, widest] */
-    uint8_t *low;    /* [rows, widest] */
-    float *scales;   /* [rows] */
-    float *scores;   /* [threads, context rounded to lanes] */
-    float *normed;   /* [threads, hidden] */
-    float *gate;     /* [rows, 2 * intermediate] */
-} el_scratch;
-
-static void silu_times(float *gate, const float *up, int n, float *out) {
-    for (int i = 0; i < n; i += LANES) {
-        v16 g = load_at(gate, i, n), u = load_at(up, i, n);
-        v16 y = g / (splat(1.0f) + exp16(-g)) * u;
-        if (n - i >= LANES) store(out + i, y);
-        else memcpy(out + i, &y, (size_t)(n - i) * sizeof(float));
-    }
-}
-
-/* Quantize this part's rows of x [rows, k], normed first where weight is given. */
-static void enter_linear(
-    const el_model *m, const float *x, const float *weight, int k, int rows, const el_scratch *s, int part, int parts) {
-    float *normed = s->normed + (int64_t)part * m->hidden;
-    for (int r = part; r < rows; r += parts) {
-        const float *row = x + (int64_t)r * k;
-        if (weight) {
-            norm_row(row, weight, k, m->eps, normed);
-            row = normed;
+/* The queries of rows [from, to), all of one slot, that share a key-value head. */
+static void attend_rows(
+    const el_model *m, const el_layer *layer, const el_row *where, int from, int to, int head, const el_scratch *s,
+    float *scores) {
+    int group = m->heads / m->kv_heads, dim = m->head_dim, q_size = m->heads * dim;
+    int qkv_size = q_size + 2 * m->kv_heads * dim, total = (to - from) * group;
+    for (int first = 0; first < total; first += QUERIES) {
+        int count = total - first < QUERIES ? total - first : QUERIES;
+        el_queries q = {.slot = where[from].slot, .head = head};
+        for (int j = 0; j < count; j++) {
+            int r = from + (first + j) / group, column = (head * group + (first + j) % group) * dim;
+            q.query[j] = s->qkv + (int64_t)r * qkv_size + column;
+            q.out[j] = s->x + (int64_t)r * q_size + column;
+            q.length[j] = where[r].position + 1;
+            q.longest = q.length[j] > q.longest ? q.length[j] : q.longest;
         }
-        quantize_row(row, k, UP, s->high + (int64_t)r * k, s->low + (int64_t)r * k, s->scales + r);
+        attend_some(m, layer, &q, count, scores);
     }
 }
 
-/* hidden += W x for this part's channels; y: room for [rows, hidden]. */
-static void add_linear(
-    const el_linear *w, const el_activations *x, int rows, float *y, float *hidden, int part, int parts) {
-    int from, to;
-    share(w->n, 4, part, parts, &from, &to);
-    linear_range(w, from, to, x, rows, y, w->n);
-    for (int r = 0; r < rows; r++)
-        for (int i = from; i < to; i++) hidden[(int64_t)r * w->n + i] += y[(int64_t)r * w->n + i];
+/* Cut rows into runs of one slot, as long as fill QUERIES. Returns their number; run i is [starts[i], starts[i + 1]). */
+static int cut_runs(const el_model *m, const el_row *where, int rows, int32_t *starts) {
+    int group = m->heads / m->kv_heads, longest = group < QUERIES ? QUERIES / group : 1, runs = 0;
+    for (int r = 0; r < rows; r++) {
+        int is_new = runs == 0 || where[r].slot != where[r - 1].slot || r - starts[runs - 1] >= longest;
+        if (is_new) starts[runs++] = r;
+    }
+    starts[runs] = rows;
+    return runs;
 }
+
+/* ---- the layers -------------------------------------------------------------------------------------------------- */
 
 static void layer_rows(
-    const el_model *m, const el_layer *layer, float *hidden, int rows, const el_row *where, const el_scratch *s,
+    const el_model *m, const el_layer *layer, float *hidden, int rows, const el_row *where, int runs, const el_scratch *s,
     int part, int parts) {
-    int dim = m->head_dim, group = m->heads / m->kv_heads, from, to;
-    int qkv_size = (m->heads + 2 * m->kv_heads) * dim, q_size = m->heads * dim;
-    el_activations x = {s->high, s->low, s->scales, m->hidden};
-    enter_linear(m, hidden, layer->attention_norm, m->hidden, rows, s, part, parts);
+    int dim = m->head_dim, q_size = m->heads * dim, qkv_size = q_size + 2 * m->kv_heads * dim;
+    el_activations x = enter_linear(&layer->qkv, hidden, m->hidden, layer->attention_norm, m->eps, rows, s, part, parts);
 #pragma omp barrier
-    share(qkv_size, 4, part, parts, &from, &to);
-    linear_range(&layer->qkv, from, to, &x, rows, s->x, qkv_size);
+    linear(&layer->qkv, &x, rows, STORE, s->qkv, qkv_size, part, parts);
 #pragma omp barrier
     for (int task = part; task < rows * m->kv_heads; task += parts)
-        enter_cache(m, layer, where[task / m->kv_heads], task % m->kv_heads, s->x + (int64_t)(task / m->kv_heads) * qkv_size);
+        enter_cache(m, layer, where[task / m->kv_heads], task % m->kv_heads, s->qkv + (int64_t)(task / m->kv_heads) * qkv_size);
 #pragma omp barrier
-    float *scores = s->scores + (int64_t)part * ((m->context + LANES - 1) / LANES * LANES);
-    for (int task = part; task < rows * m->heads; task += parts) {
-        int r = task / m->heads, head = task % m->heads;
-        attend_head(m, layer, where[r], head / group, s->x + (int64_t)r * qkv_size + (int64_t)head * dim, scores,
-                    s->attended + (int64_t)r * q_size + (int64_t)head * dim);
-    }
+    float *scores = s->scores + (int64_t)part * QUERIES * padded(m->context, EL_BLOCK);
+    for (int task = part; task < runs * m->kv_heads; task += parts) /* neighbours are about as long */
+        attend_rows(m, layer, where, s->starts[task / m->kv_heads], s->starts[task / m->kv_heads + 1], task % m->kv_heads, s, scores);
 #pragma omp barrier
-    x.k = q_size;
-    enter_linear(m, s->attended, NULL, q_size, rows, s, part, parts);
+    x = enter_linear(&layer->output, s->x, q_size, NULL, 0.0f, rows, s, part, parts);
 #pragma omp barrier
-    add_linear(&layer->output, &x, rows, s->x, hidden, part, parts);
+    linear(&layer->output, &x, rows, ADD, hidden, m->hidden, part, parts);
 #pragma omp barrier
-    x.k = m->hidden;
-    enter_linear(m, hidden, layer->mlp_norm, m->hidden, rows, s, part, parts);
+    x = enter_linear(&layer->gate_up, hidden, m->hidden, layer->mlp_norm, m->eps, rows, s, part, parts);
 #pragma omp barrier
-    int inner = m->intermediate;
-    share(inner, LANES, part, parts, &from, &to);
-    linear_range(&layer->gate_up, from, to, &x, rows, s->gate, 2 * inner);
-    linear_range(&layer->gate_up, inner + from, inner + to, &x, rows, s->gate, 2 * inner);
-    for (int r = 0; r < rows; r++) {
-        float *gate = s->gate + (int64_t)r * 2 * inner;
-        silu_times(gate + from, gate + inner + from, to - from, s->x + (int64_t)r * inner + from);
-    }
+    int inner = padded(m->intermediate, LANES);
+    linear(&layer->gate_up, &x, rows, SILU, s->x, inner, part, parts);
 #pragma omp barrier
-    x.k = inner;
-    enter_linear(m, s->x, NULL, inner, rows, s, part, parts);
+    x = enter_linear(&layer->down, s->x, inner, NULL, 0.0f, rows, s, part, parts);
 #pragma omp barrier
-    add_linear(&layer->down, &x, rows, s->gate, hidden, part, parts);
+    linear(&layer->down, &x, rows, ADD, hidden, m->hidden, part, parts);
 #pragma omp barrier
 }
 
@@ -500,95 +626,20 @@ static void layer_rows(
 
 EXPORT int el_abi(void) { return EL_ABI; }
 
-/* All layers over a few rows, hidden [rows, hidden] in place. */
+/* All layers over rows, hidden [rows, hidden] in place. */
 EXPORT void el_forward(const el_model *m, float *hidden, int rows, const el_row *where, const el_scratch *s, int threads) {
+    int runs = cut_runs(m, where, rows, s->starts);
 #pragma omp parallel num_threads(threads)
-    for (int i = 0; i < m->num_layers; i++) layer_rows(m, m->layers + i, hidden, rows, where, s, PART, PARTS);
+    for (int i = 0; i < m->num_layers; i++) layer_rows(m, m->layers + i, hidden, rows, where, runs, s, PART, PARTS);
 }
 
-/* ---- single operations, for many rows ---------------------------------------------------------------------------- */
-
-/* x [rows, n], normed first where weight is given, to halves [2 * rows, n], high ones before low ones, and scales;
-   halves are int8 where `up` is 0, and uint8 moved up by it. */
-EXPORT void el_quantize(
-    const float *x, const float *weight, int rows, int n, float eps, float *normed, int up, uint8_t *halves, float *scales,
-    int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        float *own = normed + (int64_t)PART * n;
-#pragma omp for schedule(static)
-        for (int r = 0; r < rows; r++) {
-            const float *row = x + (int64_t)r * n;
-            if (weight) {
-                norm_row(row, weight, n, eps, own);
-                row = own;
-            }
-            quantize_row(row, n, up, halves + (int64_t)r * n, halves + (int64_t)(rows + r) * n, scales + r);
-        }
-    }
-}
-
-/* y [rows, n] = W x, of halves moved up by UP. */
+/* y [rows, n] = W x for x [rows, k], normed first where `weight` is given. */
 EXPORT void el_linear_rows(
-    const el_linear *w, const uint8_t *halves, const float *scales, int rows, float *y, int threads) {
-    el_activations x = {halves, halves + (int64_t)rows * w->k, scales, w->k};
+    const el_linear *w, const float *x, const float *weight, float eps, int rows, float *y, const el_scratch *s, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        int from, to;
-        share(w->n, 4, PART, PARTS, &from, &to);
-        linear_range(w, from, to, &x, rows, y, w->n);
-    }
-}
-
-/* y[r * stride + n] from the integer products of high and low bytes, sums [2 * rows, n]. */
-EXPORT void el_combine(
-    const el_linear *w, const int32_t *sums, const float *scales, int rows, float *y, int stride, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int r = 0; r < rows; r++) {
-        const int32_t *high = sums + (int64_t)r * w->n, *low = sums + (int64_t)(rows + r) * w->n;
-        float *to = y + (int64_t)r * stride;
-        for (int n = 0; n < w->n; n++) finish(w, n, (int64_t)high[n] * 256 + low[n], scales[r], to + n);
-    }
-}
-
-/* int4 weights as int8 [n, k]. */
-EXPORT void el_unpack(const el_linear *w, int8_t *to, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t group = 0; group < (int64_t)w->n * w->k / GROUP; group++) {
-        const uint8_t *packed = (const uint8_t *)w->weight + group * (GROUP / 2);
-        int8_t *out = to + group * GROUP;
-        for (int i = 0; i < GROUP / 2; i++) {
-            out[i] = (int8_t)(w->steps[group] * (packed[i] & 15) + w->minima[group]);
-            out[GROUP / 2 + i] = (int8_t)(w->steps[group] * (packed[i] >> 4) + w->minima[group]);
-        }
-    }
-}
-
-/* Rotation, cache and attention of one layer: qkv [rows, ...] to out [rows, heads * head_dim]. */
-EXPORT void el_attend(
-    const el_model *m, int layer_index, float *qkv, int rows, const el_row *where, float *scores, float *out, int threads) {
-    const el_layer *layer = m->layers + layer_index;
-    int dim = m->head_dim, group = m->heads / m->kv_heads, qkv_size = (m->heads + 2 * m->kv_heads) * dim;
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-        for (int task = 0; task < rows * m->kv_heads; task++)
-            enter_cache(m, layer, where[task / m->kv_heads], task % m->kv_heads, qkv + (int64_t)(task / m->kv_heads) * qkv_size);
-        float *own = scores + (int64_t)PART * ((m->context + LANES - 1) / LANES * LANES);
-#pragma omp for schedule(dynamic, 16)
-        for (int task = 0; task < rows * m->heads; task++) {
-            int head = task / rows, r = task % rows; /* a head's keys stay in the cache over many rows */
-            attend_head(m, layer, where[r], head / group, qkv + (int64_t)r * qkv_size + (int64_t)head * dim, own,
-                        out + ((int64_t)r * m->heads + head) * dim);
-        }
-    }
-}
-
-/* out [rows, n] = silu(gate) * up, of gate_up [rows, 2 n]. */
-EXPORT void el_silu_times(float *gate_up, int rows, int n, float *out, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int r = 0; r < rows; r++) {
-        float *gate = gate_up + (int64_t)r * 2 * n;
-        silu_times(gate, gate + n, n, out + (int64_t)r * n);
+        el_activations quantized = enter_linear(w, x, w->k, weight, eps, rows, s, PART, PARTS);
+#pragma omp barrier
+        linear(w, &quantized, rows, STORE, y, w->n, PART, PARTS);
     }
 }

@@ -1,33 +1,35 @@
-/* The exact engine's data, shared with exo_lite/model/native/library.py, which mirrors these structs by ctypes. */
+/* The exact engine's data, shared with exo_lite/model/native/layout.py, which mirrors these structs by ctypes. */
 #ifndef EXO_LITE_KERNELS_H
 #define EXO_LITE_KERNELS_H
 
 #include <stdint.h>
 
-#define EL_ABI 1
+#define EL_ABI 2
 
-#define EL_BLOCK 64
+#define EL_BLOCK 64 /* tokens in a block of the KV cache */
+#define EL_TILE 16  /* output channels in a tile */
+#define EL_GROUP 32 /* inputs that share an int4 step and minimum; rows of activations are padded to it */
 
 enum { EL_INT8 = 0, EL_INT4 = 1 };
 enum { EL_FLOAT32 = 0, EL_BFLOAT16 = 1, EL_FLOAT16 = 2 };
 
-/* y = W x, W: [n, k]. int8: one byte an element. int4: two to a byte, element i of a group of 32 in the low half of
-   byte i, element 16 + i in the high half; w = steps[g] * q + minima[g], an integer within int8. */
+/* y = W x, W: [n, k], in tiles of 16 channels, kp = k and tiles * 16 = n rounded up.
+   int8: weight + 128, [tiles, kp / 4, 16, 4]: the four inputs of a channel stand together, as the products want them;
+   w = scale[n] * (weight - 128).
+   int4: [tiles, kp / 8, 16, 4], the low half of a byte belongs to inputs 8 i + 0..3, the high half to 8 i + 4..7;
+   w = scale[n] * steps[n, g] * q - minimum[n] * minima[n, g], steps and minima: [tiles, kp / 32, 16]. */
 typedef struct {
-    int32_t n, k, kind;
-    const int8_t *weight;   /* int8: [n, k]; int4: [n, k / 2] */
-    const uint8_t *steps;   /* int4: [n, k / 32] */
-    const int8_t *minima;   /* int4: [n, k / 32] */
-    const int32_t *row_sums; /* int8: [n], of the weights */
-    const float *scale;     /* [n] */
-    const float *bias;      /* [n] or null */
+    int32_t n, k, kind, halves; /* halves: 2 for activations of 16 bits, 1 for 8 */
+    const uint8_t *weight, *steps, *minima;
+    const float *scale, *minimum; /* [tiles * 16] */
+    const float *bias;            /* [tiles * 16] or null */
 } el_linear;
 
 typedef struct {
     const float *attention_norm, *mlp_norm; /* [hidden] */
     const float *qk_norm;                   /* [heads + kv_heads, head_dim] or null */
-    el_linear qkv, output, gate_up, down;
-    void *keys, *values; /* [kv_heads, cache_tokens, head_dim] */
+    el_linear qkv, output, gate_up, down;   /* gate_up: a tile of gates, the tile of their ups, and so on */
+    void *keys, *values; /* [kv_heads, cache_tokens, head_dim]; a block of keys lies the other way, [head_dim, 64] */
 } el_layer;
 
 typedef struct {
@@ -42,5 +44,18 @@ typedef struct {
 typedef struct {
     int32_t slot, position;
 } el_row;
+
+/* Working memory; `widest` is the greatest number of inputs of a linear, padded. */
+typedef struct {
+    float *qkv;        /* [rows, qkv size] */
+    float *x;          /* [rows, widest]: what goes into the next linear */
+    int8_t *high, *low; /* [rows, widest] */
+    float *scales;     /* [rows] */
+    int32_t *sums;     /* [rows] */
+    float *group_sums; /* [rows, widest / EL_GROUP] */
+    float *scores;     /* [threads, 4, context rounded to EL_BLOCK] */
+    float *normed;     /* [threads, widest] */
+    int32_t *starts;   /* [rows + 1] */
+} el_scratch;
 
 #endif

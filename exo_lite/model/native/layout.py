@@ -8,7 +8,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
 import torch
 from torch import Tensor
 
-ABI = 1
+ABI = 2
 KINDS = {"int8": 0, "int4": 1}
 KV_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -18,11 +18,12 @@ class CLinear(Structure):
         ("n", c_int32),
         ("k", c_int32),
         ("kind", c_int32),
+        ("halves", c_int32),
         ("weight", c_void_p),
         ("steps", c_void_p),
         ("minima", c_void_p),
-        ("row_sums", c_void_p),
         ("scale", c_void_p),
+        ("minimum", c_void_p),
         ("bias", c_void_p),
     )
 
@@ -67,7 +68,8 @@ class CRow(Structure):
 
 class CScratch(Structure):
     _fields_ = tuple(
-        (name, c_void_p) for name in ("x", "attended", "high", "low", "scales", "scores", "normed", "gate")
+        (name, c_void_p)
+        for name in ("qkv", "x", "high", "low", "scales", "sums", "group_sums", "scores", "normed", "starts")
     )
 
 
@@ -82,12 +84,7 @@ def declare(library: ctypes.CDLL) -> None:
     library.el_abi.restype = c_int32
     signatures = {
         "el_forward": (p, p, i, p, p, i),
-        "el_quantize": (p, p, i, i, f, p, i, p, p, i),
-        "el_linear_rows": (p, p, p, i, p, i),
-        "el_combine": (p, p, p, i, p, i, i),
-        "el_unpack": (p, p, i),
-        "el_attend": (p, i, p, i, p, p, p, i),
-        "el_silu_times": (p, i, i, p, i),
+        "el_linear_rows": (p, p, p, f, i, p, p, i),
     }
     for name, types in signatures.items():
         function = getattr(library, name)

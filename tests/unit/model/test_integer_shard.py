@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from exo_lite.domain.errors import MalformedStep, UnsupportedModel
+from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import DType
 from exo_lite.domain.plan import LoadOptions
@@ -22,7 +22,7 @@ from exo_lite.model.integer_weights import load_integer_shard
 from exo_lite.model.layers import Linear
 from exo_lite.model.native import kernels as native
 from exo_lite.model.native.build import load_library
-from exo_lite.model.quantized import Kind, QuantizedLinear, empty_linear, quantize_rows
+from exo_lite.model.quantized import TILE, Kind, QuantizedLinear, empty_linear, quantize_rows
 from exo_lite.planning.shard_bytes import shard_bytes
 from tests.unit.model.conftest import RandomModel
 
@@ -138,15 +138,23 @@ def test_it_computes_what_a_float_model_of_the_same_rounded_weights_does(
     for layer, exact in zip(floats.layers, quantized.layers, strict=True):
         _round_to(exact.qkv, layer.attention.qkv)
         _round_to(exact.output, layer.attention.output)
-        _round_to(exact.gate_up, layer.mlp.gate_up)
+        _round_to(exact.gate_up, layer.mlp.gate_up, is_paired=True)
         _round_to(exact.down, layer.mlp.down)
     hidden = floats.forward(prompt[:40], [SequenceChunk(0, 0, 40)], model.cache(floats, context_length=64))
     found = run(quantized, prompt, [40])
     assert (found - hidden).norm() / hidden.norm() < 3e-3
 
 
-def _round_to(quantized: QuantizedLinear, linear: Linear) -> None:
-    linear.weight.copy_(quantized.unpacked() * quantized.scale.unsqueeze(1))
+def _round_to(quantized: QuantizedLinear, linear: Linear, *, is_paired: bool = False) -> None:
+    weight = quantized.dequantized()
+    if is_paired:
+        weight = (
+            weight.unflatten(0, (-1, 2, TILE))
+            .transpose(0, 1)
+            .flatten(1, 2)[:, : linear.weight.shape[0] // 2]
+            .flatten(0, 1)
+        )
+    linear.weight.copy_(weight)
 
 
 @pytest.mark.parametrize(("kind", "worst"), [("int8", 0.008), ("int4", 0.09)])
@@ -154,9 +162,9 @@ def test_rounded_weights_are_near_the_given_ones(kind: Kind, worst: float):
     weight = torch.randn(300, 576, generator=torch.Generator().manual_seed(0)) * torch.rand(300, 1)
     weight[7] = 0
     weight[8, :32] = 3.5
-    linear = empty_linear(kind, 300, 576, None)
-    quantize_rows(linear, 0, weight)
-    restored = linear.unpacked() * linear.scale.unsqueeze(1)
+    linear = empty_linear(kind, 300, 576)
+    quantize_rows(linear, torch.arange(300), weight)
+    restored = linear.dequantized()
     assert (restored - weight).norm() / weight.norm() < worst
     assert torch.equal(restored[7], torch.zeros(576))
     assert restored[8, :32].allclose(weight[8, :32])
@@ -166,16 +174,11 @@ def test_rounded_weights_are_near_the_given_ones(kind: Kind, worst: float):
 def test_native_and_portable_products_are_the_same_bits(random_model: Callable[..., RandomModel], kind: Kind):
     shard = load(random_model(**WIDE), kind)
     assert shard._kernels is not None
-    x = torch.randn(13, 64) * 5
-    expected = portable.quantize(x, None, 0.0)
-    product = portable.linear(shard.layers[0].qkv, expected)
-    few = shard._kernels.quantize(x, None, 0.0, is_for_few=True)
-    many = shard._kernels.quantize(x, None, 0.0, is_for_few=False)
-    assert torch.equal(many.halves, expected.halves)
-    assert torch.equal((few.halves.short() - 128).to(torch.int8), expected.halves)
-    assert torch.equal(many.scales, expected.scales)
-    assert torch.equal(shard._kernels.linear_few(shard.layers[0].qkv, few), product)
-    assert torch.equal(shard._kernels.linear(shard.layers[0].qkv, many), product)
+    layer = shard.layers[0]
+    for linear in (layer.qkv, layer.gate_up, layer.down):
+        x = torch.randn(13, linear.num_inputs) * 5
+        product = portable.linear(linear, portable.quantize(x, None, 0.0))
+        assert torch.equal(shard._kernels.linear(linear, x, None, 0.0), product)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -205,10 +208,16 @@ def test_a_second_load_maps_the_first_ones_work(random_model: Callable[..., Rand
     assert torch.equal(run(load(model, kind), prompt, [20]), expected)
 
 
-def test_a_matrix_that_int4_groups_do_not_divide_is_refused(random_model: Callable[..., RandomModel]):
-    with pytest.raises(UnsupportedModel, match="use --quant int8"):
-        load(random_model(**{**WIDE, "intermediate_size": 40}), "int4")
-    assert load(random_model(**{**WIDE, "intermediate_size": 40}), "int8").num_bytes > 0
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_that_fill_no_tile_or_group_serve_too(
+    random_model: Callable[..., RandomModel], prompt: Tensor, kind: Kind
+):
+    model = random_model(**{**WIDE, "intermediate_size": 42})
+    native_, portable_ = load(model, kind), load(model, kind, is_native=False)
+    expected = run(portable_, prompt, [9])
+    assert (run(native_, prompt, [9]) - expected).norm() / expected.norm() < 1e-3
+    planned = shard_bytes(model.spec, Shard(ModelId("m"), 0, 2, 3), LoadOptions("float32", kind, context_length=64))
+    assert native_.num_bytes == planned.weight_bytes
 
 
 def test_nan_and_gaps_are_refused(random_model: Callable[..., RandomModel]):
