@@ -72,12 +72,19 @@ INLINE float sum16(v16 v) {
 }
 
 INLINE int32_t sum_i(i16v v) {
+#ifdef EL_AVX512
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
     int32_t sum = 0;
     for (int i = 0; i < LANES; i++) sum += v[i];
     return sum;
+#endif
 }
 
 INLINE float most16(v16 v) {
+#ifdef EL_AVX512
+    return _mm512_reduce_max_ps((__m512)v);
+#endif
     float most = v[0];
     for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
     return most;
@@ -112,18 +119,35 @@ INLINE int padded(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
 /* ---- activations: float rows to integers with one scale a row ---------------------------------------------------- */
 
+/* Rows that are multiplied at once lie together: four inputs of each row, then the next four. */
 typedef struct {
-    const int8_t *high, *low; /* [rows, kp] */
-    const float *scales;      /* [rows] */
-    const int32_t *sums;      /* [rows], of the integers */
-    const float *group_sums;  /* [rows, kp / EL_GROUP] */
+    const int8_t *bytes;     /* [blocks of rows, kp / 4, rows of the block, halves, 4] */
+    const float *scales;     /* [rows] */
+    const int32_t *sums;     /* [rows], of the integers */
+    const float *group_sums; /* [rows, kp / EL_GROUP] */
     int kp;
 } el_activations;
 
-/* x = scale * q; q = 256 * high + low with two halves, both int8, or q = high with one. */
-static void quantize_row(const float *x, int k, int halves, int row, const el_scratch *s) {
-    int kp = padded(k, EL_GROUP);
-    int8_t *high = s->high + (int64_t)row * kp, *low = s->low + (int64_t)row * kp;
+static void share(int total, int part, int parts, int *from, int *to) {
+    *from = (int)((int64_t)total * part / parts);
+    *to = (int)((int64_t)total * (part + 1) / parts);
+}
+
+INLINE b16v bytes_of(i16v v) {
+#ifdef EL_AVX512
+    return (b16v)_mm512_cvtepi32_epi8((__m512i)v);
+#else
+    return __builtin_convertvector(v, b16v);
+#endif
+}
+
+INLINE int num_blocks(int rows) { return (rows + MAX_ROWS - 1) / MAX_ROWS; }
+
+/* x = scale * q; q = 256 * high + low with two halves, both int8, or q = high with one. Row `row` of all goes to
+   place `inside` of a block of `count` rows that starts at row `first`. */
+static void quantize_row(const float *x, int k, int halves, int row, int first, int count, const el_scratch *s) {
+    int kp = padded(k, EL_GROUP), inside = row - first;
+    int8_t *bytes = s->bytes + (int64_t)first * kp * halves;
     float *group_sums = s->group_sums + (int64_t)row * (kp / EL_GROUP);
     v16 top = splat(0.0f);
     for (int i = 0; i < k; i += LANES) top = max16(abs16(load_at(x, i, k)), top);
@@ -136,8 +160,12 @@ static void quantize_row(const float *x, int k, int halves, int row, const el_sc
             v16 value = j < k ? load_at(x, j, k) : splat(0.0f);
             i16v q = bits_of(value * inverse + magic) - bits_of(magic); /* to the nearest, ties to even */
             i16v h = halves == 2 ? (q + 128) >> 8 : q;
-            *(b16v *)(high + j) = __builtin_convertvector(h, b16v);
-            *(b16v *)(low + j) = __builtin_convertvector(q - 256 * h, b16v);
+            b16v high = bytes_of(h), low = bytes_of(q - 256 * h);
+            for (int i4 = 0; i4 < LANES; i4 += 4) {
+                int8_t *to = bytes + ((int64_t)(j + i4) / 4 * count + inside) * halves * 4;
+                memcpy(to, (const int8_t *)&high + i4, 4);
+                if (halves == 2) memcpy(to + 4, (const int8_t *)&low + i4, 4);
+            }
             group += q;
         }
         group_sums[i / EL_GROUP] = (float)sum_i(group);
@@ -163,15 +191,21 @@ static el_activations enter_linear(
     int parts) {
     int kp = padded(w->k, EL_GROUP);
     float *normed = s->normed + (int64_t)part * kp;
-    for (int r = part; r < rows; r += parts) {
-        const float *row = x + (int64_t)r * stride;
-        if (weight) {
-            norm_row(row, weight, w->k, eps, normed);
-            row = normed;
+    int from, to;
+    share(num_blocks(rows), part, parts, &from, &to);
+    for (int block = from; block < to; block++) {
+        int first, end;
+        share(rows, block, num_blocks(rows), &first, &end);
+        for (int r = first; r < end; r++) {
+            const float *row = x + (int64_t)r * stride;
+            if (weight) {
+                norm_row(row, weight, w->k, eps, normed);
+                row = normed;
+            }
+            quantize_row(row, w->k, w->halves, r, first, end - first, s);
         }
-        quantize_row(row, w->k, w->halves, r, s);
     }
-    return (el_activations){s->high, s->low, s->scales, s->sums, s->group_sums, kp};
+    return (el_activations){s->bytes, s->scales, s->sums, s->group_sums, kp};
 }
 
 /* ---- linears ----------------------------------------------------------------------------------------------------- */
@@ -231,76 +265,98 @@ INLINE v16 exact_float(i16v high, i16v low, int64_t offset) {
 #endif
 }
 
-/* Outputs of `tiles` tiles from `tile` on for `rows` rows from b on, without bias, to y[row][tile]. tiles, rows and
-   halves are constants where this is inlined. */
+/* Sums of products of whole numbers, [row][tile][half]. */
+typedef struct {
+    i16v high[MAX_ROWS * 2], low[MAX_ROWS * 2];
+} el_sums;
+
+/* Add four inputs of `rows` rows times the weights of `tiles` tiles. All counts are constants where this is inlined. */
+INLINE void add_products(el_sums *s, const u64v *weights, const int8_t *bytes, int tiles, int rows, int halves) {
+    for (int r = 0; r < rows; r++) {
+        const int8_t *four = bytes + r * halves * 4;
+        for (int t = 0; t < tiles; t++) s->high[r * tiles + t] = dot4(s->high[r * tiles + t], weights[t], four);
+        for (int t = 0; t < tiles && halves == 2; t++)
+            s->low[r * tiles + t] = dot4(s->low[r * tiles + t], weights[t], four + 4);
+    }
+}
+
+/* Outputs of `tiles` tiles from `tile` on for `rows` rows from b on, without bias, to y[row][tile]. */
 INLINE void int8_block(
     const el_linear *w, int tile, int tiles, const el_activations *x, int b, int rows, int halves, v16 *y) {
     const int64_t tile_bytes = (int64_t)x->kp * LANES;
     const uint8_t *at = w->weight + tile * tile_bytes;
-    const int8_t *high = x->high + (int64_t)b * x->kp, *low = x->low + (int64_t)b * x->kp;
-    i16v highs[MAX_ROWS * 2], lows[MAX_ROWS * 2];
-    for (int i = 0; i < rows * tiles; i++) highs[i] = lows[i] = splat_i(0);
-    for (int i = 0; i < x->kp; i += 4, at += 4 * LANES)
+    const int8_t *bytes = x->bytes + (int64_t)b * x->kp * halves;
+    el_sums s;
+    for (int i = 0; i < rows * tiles; i++) s.high[i] = s.low[i] = splat_i(0);
+    for (int i = 0; i < x->kp; i += 4, at += 4 * LANES, bytes += rows * halves * 4) {
+        u64v weights[2];
         for (int t = 0; t < tiles; t++) {
+            weights[t] = load_bytes(at + t * tile_bytes);
             if (rows > 1) __builtin_prefetch(at + (tiles + t) * tile_bytes);
-            u64v weights = load_bytes(at + t * tile_bytes);
-            for (int r = 0; r < rows; r++) {
-                highs[r * tiles + t] = dot4(highs[r * tiles + t], weights, high + (int64_t)r * x->kp + i);
-                if (halves == 2) lows[r * tiles + t] = dot4(lows[r * tiles + t], weights, low + (int64_t)r * x->kp + i);
-            }
         }
+        add_products(&s, weights, bytes, tiles, rows, halves);
+    }
     for (int r = 0; r < rows; r++)
         for (int t = 0; t < tiles; t++) {
             int64_t offset = WEIGHT_OFFSET * (int64_t)x->sums[b + r];
-            i16v h = highs[r * tiles + t];
-            v16 total = halves == 2 ? exact_float(h, lows[r * tiles + t], offset) : exact_float(splat_i(0), h, offset);
+            i16v h = s.high[r * tiles + t];
+            v16 total = halves == 2 ? exact_float(h, s.low[r * tiles + t], offset) : exact_float(splat_i(0), h, offset);
             y[r * tiles + t] = total * splat(x->scales[b + r]) * load(w->scale + (tile + t) * LANES);
         }
 }
 
-INLINE v16 floats_of_bytes(const uint8_t *p) { return floats_of(__builtin_convertvector(*(const u16v *)p, i16v)); }
+INLINE v16 floats_of_bytes(const uint8_t *p) {
+#ifdef EL_AVX512
+    return (v16)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#else
+    return floats_of(__builtin_convertvector(*(const u16v *)p, i16v));
+#endif
+}
 
+/* As int8_block. A group's sums are whole numbers below 2^24: exact as floats. */
 INLINE void int4_block(
     const el_linear *w, int tile, int tiles, const el_activations *x, int b, int rows, int halves, v16 *y) {
     const int groups = x->kp / EL_GROUP;
     const int64_t tile_bytes = (int64_t)x->kp * LANES / 2, tile_groups = (int64_t)groups * LANES;
     const uint8_t *at = w->weight + tile * tile_bytes, *steps = w->steps + tile * tile_groups;
     const uint8_t *minima = w->minima + tile * tile_groups;
-    const int8_t *high = x->high + (int64_t)b * x->kp, *low = x->low + (int64_t)b * x->kp;
-    v16 sums[MAX_ROWS * 2];
-    for (int i = 0; i < rows * tiles; i++) sums[i] = splat(0.0f);
-    for (int g = 0; g < groups; g++) {
-        for (int t = 0; t < tiles; t++) {
-            i16v highs[MAX_ROWS], lows[MAX_ROWS];
-            for (int r = 0; r < rows; r++) highs[r] = lows[r] = splat_i(0);
-            for (int i = 0; i < EL_GROUP; i += 8) {
-                const uint8_t *from = at + t * tile_bytes + ((int64_t)g * EL_GROUP + i) * LANES / 2;
-                if (rows > 1) __builtin_prefetch(from + tiles * tile_bytes);
-                u64v both = load_bytes(from);
-                for (int half = 0; half < 2; half++) {
-                    u64v weights = half ? both >> 4 : both & 15;
-                    int64_t k = (int64_t)g * EL_GROUP + i + 4 * half;
-                    for (int r = 0; r < rows; r++) {
-                        highs[r] = dot4(highs[r], weights, high + (int64_t)r * x->kp + k);
-                        if (halves == 2) lows[r] = dot4(lows[r], weights, low + (int64_t)r * x->kp + k);
-                    }
-                }
+    const int8_t *bytes = x->bytes + (int64_t)b * x->kp * halves;
+    v16 sums[MAX_ROWS * 2], less[MAX_ROWS * 2];
+    for (int i = 0; i < rows * tiles; i++) sums[i] = less[i] = splat(0.0f);
+    for (int g = 0; g < groups; g++, steps += LANES) {
+        el_sums s;
+        for (int i = 0; i < rows * tiles; i++) s.high[i] = s.low[i] = splat_i(0);
+        for (int i = 0; i < EL_GROUP; i += 8, at += 4 * LANES) {
+            u64v both[2], weights[2];
+            for (int t = 0; t < tiles; t++) {
+                both[t] = load_bytes(at + t * tile_bytes);
+                weights[t] = both[t] & 15;
+                if (rows > 1) __builtin_prefetch(at + (tiles + t) * tile_bytes);
             }
-            v16 step = floats_of_bytes(steps + t * tile_groups + (int64_t)g * LANES);
-            for (int r = 0; r < rows; r++) /* whole numbers below 2^24: the conversion is exact */
-                sums[r * tiles + t] += floats_of(halves == 2 ? (highs[r] << 8) + lows[r] : highs[r]) * step;
+            add_products(&s, weights, bytes, tiles, rows, halves);
+            for (int t = 0; t < tiles; t++) weights[t] = both[t] >> 4;
+            add_products(&s, weights, bytes + rows * halves * 4, tiles, rows, halves);
+            bytes += 2 * rows * halves * 4;
+        }
+        for (int t = 0; t < tiles; t++) {
+            v16 step = floats_of_bytes(steps + t * tile_groups);
+            for (int r = 0; r < rows; r++) {
+                i16v total = s.high[r * tiles + t];
+                if (halves == 2) total = (total << 8) + s.low[r * tiles + t];
+                sums[r * tiles + t] += floats_of(total) * step;
+            }
         }
     }
-    for (int t = 0; t < tiles; t++) {
-        v16 less[MAX_ROWS];
-        for (int r = 0; r < rows; r++) less[r] = splat(0.0f);
-        for (int g = 0; g < groups; g++) {
-            v16 minimum = floats_of_bytes(minima + t * tile_groups + (int64_t)g * LANES);
-            for (int r = 0; r < rows; r++) less[r] += splat(x->group_sums[(int64_t)(b + r) * groups + g]) * minimum;
+    for (int g = 0; g < groups; g++, minima += LANES)
+        for (int t = 0; t < tiles; t++) {
+            v16 minimum = floats_of_bytes(minima + t * tile_groups);
+            for (int r = 0; r < rows; r++)
+                less[r * tiles + t] += splat(x->group_sums[(int64_t)(b + r) * groups + g]) * minimum;
         }
+    for (int t = 0; t < tiles; t++) {
         v16 scale = load(w->scale + (tile + t) * LANES), minimum = load(w->minimum + (tile + t) * LANES);
-        for (int r = 0; r < rows; r++)
-            y[r * tiles + t] = (sums[r * tiles + t] * scale - less[r] * minimum) * splat(x->scales[b + r]);
+        for (int i = t; i < rows * tiles; i += tiles)
+            y[i] = (sums[i] * scale - less[i] * minimum) * splat(x->scales[b + i / tiles]);
     }
 }
 
@@ -332,11 +388,6 @@ static void product_of_one(const el_linear *w, int tile, const el_activations *x
     product_of(w, tile, 1, x, b, rows, y);
 }
 
-static void share(int total, int part, int parts, int *from, int *to) {
-    *from = (int)((int64_t)total * part / parts);
-    *to = (int)((int64_t)total * (part + 1) / parts);
-}
-
 typedef enum { STORE, ADD, SILU } el_finish;
 
 INLINE v16 silu(v16 g) { return g / (splat(1.0f) + exp16(-g)); }
@@ -364,7 +415,7 @@ INLINE void finish(
 static void linear(
     const el_linear *w, const el_activations *x, int rows, el_finish how, float *y, int stride, int part, int parts) {
     int num_tiles = padded(w->n, LANES) / LANES, from, to;
-    int blocks = (rows + MAX_ROWS - 1) / MAX_ROWS;
+    int blocks = num_blocks(rows);
     share((num_tiles + 1) / 2, part, parts, &from, &to);
     for (int pair = from; pair < to; pair++) {
         int tile = 2 * pair, tiles = num_tiles - tile < 2 ? 1 : 2;

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define EL_ABI 2
+#define EL_ABI 3
 
 #define EL_BLOCK 64 /* tokens in a block of the KV cache */
 #define EL_TILE 16  /* output channels in a tile */
@@ -49,7 +49,7 @@ typedef struct {
 typedef struct {
     float *qkv;        /* [rows, qkv size] */
     float *x;          /* [rows, widest]: what goes into the next linear */
-    int8_t *high, *low; /* [rows, widest] */
+    int8_t *bytes;     /* [rows, widest, 2] */
     float *scales;     /* [rows] */
     int32_t *sums;     /* [rows] */
     float *group_sums; /* [rows, widest / EL_GROUP] */

@@ -80,8 +80,7 @@ class Scratch:
         self._tensors = {
             "qkv": torch.empty(rows * qkv_size),
             "x": torch.empty(rows * widest),
-            "high": torch.empty(rows * widest, dtype=torch.int8),
-            "low": torch.empty(rows * widest, dtype=torch.int8),
+            "bytes": torch.empty(rows * widest * ACTIVATION_HALVES, dtype=torch.int8),
             "scales": torch.empty(rows),
             "sums": torch.empty(rows, dtype=torch.int32),
             "group_sums": torch.empty(rows * widest // GROUP_SIZE),

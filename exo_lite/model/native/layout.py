@@ -8,7 +8,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
 import torch
 from torch import Tensor
 
-ABI = 2
+ABI = 3
 KINDS = {"int8": 0, "int4": 1}
 KV_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -68,8 +68,7 @@ class CRow(Structure):
 
 class CScratch(Structure):
     _fields_ = tuple(
-        (name, c_void_p)
-        for name in ("qkv", "x", "high", "low", "scales", "sums", "group_sums", "scores", "normed", "starts")
+        (name, c_void_p) for name in ("qkv", "x", "bytes", "scales", "sums", "group_sums", "scores", "normed", "starts")
     )
 
 

@@ -157,7 +157,7 @@ def _round_to(quantized: QuantizedLinear, linear: Linear, *, is_paired: bool = F
     linear.weight.copy_(weight)
 
 
-@pytest.mark.parametrize(("kind", "worst"), [("int8", 0.008), ("int4", 0.09)])
+@pytest.mark.parametrize(("kind", "worst"), [("int8", 0.008), ("int4", 0.08)])
 def test_rounded_weights_are_near_the_given_ones(kind: Kind, worst: float):
     weight = torch.randn(300, 576, generator=torch.Generator().manual_seed(0)) * torch.rand(300, 1)
     weight[7] = 0
@@ -167,7 +167,7 @@ def test_rounded_weights_are_near_the_given_ones(kind: Kind, worst: float):
     restored = linear.dequantized()
     assert (restored - weight).norm() / weight.norm() < worst
     assert torch.equal(restored[7], torch.zeros(576))
-    assert restored[8, :32].allclose(weight[8, :32])
+    assert restored[8, :32].allclose(weight[8, :32], rtol=4e-3)  # a step is a byte, with the channel's greatest as 255
 
 
 @pytest.mark.parametrize("kind", KINDS)
