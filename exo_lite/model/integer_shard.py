@@ -18,7 +18,7 @@ from exo_lite.model import portable
 from exo_lite.model.attention import Batch, open_batch
 from exo_lite.model.kv_cache import KVCache
 from exo_lite.model.native.kernels import LANES, NativeKernels, describe
-from exo_lite.model.native.layout import KV_TYPES, CLayer, CModel, pointer
+from exo_lite.model.native.layout import FLOAT_TYPES, CLayer, CModel, pointer
 from exo_lite.model.quantized import TILE, QuantizedLinear
 from exo_lite.model.rope import apply_rope
 from exo_lite.model.step_checks import check_chunks, check_hidden_states, check_logits, check_token_ids
@@ -192,7 +192,7 @@ class IntegerShard:
             head_dim=spec.head_dim,
             context=kv_cache.context_length,
             num_layers=len(self.layers),
-            kv_type=KV_TYPES[kv_cache.keys.dtype],
+            kv_type=FLOAT_TYPES[kv_cache.keys.dtype],
             cache_tokens=kv_cache.keys.shape[2],
             blocks_per_slot=kv_cache.tables.shape[1],
             tables=pointer(kv_cache.tables),

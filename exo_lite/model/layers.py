@@ -7,16 +7,21 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program gives it
 from torch import Tensor
 
+from exo_lite.model.native.few_rows import FewRows
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """y = x Wᵀ + b. weight: [out_features, in_features]; bias: [out_features]."""
+    """y = x Wᵀ + b. weight: [out_features, in_features]; bias: [out_features]; few_rows: faster for few tokens."""
 
     weight: Tensor
     bias: Tensor | None = None
+    few_rows: FewRows | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, in_features]. Returns a fresh [tokens, out_features]."""
+        if self.few_rows is not None and self.few_rows.is_for(x, self.weight):
+            return self.few_rows(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from exo_lite.model.dtypes import TORCH_DTYPES
 from exo_lite.model.finite import is_finite
 from exo_lite.model.layers import Linear, SwiGLU
 from exo_lite.model.llama import DecoderLayer, LlamaShard
+from exo_lite.model.native.few_rows import few_rows_for
 from exo_lite.model.tensor_names import (
     EMBEDDING,
     NORM,
@@ -49,6 +51,10 @@ def load_shard(
     layers = tuple(_layer(reader, spec, layer) for layer in shard.layers)
     norm = reader.tensor(f"{NORM}.weight") if shard.is_last else None
     head = _head(reader, spec, embedding) if shard.is_last else None
+    few_rows = few_rows_for(layers[0].mlp.gate_up.weight)
+    if few_rows is not None:
+        layers = tuple(layer.with_few_rows(few_rows) for layer in layers)
+        head = head and replace(head, few_rows=few_rows)
     return LlamaShard(spec, shard, TORCH_DTYPES[dtype], torch.device(device), layers, embedding, norm, head)
 
 

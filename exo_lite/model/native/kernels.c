@@ -694,3 +694,79 @@ EXPORT void el_linear_rows(
         linear(w, &quantized, rows, STORE, y, w->n, PART, PARTS);
     }
 }
+
+/* ---- linears of float weights, for few rows ---------------------------------------------------------------------- */
+
+#define CHANNELS 4 /* multiplied at once, so that a row's inputs are loaded once for all of them */
+
+/* sums[channel][row] of some channels for `rows` rows of x, float32 [k / 16, rows, 16]; channels, rows and type are
+   constants where this is inlined. */
+INLINE void float_channels(
+    const void *weight, int64_t at, int k, const float *x, int channels, int rows, int type, float sums[][QUERIES]) {
+    v16 parts[CHANNELS][QUERIES];
+    for (int c = 0; c < channels; c++)
+        for (int r = 0; r < rows; r++) parts[c][r] = splat(0.0f);
+    for (int i = 0; i < k; i += LANES, x += rows * LANES) {
+        v16 inputs[QUERIES];
+        for (int r = 0; r < rows; r++) inputs[r] = load(x + r * LANES);
+        for (int c = 0; c < channels; c++) {
+            v16 w = read_cells(type, weight, at + (int64_t)c * k + i);
+            for (int r = 0; r < rows; r++) parts[c][r] = fma16(w, inputs[r], parts[c][r]);
+        }
+    }
+    for (int c = 0; c < channels; c++)
+        for (int r = 0; r < rows; r++) sums[c][r] = sum16(parts[c][r]);
+}
+
+#define CHANNELS_CASE(ROWS) \
+    case ROWS: \
+        if (type == EL_FLOAT32) float_channels(weight, at, k, x, channels, ROWS, EL_FLOAT32, sums); \
+        else if (type == EL_BFLOAT16) float_channels(weight, at, k, x, channels, ROWS, EL_BFLOAT16, sums); \
+        else float_channels(weight, at, k, x, channels, ROWS, EL_FLOAT16, sums); \
+        break;
+
+INLINE void float_channels_of(
+    const void *weight, int64_t at, int k, const float *x, int channels, int rows, int type, float sums[][QUERIES]) {
+    switch (rows) {
+        CHANNELS_CASE(1)
+        CHANNELS_CASE(2)
+        CHANNELS_CASE(3)
+        CHANNELS_CASE(4)
+    }
+}
+
+INLINE float read_cell(int type, const void *from, int64_t i) {
+    if (type == EL_FLOAT32) return ((const float *)from)[i];
+    uint16_t half = ((const uint16_t *)from)[i];
+    return type == EL_BFLOAT16 ? from_bfloat(half) : from_half(half);
+}
+
+/* y [rows, n] = x Wt + bias, all of one type; weight [n, k], k a multiple of 16; wide: room for [rows, k]. Every weight
+   is fetched once; sums are float32, rounded once to y. */
+EXPORT void el_float_linear(
+    const void *weight, const void *bias, int n, int k, int type, const void *x, int rows, float *wide, void *y, int threads) {
+    for (int r = 0; r < rows; r++) { /* QUERIES rows at a time lie together */
+        int first = r / QUERIES * QUERIES, count = rows - first < QUERIES ? rows - first : QUERIES;
+        for (int i = 0; i < k; i += LANES)
+            store(wide + (int64_t)first * k + (int64_t)i * count + (r - first) * LANES, read_cells(type, x, (int64_t)r * k + i));
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        int from, to;
+        share((n + CHANNELS - 1) / CHANNELS, PART, PARTS, &from, &to);
+        for (int channel = from * CHANNELS; channel < to * CHANNELS && channel < n; channel += CHANNELS)
+            for (int r = 0; r < rows; r += QUERIES) {
+                float sums[CHANNELS][QUERIES];
+                int count = rows - r < QUERIES ? rows - r : QUERIES, channels = n - channel < CHANNELS ? n - channel : CHANNELS;
+                const float *inputs = wide + (int64_t)r * k;
+                int64_t at = (int64_t)channel * k;
+                if (channels == CHANNELS) float_channels_of(weight, at, k, inputs, CHANNELS, count, type, sums);
+                else for (int c = 0; c < channels; c++) float_channels_of(weight, at + (int64_t)c * k, k, inputs, 1, count, type, sums + c);
+                for (int c = 0; c < channels; c++)
+                    for (int i = 0; i < count; i++) {
+                        float added = bias ? read_cell(type, bias, channel + c) : 0.0f;
+                        write_cell(type, y, (int64_t)(r + i) * n + channel + c, sums[c][i] + added);
+                    }
+            }
+    }
+}

@@ -8,9 +8,9 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
 import torch
 from torch import Tensor
 
-ABI = 3
+ABI = 4
 KINDS = {"int8": 0, "int4": 1}
-KV_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class CLinear(Structure):
@@ -84,6 +84,7 @@ def declare(library: ctypes.CDLL) -> None:
     signatures = {
         "el_forward": (p, p, i, p, p, i),
         "el_linear_rows": (p, p, p, f, i, p, p, i),
+        "el_float_linear": (p, p, i, i, i, p, i, p, p, i),
     }
     for name, types in signatures.items():
         function = getattr(library, name)

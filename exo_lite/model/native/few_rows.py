@@ -1,0 +1,66 @@
+"""Linears of float weights for few rows: torch's kernels are made for many, and leave memory's bandwidth unused."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that every torch program gives it
+from torch import Tensor
+
+from exo_lite.model.native.kernels import native_library
+from exo_lite.model.native.layout import FLOAT_TYPES, pointer
+
+UNIT = 16
+"""Inputs come in multiples of it."""
+CANDIDATES = (1, 2, 4, 8)
+NUM_MEASUREMENTS = 5
+
+
+class FewRows:
+    """x Wᵀ + b with float32 sums that are rounded once, up to `max_rows` rows of x; `is_for` says whether it serves."""
+
+    def __init__(self, library: ctypes.CDLL, max_rows: int) -> None:
+        self._library = library
+        self._max_rows = max_rows
+
+    def is_for(self, x: Tensor, weight: Tensor) -> bool:
+        return x.shape[0] <= self._max_rows and weight.shape[1] % UNIT == 0
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x: [rows, k], weight: [n, k], bias: [n], of one type. Returns [rows, n]."""
+        rows, k = x.shape
+        x = x.contiguous()
+        y, wide = x.new_empty((rows, weight.shape[0])), torch.empty((rows, k))
+        self._library.el_float_linear(
+            *(pointer(weight), pointer(bias), weight.shape[0], k, FLOAT_TYPES[weight.dtype], pointer(x)),
+            *(rows, pointer(wide), pointer(y), torch.get_num_threads()),
+        )
+        return y
+
+
+def few_rows_for(weight: Tensor) -> FewRows | None:
+    """As many rows as measured to be faster than torch's with matrices like this one; None where none is."""
+    library = native_library() if weight.device.type == "cpu" else None
+    if library is None or weight.shape[1] % UNIT:
+        return None
+    max_rows = 0
+    for rows in CANDIDATES:
+        x = torch.randn((rows, weight.shape[1])).to(weight.dtype)
+        ours = partial(FewRows(library, rows), x, weight, None)
+        if _best_seconds(ours) > _best_seconds(partial(F.linear, x, weight)):
+            break
+        max_rows = rows
+    return FewRows(library, max_rows) if max_rows else None
+
+
+def _best_seconds(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(NUM_MEASUREMENTS):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times)
