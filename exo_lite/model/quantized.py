@@ -84,7 +84,7 @@ class QuantizedLinear:
             return (integers * scale)[:, : self.num_inputs]
         steps, minima = self.per_group(self.steps) * scale, self.per_group(self.minima)
         minima *= self.minimum[: self.num_outputs, None]
-        groups = integers.unflatten(1, (-1, GROUP_SIZE)) * steps.unsqueeze(-1) - minima.unsqueeze(-1)
+        groups = integers.view(self.num_outputs, -1, GROUP_SIZE) * steps.unsqueeze(-1) - minima.unsqueeze(-1)
         return groups.flatten(1)[:, : self.num_inputs]
 
 

@@ -51,7 +51,7 @@ def load_shard(
     layers = tuple(_layer(reader, spec, layer) for layer in shard.layers)
     norm = reader.tensor(f"{NORM}.weight") if shard.is_last else None
     head = _head(reader, spec, embedding) if shard.is_last else None
-    few_rows = few_rows_for(layers[0].mlp.gate_up.weight)
+    few_rows = few_rows_for([layer.mlp.gate_up.weight for layer in layers])
     if few_rows is not None:
         layers = tuple(layer.with_few_rows(few_rows) for layer in layers)
         head = head and replace(head, few_rows=few_rows)

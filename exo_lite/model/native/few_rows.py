@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import cycle, islice
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program gives it
@@ -17,7 +18,9 @@ from exo_lite.model.native.layout import FLOAT_TYPES, pointer
 UNIT = 16
 """Inputs come in multiples of it."""
 CANDIDATES = (1, 2, 4, 8)
-NUM_MEASUREMENTS = 5
+NUM_MEASUREMENTS = 7
+SAMPLE_BYTES = 2**20
+"""Of a matrix that is measured: torch makes copies of bfloat16 ones."""
 
 
 class FewRows:
@@ -42,25 +45,32 @@ class FewRows:
         return y
 
 
-def few_rows_for(weight: Tensor) -> FewRows | None:
-    """As many rows as measured to be faster than torch's with matrices like this one; None where none is."""
-    library = native_library() if weight.device.type == "cpu" else None
-    if library is None or weight.shape[1] % UNIT:
+def few_rows_for(weights: Sequence[Tensor]) -> FewRows | None:
+    """As many rows as measured to be faster than torch's with matrices like these; None where none is."""
+    library = native_library() if weights[0].device.type == "cpu" else None
+    if library is None or weights[0].shape[1] % UNIT:
         return None
+    num_channels = max(1, SAMPLE_BYTES // (weights[0].shape[1] * weights[0].element_size()))
+    samples = cycle([weight[:num_channels] for weight in weights])  # another one each time: from memory, as in a model
     max_rows = 0
     for rows in CANDIDATES:
-        x = torch.randn((rows, weight.shape[1])).to(weight.dtype)
-        ours = partial(FewRows(library, rows), x, weight, None)
-        if _best_seconds(ours) > _best_seconds(partial(F.linear, x, weight)):
+        x = torch.randn((rows, weights[0].shape[1])).to(weights[0].dtype)
+        few_rows = FewRows(library, rows)
+        ours = _best_seconds(partial(_few, few_rows, x), samples)
+        if ours > _best_seconds(partial(F.linear, x), samples):
             break
         max_rows = rows
     return FewRows(library, max_rows) if max_rows else None
 
 
-def _best_seconds(call: Callable[[], object]) -> float:
+def _few(few_rows: FewRows, x: Tensor, weight: Tensor) -> Tensor:
+    return few_rows(x, weight, None)
+
+
+def _best_seconds(call: Callable[[Tensor], object], samples: Iterator[Tensor]) -> float:
     times = []
-    for _ in range(NUM_MEASUREMENTS):
+    for sample in islice(samples, NUM_MEASUREMENTS):
         started = time.perf_counter()
-        call()
+        call(sample)
         times.append(time.perf_counter() - started)
     return min(times)

@@ -111,4 +111,4 @@ def describe(w: QuantizedLinear) -> CLinear:
 
 
 def c_rows(where: Sequence[tuple[int, int]]) -> ctypes.Array[CRow]:
-    return (CRow * len(where))(*where)
+    return (CRow * len(where))(*(CRow(*row) for row in where))

@@ -21,8 +21,8 @@ SMALL = ModelSpec(
     vocab_size=500,
     max_position_embeddings=64,
 )
-CHANNELS = [(64, 128), (32, 128), (32, 128), (128, 64), (200, 128), (200, 128), (128, 200)]
-"""(outputs, inputs) of q, k, v, o, gate, up and down."""
+QUANTIZED = [(128, 128), (128, 64), (2 * 208, 128), (128, 224)]
+"""(outputs, inputs) of qkv, o, gate and up, down, whole tiles of 16 outputs and whole groups of 32 inputs."""
 
 
 def bytes_of(spec: ModelSpec, start_layer: int, end_layer: int, options: LoadOptions) -> ShardBytes:
@@ -61,27 +61,27 @@ def test_a_quantized_tied_head_is_a_matrix_of_its_own(quant: Quantization) -> No
     assert bytes_of(tied, 0, 2, options).weight_bytes == bytes_of(SMALL, 0, 2, options).weight_bytes
 
 
-def test_int8_takes_a_byte_per_element_and_a_scale_and_a_sum_per_output_channel() -> None:
+def test_int8_takes_a_byte_per_element_and_a_scale_per_output_channel() -> None:
     options = LoadOptions("bfloat16", "int8")
-    layer = sum(outputs * inputs + 8 * outputs for outputs, inputs in CHANNELS) + 2 * 128 * 4
+    layer = sum(outputs * (inputs + 4) for outputs, inputs in QUANTIZED) + 2 * 128 * 4
     assert bytes_of(SMALL, 1, 1, options).weight_bytes == layer
     assert bytes_of(SMALL, 0, 0, options).weight_bytes == layer + 500 * 128 * 2
-    assert bytes_of(SMALL, 2, 2, options).weight_bytes == layer + 128 * 4 + 500 * 128 + 500 * 8
+    assert bytes_of(SMALL, 2, 2, options).weight_bytes == layer + 128 * 4 + 512 * (128 + 4)
 
 
-def test_int4_takes_half_a_byte_a_step_and_minimum_per_group_of_32_and_a_scale_per_output_channel() -> None:
+def test_int4_takes_half_a_byte_a_step_and_minimum_per_group_of_32_and_two_scales_per_output_channel() -> None:
     options = LoadOptions("bfloat16", "int4")
-    groups = {64: 2, 128: 4, 200: 7}
-    layer = sum(outputs * (inputs // 2 + 2 * groups[inputs] + 4) for outputs, inputs in CHANNELS) + 2 * 128 * 4
+    groups = {64: 2, 128: 4, 224: 7}
+    layer = sum(outputs * (inputs // 2 + 2 * groups[inputs] + 8) for outputs, inputs in QUANTIZED) + 2 * 128 * 4
     assert bytes_of(SMALL, 1, 1, options).weight_bytes == layer
-    assert bytes_of(SMALL, 2, 2, options).weight_bytes == layer + 128 * 4 + 500 * (64 + 8 + 4)
+    assert bytes_of(SMALL, 2, 2, options).weight_bytes == layer + 128 * 4 + 512 * (64 + 8 + 8)
 
 
 def test_norms_and_biases_are_float32_beside_integers() -> None:
     biased = replace(SMALL, attention_bias=True, attention_output_bias=True, mlp_bias=True, has_qk_norm=True)
     options = LoadOptions("bfloat16", "int8")
     extra = bytes_of(biased, 1, 1, options).weight_bytes - bytes_of(SMALL, 1, 1, options).weight_bytes
-    assert extra == 4 * ((64 + 2 * 32) + 128 + (2 * 200 + 128) + 2 * 16)
+    assert extra == 4 * ((64 + 2 * 32) + 128 + (2 * 208 + 128) + (64 + 32))
 
 
 def test_the_kv_cache_holds_every_slot_at_full_context(llama_3_8b: ModelSpec) -> None:
