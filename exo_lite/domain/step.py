@@ -25,8 +25,8 @@ def num_kv_blocks(num_tokens: int) -> int:
 class SequenceChunk:
     """`num_tokens` consecutive tokens of one sequence, the first at `position`, for the KV cache of `slot`.
 
-    `token_ids` travel only as far as the embedding. The last stage samples after the chunk where `sample_index`, the
-    index of the token to draw, is given.
+    `token_ids` go no further than the embedding, on the head: they never travel. The last stage samples after the chunk
+    where `sample_index`, the index of the token to draw, is given.
     """
 
     slot: int

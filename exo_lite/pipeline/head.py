@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, QueueFull
 from exo_lite.domain.ids import RequestId
@@ -86,12 +86,10 @@ class Head:
             return
         now_s = self._clock()
         self._measure(result, now_s - sent_at_s)
-        try:
-            self._take_tokens(result, now_s)
-        except ExoLiteError as error:
-            for request_id in self._scheduler.fail(result.step_id):
-                self._deliver(request_id, error)
-        self._pump()
+        news = self._news_of(result, now_s)
+        self._pump()  # before the tokens are handed out: the stages wait for it
+        for request_id, item in news:
+            self._deliver(request_id, item)
 
     def probe_if_idle(self) -> None:
         """Send a step without work through all hops unless steps are under way anyway."""
@@ -137,15 +135,17 @@ class Head:
         self._sent_at_s[step.step_id] = self._clock()
         self._send(step)
 
-    def _take_tokens(self, result: StepResult, now_s: float) -> None:
-        """Raises the step's failure, or MalformedStep where tokens are missing."""
-        if result.failure is not None:
-            raise result.failure.error
-        tokens = self._scheduler.complete(result)
+    def _news_of(self, result: StepResult, now_s: float) -> Sequence[tuple[RequestId, Token | ExoLiteError]]:
+        """The tokens that a result brings, or the error that it brings, to each request of its step."""
+        try:
+            if result.failure is not None:
+                raise result.failure.error
+            tokens = self._scheduler.complete(result)
+        except ExoLiteError as error:
+            return [(request_id, error) for request_id in self._scheduler.fail(result.step_id)]
         self.proved_at_s = now_s
-        for request_id, token in tokens:
-            self._token_times_s.append(now_s)
-            self._deliver(request_id, token)
+        self._token_times_s.extend([now_s] * len(tokens))
+        return tokens
 
     def _deliver(self, request_id: RequestId, item: Token | ExoLiteError) -> None:
         if request_id in self._answers:

@@ -31,6 +31,10 @@ def open_channel(address: str, *, max_message_bytes: int = CONTROL_MESSAGE_BYTES
     return grpc.aio.insecure_channel(address, options=_with_limit(max_message_bytes))
 
 
+def open_blocking_channel(address: str, *, max_message_bytes: int) -> grpc.Channel:
+    return grpc.insecure_channel(address, options=_with_limit(max_message_bytes))
+
+
 def create_server(*, max_message_bytes: int = CONTROL_MESSAGE_BYTES) -> grpc.aio.Server:
     return grpc.aio.server(options=_with_limit(max_message_bytes))
 

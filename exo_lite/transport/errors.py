@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc import StatusCode
@@ -86,7 +86,17 @@ def errors_from_status(peer: str) -> Iterator[None]:
         raise error_from_status(error, peer=peer) from error
 
 
-def error_from_status(error: grpc.aio.AioRpcError, *, peer: str) -> ExoLiteError:
+class EndedCall(Protocol):
+    """What gRPC knows of a call that failed, be it an error of its asyncio side or a call of its blocking one."""
+
+    def code(self) -> StatusCode: ...
+
+    def details(self) -> str | None: ...
+
+    def trailing_metadata(self) -> Iterable[tuple[str, Any]] | None: ...
+
+
+def error_from_status(error: EndedCall, *, peer: str) -> ExoLiteError:
     """What the other side raised; where that is unknown, ConnectionRefused or NodeLost naming `peer`."""
     metadata = {key: str(value) for key, value in error.trailing_metadata() or ()}
     if CODE_KEY in metadata:

@@ -1,75 +1,94 @@
-"""A long-lived stream to another worker, which ends with what the other side has to say."""
+"""A long-lived stream to another worker, which ends with what the other side has to say.
+
+gRPC's blocking client and not its asyncio one: a step goes out from the thread that computed it, with one wake-up
+in place of three on the way.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any, Generic, NoReturn, TypeVar
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any, Generic, TypeVar
 
-import grpc
 from grpc import StatusCode
 
 from exo_lite.domain.errors import ExoLiteError, NodeLost
-from exo_lite.transport.errors import errors_from_status
-from exo_lite.transport.v1 import worker_pb2
+from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.step import StepMessage, StepResult
+from exo_lite.transport.channels import open_blocking_channel
+from exo_lite.transport.errors import error_from_status
+from exo_lite.transport.step_codec import result_to_proto, step_to_proto
+from exo_lite.transport.v1.worker_pb2_grpc import WorkerStub
 
 Item = TypeVar("Item")
-Message = TypeVar("Message")
-T = TypeVar("T")
-
-_WRITE_FAILED = (StatusCode.INTERNAL, "Internal error from Core")
+OnEnd = Callable[[ExoLiteError], None]
 
 
 class OutStream(Generic[Item]):
-    """Raises what ended the stream on the other side, or NodeLost naming the peer."""
+    """Opens with the first item: a pipeline is joined from its end, so that the way back leads nowhere at first.
+
+    `on_end` hears, on a thread of gRPC's, what ended the stream on the other side, or NodeLost naming the peer: once at
+    most, and not after `close`.
+    """
 
     def __init__(
         self,
-        call: grpc.aio.StreamUnaryCall[Message, worker_pb2.StreamEnd],
-        encode: Callable[[Item], Message],
-        peer: str,
+        hop: Hop,
+        start_call: Callable[[WorkerStub, Iterator[Item]], Any],
+        on_end: OnEnd,
+        *,
+        max_message_bytes: int,
     ) -> None:
-        self._call: grpc.aio.StreamUnaryCall[Any, worker_pb2.StreamEnd] = call
-        self._encode: Callable[[Item], Any] = encode
-        self._peer = peer
-        self._status: grpc.aio.AioRpcError | None = None
-        call.add_done_callback(self._note_status)
+        self._peer = f"{hop.name} ({hop.address})"
+        self._channel = open_blocking_channel(hop.address, max_message_bytes=max_message_bytes)
+        self._start_call = start_call
+        self._on_end = on_end
+        self._items: SimpleQueue[Item | None] = SimpleQueue()
+        self._is_open = self._is_closed = False
+        self._lock = Lock()
 
-    async def send(self, item: Item) -> None:
-        """Raises if the stream has ended."""
-        if not self._call.done():
-            with suppress(ExoLiteError, asyncio.InvalidStateError), errors_from_status(self._peer):
-                await self._call.write(self._encode(item))
+    def send(self, item: Item) -> None:
+        """Hand it over without waiting, from any thread. What is sent after the end goes nowhere."""
+        with self._lock:
+            if self._is_closed:
                 return
-        await self.wait_ended()  # knows more than the write that failed
+            self._items.put(item)
+            if not self._is_open:
+                self._is_open = True
+                call = self._start_call(WorkerStub(self._channel), iter(self._items.get, None))
+                call.add_done_callback(self._on_done)
 
-    async def wait_ended(self) -> NoReturn:
-        """Raises when the stream ends."""
-        with errors_from_status(self._peer):
-            try:
-                await self._call
-            except grpc.aio.AioRpcError as error:
-                raise (self._status or error) from error
-        raise NodeLost(f"{self._peer} closed the stream")
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._items.put(None)  # frees the thread that waits for the next item
+            self._channel.close()
 
-    def cancel(self) -> None:
-        self._call.cancel()
-
-    def _note_status(self, _: object) -> None:
-        """Keep the peer's status: gRPC overwrites it with one of its own where a write failed at the same time."""
-        code, details = _value_of(self._call.code()), _value_of(self._call.details())
-        if code is StatusCode.OK or (code, details) == _WRITE_FAILED:
+    def _on_done(self, call: Any) -> None:
+        if self._is_closed:
             return
-        metadata = _value_of(self._call.trailing_metadata())
-        self._status = grpc.aio.AioRpcError(code, trailing_metadata=metadata, details=details)
+        if call.code() is StatusCode.OK:
+            self._on_end(NodeLost(f"{self._peer} closed the stream"))
+        else:
+            self._on_end(error_from_status(call, peer=self._peer))
 
 
-def _value_of(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of one that does not have to wait, as the questions to a call that is done."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        value: T = end.value
-        return value
-    raise RuntimeError("the call is not done")
+def open_pipe(hop: Hop, on_end: OnEnd, *, max_message_bytes: int) -> OutStream[StepMessage]:
+    """Of steps, to the next stage."""
+    return OutStream(
+        hop,
+        lambda stub, messages: stub.Pipe.future(map(step_to_proto, messages)),
+        on_end,
+        max_message_bytes=max_message_bytes,
+    )
+
+
+def open_results(hop: Hop, on_end: OnEnd, *, max_message_bytes: int) -> OutStream[StepResult]:
+    """Of results, from the last stage to the head."""
+    return OutStream(
+        hop,
+        lambda stub, results: stub.Results.future(map(result_to_proto, results)),
+        on_end,
+        max_message_bytes=max_message_bytes,
+    )

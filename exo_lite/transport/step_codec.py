@@ -84,6 +84,7 @@ def token_from_proto(message: worker_pb2.Token) -> Token:
 
 
 def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
+    """Chunks leave their token ids behind: past the embedding nobody needs them, and they are somebody's words."""
     step = message.step
     return worker_pb2.StepMessage(
         epoch=step.epoch,
@@ -93,7 +94,6 @@ def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
                 slot=chunk.slot,
                 position=chunk.position,
                 num_tokens=chunk.num_tokens,
-                token_ids=chunk.token_ids,
                 sample_index=chunk.sample_index,
             )
             for chunk in step.chunks
@@ -112,7 +112,6 @@ def step_from_proto(message: worker_pb2.StepMessage) -> StepMessage:
             slot=chunk.slot,
             position=chunk.position,
             num_tokens=chunk.num_tokens,
-            token_ids=tuple(chunk.token_ids),
             sample_index=chunk.sample_index if chunk.HasField("sample_index") else None,
         )
         for chunk in message.chunks

@@ -1,4 +1,4 @@
-"""Calls to a worker: its daemon's, an entry node's, and those of the stage before it."""
+"""Calls to a worker: its daemon's and an entry node's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import AsyncGenerator
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Token
-from exo_lite.domain.step import StepMessage, StepResult
 from exo_lite.transport.channels import CONTROL_MESSAGE_BYTES, open_channel
 from exo_lite.transport.cluster_codec import order_to_proto, shard_status_from_proto
 from exo_lite.transport.errors import errors_from_status
-from exo_lite.transport.out_stream import OutStream
-from exo_lite.transport.step_codec import request_to_proto, result_to_proto, step_to_proto, token_from_proto
+from exo_lite.transport.step_codec import request_to_proto, token_from_proto
 from exo_lite.transport.v1 import worker_pb2
 from exo_lite.transport.v1.worker_pb2_grpc import WorkerStub
 
@@ -45,12 +43,6 @@ class WorkerClient:
                     yield token_from_proto(message)
         finally:
             call.cancel()
-
-    def open_pipe(self) -> OutStream[StepMessage]:
-        return OutStream(self._stub.Pipe(), step_to_proto, self._peer)
-
-    def open_results(self) -> OutStream[StepResult]:
-        return OutStream(self._stub.Results(), result_to_proto, self._peer)
 
     @property
     def _peer(self) -> str:

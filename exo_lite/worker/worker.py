@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from exo_lite.domain.errors import ExoLiteError, InvalidRequest, MalformedMessage, NodeLost, NotReady, StaleEpoch
 from exo_lite.domain.ids import Epoch
@@ -20,13 +18,12 @@ from exo_lite.domain.step import StepMessage, StepResult, num_kv_blocks
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Scheduler
-from exo_lite.pipeline.stage import Stage, StageOutput
+from exo_lite.pipeline.stage import Stage
+from exo_lite.worker.compute_thread import ComputeThread
 from exo_lite.worker.loading import load_stage
 from exo_lite.worker.session import Session
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 PROBE_EVERY_S = 2.0
 """How often an idle head proves its hops."""
@@ -45,7 +42,7 @@ class Worker:
         self._config = config
         self._max_message_bytes = max_message_bytes
         self._clock = clock
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._thread = ComputeThread()
         self._loading = _Loading()
         self._stage: Stage | None = None
         self._session: Session | None = None
@@ -61,12 +58,12 @@ class Worker:
                     self._session.head.probe_if_idle()
         finally:
             if self._session is not None:
-                await self._session.close(NodeLost(f"the worker on {self._config.node_name} ends"))
-            self._thread.shutdown(wait=False)
+                self._session.end(NodeLost(f"the worker on {self._config.node_name} ends"))
+            self._thread.stop()
 
     async def _load(self) -> None:
         try:
-            self._stage = await self._on_compute_thread(partial(load_stage, self._config, self._set_progress))
+            self._stage = await self._thread.run(partial(load_stage, self._config, self._set_progress))
         except ExoLiteError as error:
             log.error("loading failed", extra={"shard": str(self._config.shard), "cause": str(error)})
             self._loading.error = error
@@ -105,8 +102,8 @@ class Worker:
             if self._session is not None:
                 if order.epoch <= self._session.epoch:
                     raise StaleEpoch(f"epoch {order.epoch} is not newer than {self._session.epoch}")
-                await self._session.close(NodeLost(f"the placement changed to epoch {order.epoch}"))
-            await self._on_compute_thread(stage.reset)
+                self._session.end(NodeLost(f"the placement changed to epoch {order.epoch}"))
+            await self._thread.run(stage.reset)
             self._session = self._open_session(order, stage)
 
     def _require_stage(self) -> Stage:
@@ -118,10 +115,8 @@ class Worker:
         raise NotReady(f"{where} is {self._loading.progress:.0%} loaded")
 
     def _open_session(self, order: ConnectOrder, stage: Stage) -> Session:
-        def compute(message: StepMessage) -> asyncio.Future[StageOutput]:
-            return self._on_compute_thread(partial(stage.compute, message))
-
-        session = Session(order, compute, max_message_bytes=self._max_message_bytes, clock=self._clock)
+        limit = self._max_message_bytes
+        session = Session(order, stage.compute, self._thread.submit, max_message_bytes=limit, clock=self._clock)
         if order.stage == 0:
             options = self._config.options
             scheduler = Scheduler(
@@ -160,9 +155,6 @@ class Worker:
 
     def _set_progress(self, progress: float) -> None:
         self._loading.progress = progress
-
-    def _on_compute_thread(self, function: Callable[[], Result]) -> asyncio.Future[Result]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, function)
 
 
 def _check_place(order: ConnectOrder, shard: Shard) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import NoReturn
 
 import pytest
 
@@ -25,9 +25,10 @@ from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import HiddenStates, Step, StepMessage, StepResult
 from exo_lite.transport.channels import bind, create_server
-from exo_lite.transport.out_stream import OutStream
 from exo_lite.transport.worker_client import WorkerClient
 from exo_lite.transport.worker_server import serve_worker
+from tests.pipes import Pipe, pipe_to
+from tests.waiting import until
 
 DEADLINE_S = 5.0
 ORDER = ConnectOrder(ModelId("m"), Epoch(1), stage=0, num_stages=1, next=None, head=None)
@@ -40,6 +41,7 @@ class ScriptedWorker:
 
     def __init__(self, error: ExoLiteError | None = None) -> None:
         self.error = error
+        self.num_pipes = self.num_steps = 0
 
     def status(self) -> ShardStatus:
         return ShardStatus(Shard(ModelId("m"), 0, 0, 1), Epoch(1), Epoch(1), "ready", 1.0, 1, 1, 1)
@@ -52,8 +54,13 @@ class ScriptedWorker:
         await self._raise()
 
     async def on_steps(self, messages: AsyncIterator[StepMessage]) -> None:
-        await anext(messages)
-        await self._raise()
+        self.num_pipes += 1
+        try:
+            await anext(messages)
+            self.num_steps += 1
+            await self._raise()
+        finally:
+            self.num_pipes -= 1
 
     async def on_results(self, results: AsyncIterator[StepResult]) -> None:
         await self._raise()
@@ -147,7 +154,7 @@ async def test_every_error_arrives_as_itself_from_calls_streams_and_pipes():
             with pytest.raises(ExoLiteError) as of_stream:
                 await _collect(client)
             with pytest.raises(ExoLiteError) as of_pipe:
-                await _send_a_step(client)
+                await _send_a_step(client.hop)
             for raised in (of_call, of_stream, of_pipe):
                 assert (type(raised.value), str(raised.value)) == (cls, str(worker.error))
 
@@ -156,10 +163,10 @@ async def _collect(client: WorkerClient) -> list[int]:
     return [token.token_id async for token in client.generate(REQUEST)]
 
 
-async def _send_a_step(client: WorkerClient) -> None:
-    pipe = client.open_pipe()
-    await pipe.send(StepMessage(Step(Epoch(1), 0)))
-    await pipe.wait_ended()
+async def _send_a_step(hop: Hop) -> None:
+    with pipe_to(hop) as pipe:
+        pipe.send(StepMessage(Step(Epoch(1), 0)))
+        await pipe.wait_ended()
 
 
 def test_the_tree_has_a_code_for_each_class():
@@ -211,47 +218,84 @@ async def test_a_peer_that_dies_in_mid_call_is_lost_by_name():
 
 
 async def test_a_peer_that_dies_is_seen_by_an_open_pipe():
-    async with served(ScriptedWorker()) as address, Wire(address) as wire, client_of(wire.address) as client:
-        pipe = client.open_pipe()
-        await pipe.send(StepMessage(Step(Epoch(1), 0)))
-        wire.tear()
-        with pytest.raises(NodeLost, match="attic"):
-            await pipe.wait_ended()
-        with pytest.raises(NodeLost, match="attic"):
-            await pipe.send(StepMessage(Step(Epoch(1), 1)))
+    worker = ScriptedWorker()
+    async with served(worker) as address, Wire(address) as wire:
+        with pipe_to(Hop("attic", wire.address)) as pipe:
+            pipe.send(StepMessage(Step(Epoch(1), 0)))
+            await until(lambda: worker.num_steps, "the step has arrived")
+            wire.tear()
+            async with asyncio.timeout(DEADLINE_S):
+                with pytest.raises(NodeLost, match=r"attic \(127\.0\.0\.1:\d+\) did not answer"):
+                    await pipe.wait_ended()
+            pipe.send(StepMessage(Step(Epoch(1), 1)))  # goes nowhere
+
+
+async def test_a_pipe_to_where_nothing_listens_is_refused():
+    async with served(ScriptedWorker()) as address:
+        pass
+    with pipe_to(Hop("attic", address)) as pipe:
+        pipe.send(StepMessage(Step(Epoch(1), 0)))
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(ConnectionRefused, match=r"attic \(127\.0\.0\.1:\d+\) refuses connections"):
+                await pipe.wait_ended()
+
+
+async def test_a_closed_pipe_leaves_neither_thread_nor_stream_and_says_nothing():
+    worker = ScriptedWorker()
+    async with served(worker) as address:
+        threads = set(threading.enumerate())
+        with pipe_to(Hop("attic", address)) as pipe:
+            pipe.send(StepMessage(Step(Epoch(1), 0)))
+            await until(lambda: worker.num_pipes, "the pipe is open")
+            assert set(threading.enumerate()) - threads
+        pipe.send(StepMessage(Step(Epoch(1), 1)))
+        await until(lambda: not worker.num_pipes, "the other side sees its end")
+        await until(lambda: not set(threading.enumerate()) - threads, "its threads are gone")
+        assert not pipe.ended.done()
+
+
+async def test_a_pipe_that_was_never_used_opens_nothing():
+    worker = ScriptedWorker()
+    async with served(worker) as address:
+        with pipe_to(Hop("attic", address)) as pipe:
+            pass
+        pipe.send(StepMessage(Step(Epoch(1), 0)))
+        assert not pipe.ended.done()
+        assert worker.num_steps == 0
 
 
 async def test_a_stream_that_ends_while_it_is_written_to_says_why():
     """Often enough for the end to come in the midst of a write."""
     worker = ScriptedWorker(StaleEpoch("a step of epoch 1 came to epoch 2"))
-    async with served(worker) as address, client_of(address) as client:
+    async with served(worker) as address:
         for _ in range(500):
-            pipe = client.open_pipe()
-            sending = asyncio.ensure_future(_send_for_ever(pipe))
-            with pytest.raises(StaleEpoch, match="came to epoch 2"):
-                await pipe.wait_ended()
-            with pytest.raises(StaleEpoch, match="came to epoch 2"):
+            with pipe_to(Hop("attic", address)) as pipe:
+                sending = asyncio.ensure_future(_send_until_it_ends(pipe))
+                with pytest.raises(StaleEpoch, match="came to epoch 2"):
+                    await pipe.wait_ended()
                 await sending
 
 
-async def _send_for_ever(pipe: OutStream[StepMessage]) -> NoReturn:
+async def _send_until_it_ends(pipe: Pipe) -> None:
     tensor = HiddenStates("float32", 8, 1024, bytes(32768))
-    while True:
-        await pipe.send(StepMessage(Step(Epoch(1), 0), tensor))
+    while not pipe.ended.done():
+        pipe.send(StepMessage(Step(Epoch(1), 0), tensor))
+        await asyncio.sleep(0)
 
 
 async def test_a_server_that_stops_looks_lost_and_not_as_if_this_side_had_cancelled():
-    server = create_server()
-    serve_worker(server, ScriptedWorker())
+    server, worker = create_server(), ScriptedWorker()
+    serve_worker(server, worker)
     port = bind(server, "127.0.0.1", 0)
     await server.start()
     async with client_of(f"127.0.0.1:{port}") as client:
-        pipe, tokens = client.open_pipe(), client.generate(REQUEST)
+        tokens = client.generate(REQUEST)
         await anext(tokens)
         waiting = [
             asyncio.ensure_future(one)
-            for one in (_send_for_ever(pipe), anext(tokens), client.connect(ORDER, timeout_s=DEADLINE_S))
+            for one in (_send_a_step(client.hop), anext(tokens), client.connect(ORDER, timeout_s=DEADLINE_S))
         ]
+        await until(lambda: worker.num_steps, "the step has arrived")
         await asyncio.sleep(0)
         await server.stop(grace=None)
         for one in waiting:

@@ -39,6 +39,7 @@ from tests.integration.real_workers import (
     request,
     running,
 )
+from tests.pipes import pipe_to
 from tests.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -243,10 +244,9 @@ async def test_steps_of_another_epoch_are_stale_and_disturb_nothing(
     head = workers["front"]
     epoch = await join(head, workers["back"])
     undisturbed = asyncio.ensure_future(answer(head, request(epoch, PROMPT, 60)))
-    async with client_of(workers["back"]) as client:
-        for other in (epoch - 1, epoch + 1):
-            pipe = client.open_pipe()
-            await pipe.send(StepMessage(Step(Epoch(other), 0)))
+    for other in (epoch - 1, epoch + 1):
+        with pipe_to(workers["back"].hop) as pipe:
+            pipe.send(StepMessage(Step(Epoch(other), 0)))
             with pytest.raises(StaleEpoch, match=f"a step of epoch {other} came to stage 1 of epoch {epoch}"):
                 await pipe.wait_ended()
     assert await undisturbed == tiny_llama.greedy(PROMPT, 60)

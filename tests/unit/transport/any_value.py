@@ -13,7 +13,7 @@ from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType
 from exo_lite.domain.request import MAX_TOP_LOGPROBS, Sampling
 from exo_lite.domain.shard import Shard
-from exo_lite.domain.step import HiddenStates
+from exo_lite.domain.step import HiddenStates, SequenceChunk
 
 T = TypeVar("T")
 
@@ -62,6 +62,10 @@ def _strategy(hint: Any, name: str) -> st.SearchStrategy[Any]:
     known = {Shard: _shards(), HiddenStates: _hidden_states(), Sampling: _SAMPLINGS, ModelId: MODEL_IDS}
     if hint in known:
         return known[hint]
+    if hint is SequenceChunk:
+        return st.builds(
+            SequenceChunk, UINT32, UINT32, UINT32, sample_index=st.none() | UINT32
+        )  # token ids stay behind
     if isinstance(hint, NewType):
         return _strategy(hint.__supertype__, name)
     if is_dataclass(hint) and isinstance(hint, type):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exo_lite.domain.ids import ModelId
+from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
@@ -18,7 +19,7 @@ from exo_lite.domain.placement import Instance, ModelDescription, Placement
 from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
-from exo_lite.domain.step import HiddenStates, StepMessage, StepResult
+from exo_lite.domain.step import HiddenStates, SequenceChunk, Step, StepMessage, StepResult
 from exo_lite.transport import cluster_codec, step_codec
 from tests.unit.transport.any_value import MODEL_IDS, any_of
 
@@ -74,3 +75,11 @@ def test_wishes_come_back_equal(model_id: ModelId, wish: LoadWish):
 def test_hidden_states_keep_their_bytes_in_every_type(hidden_states: HiddenStates):
     message = over_the_wire(step_codec._hidden_states_to_proto(hidden_states))
     assert step_codec._hidden_states_from_proto(message) == hidden_states
+
+
+def test_token_ids_do_not_travel_with_a_step():
+    chunk = SequenceChunk(slot=1, position=0, num_tokens=2, token_ids=(424242, 434343), sample_index=0)
+    travelled = step_codec.step_from_proto(
+        over_the_wire(step_codec.step_to_proto(StepMessage(Step(Epoch(1), 1, (chunk,)))))
+    )
+    assert travelled.step.chunks == (replace(chunk, token_ids=()),)
