@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from exo_lite.domain.placement import Instance, ServedModel
@@ -76,8 +77,12 @@ class Backend(Protocol):
 
     def models(self) -> Sequence[ServedModel]: ...
 
-    async def text_model(self, model: str) -> TextModel:
-        """Raises ModelNotFound; NotReady while it loads or is not loaded."""
+    def text_model(self, model: str, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[TextModel]:
+        """A model that answers, loaded first if need be; it does not leave as idle before the end of the context.
+
+        `keep_alive_s` is how long it stays when it is idle. Entering raises ModelNotFound, ModelDoesNotFit, or NotReady
+        when it takes too long.
+        """
         ...
 
     def generate(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from fastapi import APIRouter
@@ -34,24 +36,35 @@ def chat_router(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
-        call = await _prepare(service, body, tenant_of(request.headers))
+        prepared = _prepared(service, body, tenant_of(request.headers))
         if not body.stream:
-            return JSONResponse(await until_disconnected(request.receive, call.whole()))
-        return EventStream(call.stream, keep_alive_s=service.keep_alive_s)
+            return JSONResponse(await until_disconnected(request.receive, _whole(prepared)))
+        return EventStream(partial(_stream, prepared), keep_alive_s=service.keep_alive_s)
 
     return router
 
 
-async def _prepare(service: Service, body: ChatBody, tenant: str) -> _ChatCall:
+async def _whole(prepared: AbstractAsyncContextManager[_ChatCall]) -> dict[str, object]:
+    async with prepared as call:
+        return await call.whole()
+
+
+async def _stream(prepared: AbstractAsyncContextManager[_ChatCall], write: Write) -> None:
+    async with prepared as call:
+        await call.stream(write)
+
+
+@asynccontextmanager
+async def _prepared(service: Service, body: ChatBody, tenant: str) -> AsyncGenerator[_ChatCall]:
     """All that can be refused is refused here, before anything is sent to a node."""
     refuse_unsupported(body)
     style = style_of(body, max_tokens=body.max_completion_tokens or body.max_tokens, tenant=tenant)
     messages = template_messages(body.messages)
-    model = await service.backend.text_model(body.model)
-    token_ids = await asyncio.to_thread(_prompt_token_ids, model, messages)
-    job = make_job(body.model, model, token_ids, style, param="messages")
-    head = new_head("chatcmpl", body.model, service.backend.fingerprint(body.model))
-    return _ChatCall(service, body, model, job, head)
+    async with service.backend.text_model(body.model, body.keep_alive_s) as model:
+        token_ids = await asyncio.to_thread(_prompt_token_ids, model, messages)
+        job = make_job(body.model, model, token_ids, style, param="messages")
+        head = new_head("chatcmpl", body.model, service.backend.fingerprint(body.model))
+        yield _ChatCall(service, body, model, job, head)
 
 
 def _prompt_token_ids(model: TextModel, messages: list[dict[str, object]]) -> list[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,27 +31,38 @@ def completions_router(service: Service) -> APIRouter:
 
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionBody, request: Request) -> Response:
-        call = await _prepare(service, body, tenant_of(request.headers))
+        prepared = _prepared(service, body, tenant_of(request.headers))
         if not body.stream:
-            return JSONResponse(await until_disconnected(request.receive, call.whole()))
-        return EventStream(call.stream, keep_alive_s=service.keep_alive_s)
+            return JSONResponse(await until_disconnected(request.receive, _whole(prepared)))
+        return EventStream(partial(_stream, prepared), keep_alive_s=service.keep_alive_s)
 
     return router
 
 
-async def _prepare(service: Service, body: CompletionBody, tenant: str) -> _CompletionCall:
+async def _whole(prepared: AbstractAsyncContextManager[_CompletionCall]) -> dict[str, object]:
+    async with prepared as call:
+        return await call.whole()
+
+
+async def _stream(prepared: AbstractAsyncContextManager[_CompletionCall], write: Write) -> None:
+    async with prepared as call:
+        await call.stream(write)
+
+
+@asynccontextmanager
+async def _prepared(service: Service, body: CompletionBody, tenant: str) -> AsyncGenerator[_CompletionCall]:
     """All that can be refused is refused here, before anything is sent to a node."""
     refuse_unsupported(body)
     style = style_of(body, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, tenant=tenant)
     prompts = prompts_of(body.prompt)
-    model = await service.backend.text_model(body.model)
-    encoded = await asyncio.to_thread(_encoded, model, prompts)
-    jobs = [make_job(body.model, model, token_ids, style, param="prompt") for token_ids in encoded]
-    echoes = await asyncio.to_thread(_echoes, model, prompts) if body.echo else [""] * len(prompts)
-    head = new_head("cmpl", body.model, service.backend.fingerprint(body.model))
-    describe = None if body.logprobs is None else partial(completion_logprobs, model)
-    options = _Options(echoes, body.include_usage, Extras(bool(body.return_token_ids), describe))
-    return _CompletionCall(service, model, jobs, head, options)
+    async with service.backend.text_model(body.model, body.keep_alive_s) as model:
+        encoded = await asyncio.to_thread(_encoded, model, prompts)
+        jobs = [make_job(body.model, model, token_ids, style, param="prompt") for token_ids in encoded]
+        echoes = await asyncio.to_thread(_echoes, model, prompts) if body.echo else [""] * len(prompts)
+        head = new_head("cmpl", body.model, service.backend.fingerprint(body.model))
+        describe = None if body.logprobs is None else partial(completion_logprobs, model)
+        options = _Options(echoes, body.include_usage, Extras(bool(body.return_token_ids), describe))
+        yield _CompletionCall(service, model, jobs, head, options)
 
 
 def _encoded(model: TextModel, prompts: Sequence[str | list[int]]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body
@@ -9,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from exo_lite.api.backend import Backend
+from exo_lite.api.openai_bodies import KeepAlive
 from exo_lite.api.plan_document import plan_document
 from exo_lite.domain.ids import NodeId
+from exo_lite.domain.keep_alive import parse_keep_alive
 from exo_lite.domain.model_spec import DType, Quantization
 from exo_lite.domain.plan import MAX_NUM_SLOTS, LoadWish, NodeOffer, Strategy
 
@@ -37,6 +40,17 @@ class WishBody(BaseModel):
             num_slots=self.slots,
             strategy=self.strategy or default.strategy,
         )
+
+
+class LoadBody(WishBody):
+    """`on_demand`: as a request does it, so that whatever of the model is placed already will do."""
+
+    keep_alive: KeepAlive | None = None
+    on_demand: bool = False
+
+    def wish(self) -> LoadWish:
+        kept_s = None if self.keep_alive is None else parse_keep_alive(self.keep_alive)
+        return replace(super().wish(), keep_alive_s=kept_s, is_on_demand=self.on_demand)
 
 
 class OfferBody(BaseModel):
@@ -69,8 +83,8 @@ def control_router(backend: Backend) -> APIRouter:
         return JSONResponse(plan_document(await backend.plan(body.model, body.wish(), offers)))
 
     @router.post("/models/{model_id:path}/load", response_model=None)
-    async def load(model_id: str, body: Annotated[WishBody | None, Body()] = None) -> Response:
-        instance = await backend.load(model_id, (body or WishBody()).wish())
+    async def load(model_id: str, body: Annotated[LoadBody | None, Body()] = None) -> Response:
+        instance = await backend.load(model_id, (body or LoadBody()).wish())
         document = {"id": instance.model_id, "state": instance.state, "epoch": instance.epoch}
         return JSONResponse(document, status_code=202)
 

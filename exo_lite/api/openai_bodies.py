@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from exo_lite.domain.errors import InvalidRequest
+from exo_lite.domain.keep_alive import parse_keep_alive
 from exo_lite.domain.request import MAX_TOP_LOGPROBS
 
 MAX_PROMPTS = 128
@@ -15,6 +16,8 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 1024
 MAX_TIMEOUT_S = 86_400
 
+KeepAlive = str | float
+"""Seconds, or a duration as in 5m; below 0: for ever."""
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -30,7 +33,7 @@ class StreamOptions(_Body):
 
 class GenerateBody(_Body):
     """What both routes share. Extensions of OpenAI's: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos`,
-    `return_token_ids` and `timeout`, the seconds that an answer may take.
+    `return_token_ids`, `keep_alive` and `timeout`, the seconds that an answer may take.
     """
 
     model: str
@@ -50,6 +53,12 @@ class GenerateBody(_Body):
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
     timeout: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
+    keep_alive: KeepAlive | None = None
+
+    @property
+    def keep_alive_s(self) -> float | None:
+        """Raises InvalidRequest."""
+        return None if self.keep_alive is None else parse_keep_alive(self.keep_alive)
 
     @property
     def include_usage(self) -> bool:

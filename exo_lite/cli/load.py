@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from exo_lite.cli.config import Verb
-from exo_lite.cli.options import DaemonAddress, daemon_options, load_body, load_options
+from exo_lite.cli.options import DaemonAddress, daemon_options, keep_alive_option, load_body, load_options
 from exo_lite.domain.plan import LoadWish
 
 
 @click.command(cls=Verb)
 @click.argument("model")
 @load_options
+@keep_alive_option("How long it stays once nobody asks, as in 5m; 0: not at all, -1: for ever.  [default: for ever]")
 @click.option("--wait", "is_waiting", is_flag=True, help="Return when it is ready, with progress until then.")
 @daemon_options
-def load(model: str, wish: LoadWish, is_waiting: bool, daemon: DaemonAddress) -> None:
-    """Place MODEL on the cluster's nodes and load it."""
+def load(model: str, *, wish: LoadWish, keep_alive_s: float | None, is_waiting: bool, daemon: DaemonAddress) -> None:
+    """Place MODEL on the cluster's nodes and load it. Idle models leave where it needs their room."""
     from exo_lite.cli.client import DaemonClient
     from exo_lite.cli.loading import load_and_wait
 
+    wish = replace(wish, keep_alive_s=keep_alive_s)
     with DaemonClient(daemon) as client:
         placed = load_and_wait(client, model, wish) if is_waiting else client.load(model, load_body(wish))
     click.echo(f"{placed['id']}: {placed['state']}")

@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from exo_lite.cli.config import Verb
-from exo_lite.cli.options import Folders, address, addresses, api_key_option, folder_options, size
+from exo_lite.cli.options import Folders, address, addresses, api_key_option, folder_options, keep_alive_option, size
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda:[0-9]{1,3}")
 
@@ -37,6 +37,9 @@ def _device(_: click.Context, param: click.Parameter, value: str) -> str:
     callback=_device,
     help="Device to compute on.",
 )
+@keep_alive_option(
+    "How long a model that a request brought in stays idle; 0: not at all, -1: for ever.  [default: 5m]", default="5m"
+)
 @folder_options
 @click.option(
     "--log-format",
@@ -60,6 +63,7 @@ def node(
     memory: int | None,
     threads: int | None,
     device: str,
+    keep_alive_s: float,
     folders: Folders,
     log_format: Literal["text", "json"],
     api_key: str | None,
@@ -86,5 +90,6 @@ def node(
         models_dir=folders.models_dir,
         log_format=log_format,
         api_key=api_key,
+        keep_alive_s=keep_alive_s,
     )
     ctx.exit(run_daemon(config))

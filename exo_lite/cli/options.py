@@ -11,6 +11,7 @@ from typing import Any, cast
 import click
 
 from exo_lite.domain.errors import InvalidRequest
+from exo_lite.domain.keep_alive import FOR_EVER, parse_keep_alive
 from exo_lite.domain.model_spec import DType, Quantization
 from exo_lite.domain.plan import LoadWish, Strategy
 from exo_lite.domain.units import parse_bytes
@@ -157,11 +158,28 @@ load_options: Decorator = grouped(
 )
 
 
-def load_body(wish: LoadWish) -> dict[str, str | int]:
+def keep_alive(_: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Callback: seconds of `5m`."""
+    try:
+        return None if value is None else parse_keep_alive(value)
+    except InvalidRequest as error:
+        raise click.BadParameter(str(error), param=param) from error
+
+
+def keep_alive_option(help_text: str, *, default: str | None = None) -> Decorator:
+    """`--keep-alive`, as seconds."""
+    return click.option(
+        *("--keep-alive", "keep_alive_s"), metavar="TIME", callback=keep_alive, default=default, help=help_text
+    )
+
+
+def load_body(wish: LoadWish) -> dict[str, str | float]:
     """What the HTTP API calls the fields of a wish; what is left open is left out."""
-    body: dict[str, str | int] = {"strategy": wish.strategy, "dtype": wish.dtype or "auto", "quant": wish.quant}
-    sizes = {"context": wish.context_length, "slots": wish.num_slots}
-    return body | {key: value for key, value in sizes.items() if value is not None}
+    body: dict[str, str | float] = {"strategy": wish.strategy, "dtype": wish.dtype or "auto", "quant": wish.quant}
+    kept_s = -1 if wish.keep_alive_s == FOR_EVER else wish.keep_alive_s  # JSON has no infinity
+    open_ones = {"context": wish.context_length, "slots": wish.num_slots, "keep_alive": kept_s}
+    asked = {"on_demand": True} if wish.is_on_demand else {}
+    return body | asked | {key: value for key, value in open_ones.items() if value is not None}
 
 
 def _folders(data_dir: Path | None, models_dir: Path | None) -> Folders:

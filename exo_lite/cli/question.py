@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from exo_lite.domain.keep_alive import FOR_EVER
+
 Message = dict[str, str]
 
 RAW_MAX_TOKENS = 256
@@ -28,6 +30,7 @@ class Question:
     frequency_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    keep_alive_s: float | None = None
 
     def first_messages(self) -> list[Message]:
         return [{"role": "system", "content": self.system}] if self.system else []
@@ -50,6 +53,7 @@ class Question:
             "frequency_penalty": self.frequency_penalty,
             "seed": self.seed,
             "stop": list(self.stop) or None,
+            "keep_alive": -1 if self.keep_alive_s == FOR_EVER else self.keep_alive_s,  # JSON has no infinity
         }
         streaming = {"stream": True, "stream_options": {"include_usage": True}, "return_token_ids": True}
         return {"model": model, **streaming} | {key: value for key, value in wanted.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from exo_lite.cli.options import (
     daemon_options,
     grouped,
     json_option,
+    keep_alive_option,
     load_options,
 )
 from exo_lite.cli.question import Question
@@ -62,10 +64,18 @@ question_options: Decorator = grouped(
 @click.argument("prompt", required=False)
 @question_options
 @load_options
+@keep_alive_option("How long it stays once nobody asks, as in 5m; -1: for ever.  [default: the node's]")
 @json_option
 @daemon_options
 def run(
-    model: str, prompt: str | None, *, question: Question, wish: LoadWish, as_json: bool, daemon: DaemonAddress
+    model: str,
+    prompt: str | None,
+    *,
+    question: Question,
+    wish: LoadWish,
+    keep_alive_s: float | None,
+    as_json: bool,
+    daemon: DaemonAddress,
 ) -> None:
     """Ask MODEL, loading it if need be, and stream its answer.
 
@@ -77,8 +87,9 @@ def run(
     text = "" if is_chat else _prompt(prompt)
     if is_chat and (as_json or question.raw):
         raise WrongUsage("--json and --raw need a prompt: give it after the model or on standard input")
+    question = replace(question, keep_alive_s=keep_alive_s)
     with DaemonClient(daemon) as client:
-        model_id = _make_ready(client, model, wish)
+        model_id = _make_ready(client, model, replace(wish, is_on_demand=True))
         if is_chat:
             from exo_lite.cli.chat import chat
 

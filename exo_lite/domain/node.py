@@ -80,6 +80,12 @@ class ShardStatus:
     proof_age_s: float | None = None
     """Since the last token or probe went through every hop; known to the head only."""
     error: str | None = None
+    idle_s: float | None = None
+    """Since the last request left, 0 while there are some; known to the head only."""
+    num_kv_blocks: int = 0
+    """Of the KV cache, for all its sequences; known to the head only."""
+    num_free_kv_blocks: int = 0
+    """Those that no request holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +101,5 @@ class NodeStatus:
     """Models in its store, each with the fingerprint of its files."""
     known_addresses: tuple[str, ...] = ()
     """Of its living members, so that all learn of all."""
+    num_requests: Mapping[ModelId, int] = field(default_factory=dict)
+    """That entered here and wait for their model or are being answered, by model; those without any are left out."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import Assignment, LoadOptions
 
@@ -34,6 +35,13 @@ class Instance:
     assignments: tuple[Assignment, ...]
     state: InstanceState
     reason: str | None = None
+    keep_alive_s: float = FOR_EVER
+    """Idle seconds after which it leaves."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """It leaves only when somebody unloads it."""
+        return self.keep_alive_s == FOR_EVER
 
     @property
     def n_layers(self) -> int:
@@ -45,6 +53,15 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Departure:
+    """A model that left, with the epoch that it left in and a sentence on why."""
+
+    model_id: ModelId
+    epoch: Epoch
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """All instances of a cluster. Compare by `version`: the greater one wins everywhere."""
 
@@ -52,6 +69,8 @@ class Placement:
     epoch: Epoch
     revision: int
     instances: tuple[Instance, ...] = ()
+    departures: tuple[Departure, ...] = ()
+    """The last few, oldest first: a node may miss a placement, and is still to tell why a model left."""
 
     @property
     def version(self) -> tuple[int, int, NodeId]:

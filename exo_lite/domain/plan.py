@@ -108,6 +108,10 @@ class LoadWish:
     context_length: int | None = None
     num_slots: int | None = None
     strategy: Strategy = "by_memory"
+    keep_alive_s: float | None = None
+    """Idle seconds after which it leaves; None: for ever, or the node's default where a request asks."""
+    is_on_demand: bool = False
+    """A request asks: whatever of this model is placed already will do."""
 
     def resolve(self, spec: ModelSpec) -> LoadOptions:
         """Raises InvalidRequest where the wish lies beyond the model."""

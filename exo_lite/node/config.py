@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
 from exo_lite.domain.logs import LogFormat
 
 DEFAULT_PORT = 52414
@@ -29,3 +30,5 @@ class NodeConfig:
     models_dir: Path
     log_format: LogFormat
     api_key: str | None
+    keep_alive_s: float = DEFAULT_KEEP_ALIVE_S
+    """Of models that requests bring in, once they are idle."""

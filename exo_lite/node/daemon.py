@@ -76,6 +76,8 @@ class Daemon:
             placement=self._placement,
             requests=self._requests,
             store=self._store,
+            keep_alive_s=config.keep_alive_s,
+            on_demand=self._tell_of_demand,
         )
 
     async def run(self) -> None:
@@ -115,8 +117,8 @@ class Daemon:
     def on_leave(self, node_id: NodeId, boot_id: BootId) -> None:
         self._membership.on_leave(node_id, boot_id)
 
-    def on_describe_model(self, model_id: ModelId) -> ModelDescription:
-        return self.service.describe_model(model_id)
+    async def on_describe_model(self, model_id: ModelId) -> ModelDescription:
+        return await self.service.describe_model(model_id)
 
     async def on_place(self, model_id: ModelId, wish: LoadWish) -> Instance:
         return await self.service.place(model_id, wish)
@@ -145,8 +147,15 @@ class Daemon:
     def _tell_others(self, before: ClusterState, after: ClusterState) -> None:
         """A placement, or what the leader waits for, does not wait for the next heartbeat."""
         shards_changed = _shard_states(before.self_status) != _shard_states(after.self_status)
-        if before.placement != after.placement or shards_changed:
+        demand_changed = before.self_status.num_requests.keys() != after.self_status.num_requests.keys()
+        if before.placement != after.placement or shards_changed or demand_changed:
             self._membership.kick()
+
+    def _tell_of_demand(self) -> None:
+        """At once: the leader lets no model leave that somebody has asked for, and others once nobody does."""
+        old = self._cluster.state.self_status
+        news = replace(old, sequence=old.sequence + 1, num_requests=self.service.num_requests)
+        self._cluster.apply(SelfChanged(news))
 
     async def _publish_status(self) -> None:
         """Keep this node's own status in the state true."""
@@ -175,7 +184,13 @@ class Daemon:
         )
         others = tuple(member.status.identity.address for member in state.members.values() if member.state == "alive")
         return replace(
-            old, sequence=old.sequence + 1, memory=memory, shards=shards, models=models, known_addresses=others
+            old,
+            sequence=old.sequence + 1,
+            memory=memory,
+            shards=shards,
+            models=models,
+            known_addresses=others,
+            num_requests=self.service.num_requests,
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.keep_alive import format_duration
 from exo_lite.domain.node import NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Instance
@@ -39,7 +40,19 @@ class WarmUp:
     epoch: Epoch
 
 
-Action = PlaceAnew | GiveUp | WarmUp
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Nobody has asked for it for as long as it is to be kept."""
+
+    model_id: ModelId
+    epoch: Epoch
+    reason: str
+
+
+Action = PlaceAnew | GiveUp | WarmUp | Leave
+
+MIN_IDLE_S = 2.0
+"""Even a model that is to leave at once stays for a client's next request, or the first after its load."""
 
 
 def next_actions(state: ClusterState) -> list[Action]:
@@ -59,7 +72,26 @@ def _next_action(state: ClusterState, instance: Instance) -> Action | None:
             return problem
     if instance.state in ("loading", "warming") and all(status and status.state == "ready" for status in statuses):
         return WarmUp(instance.model_id, instance.epoch)
-    return None
+    return _leave_if_idle(state, instance)
+
+
+def _leave_if_idle(state: ClusterState, instance: Instance) -> Leave | None:
+    idle = idle_s(state, instance)
+    if idle is None or idle < max(instance.keep_alive_s, MIN_IDLE_S):
+        return None
+    kept = f" for {format_duration(instance.keep_alive_s)}" if instance.keep_alive_s else ""
+    return Leave(instance.model_id, instance.epoch, f"idle{kept}")
+
+
+def idle_s(state: ClusterState, instance: Instance) -> float | None:
+    """Since an instance's last request, wherever it entered; None while it has some or is not ready for any.
+
+    Where requests enter it is known at once when they end; what the head says of it may be half a second old.
+    """
+    if instance.state != "ready" or any(instance.model_id in node.num_requests for node in state.living.values()):
+        return None
+    head = shard_status(state, instance, instance.assignments[0])
+    return head.idle_s or 0.0 if head else 0.0
 
 
 def lost_reason(state: ClusterState, instance: Instance) -> str | None:

@@ -53,8 +53,14 @@ def describe_change(before: ClusterState, after: ClusterState) -> Iterator[tuple
     new = {one.model_id: one for one in after.placement.instances} if after.placement else {}
     for model_id, instance in new.items():
         yield from _describe_instance(old.get(model_id), instance)
-    for model_id in old.keys() - new.keys():
-        yield "model_unloaded", f"{model_id} left memory", None
+    for model_id in sorted(old.keys() - new.keys()):
+        yield "model_unloaded", _departure_text(after, old[model_id]), None
+
+
+def _departure_text(after: ClusterState, gone: Instance) -> str:
+    departures = after.placement.departures if after.placement else ()
+    texts = [one.text for one in departures if one.model_id == gone.model_id and one.epoch > gone.epoch]
+    return texts[-1] if texts else f"{gone.model_id} left memory"
 
 
 def _describe_member(before: Member | None, after: Member) -> Iterator[tuple[str, str, str | None]]:

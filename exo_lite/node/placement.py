@@ -6,20 +6,21 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 from exo_lite.domain.cluster import PlacementSeen
 from exo_lite.domain.errors import ExoLiteError, ModelDoesNotFit, ModelNotFound, NodeLost
 from exo_lite.domain.ids import Epoch, ModelId, NodeId, RequestId
+from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.pipeline import ConnectOrder
-from exo_lite.domain.placement import Instance, InstanceState, ModelDescription, Placement
+from exo_lite.domain.placement import Departure, Instance, InstanceState, ModelDescription, Placement
 from exo_lite.domain.plan import LoadOptions, LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import Action, GiveUp, PlaceAnew, WarmUp, connect_orders, next_actions, offers
-from exo_lite.planning.plan import plan
+from exo_lite.node.decisions import Action, GiveUp, Leave, PlaceAnew, WarmUp, connect_orders, next_actions, offers
+from exo_lite.node.room import Room, find_room
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ WARM_UP_TIMEOUT_S = 60.0
 MAX_WORKER_FAILURES = 3
 """Within FAILURE_WINDOW_S, after which an instance is given up."""
 FAILURE_WINDOW_S = 120.0
+MAX_DEPARTURES = 8
+"""That a placement remembers."""
 
 ConnectShard = Callable[[NodeId, ConnectOrder], Awaitable[None]]
 Generate = Callable[[Instance, GenerateRequest], AsyncGenerator[Token, None]]
@@ -64,19 +67,33 @@ class PlacementController:
                 await changed.wait()
 
     def place(self, model: ModelDescription, wish: LoadWish) -> Instance:
-        """Place a model, or return it as it is where it already runs as wished. Raises ModelDoesNotFit."""
-        options = wish.resolve(model.spec)
+        """Place a model, or return it as it is where it already runs as wished. Raises ModelDoesNotFit.
+
+        Idle models leave where it needs their room; none does where that would not be enough.
+        """
         existing = self._instance(model.model_id)
+        is_any_good = wish.is_on_demand and existing is not None
+        options = existing.options if existing is not None and is_any_good else wish.resolve(model.spec)
         if existing is not None and existing.state != "failed" and existing.options == options:
-            return existing
-        decision = self.plan(model, options)
-        if isinstance(decision, Refusal):
-            raise ModelDoesNotFit(decision.reason)
-        return self._publish_plan(model, decision, reason=None)
+            return self._keep(existing, wish)
+        room = find_room(self._cluster.state, model, options)
+        if isinstance(room, Refusal):
+            raise ModelDoesNotFit(room.reason)
+        reason = "a request asked for it" if wish.is_on_demand else None
+        return self._publish_plan(model, room, reason, _kept_s(existing, wish))
+
+    def _keep(self, existing: Instance, wish: LoadWish) -> Instance:
+        """The same instance, kept for as long as is wished now."""
+        kept = replace(existing, keep_alive_s=_kept_s(existing, wish))
+        if kept != existing:
+            others = [one for one in self._instances() if one.model_id != existing.model_id]
+            self._publish([*others, kept], self._cluster.state.epoch)
+        return kept
 
     def plan(self, model: ModelDescription, options: LoadOptions) -> Plan | Refusal:
-        """What would be placed where now, on the living nodes."""
-        return plan(model.model_id, model.spec, options, self.offers(model.model_id, model.fingerprint))
+        """What would be placed where now, on the living nodes, perhaps in place of idle models."""
+        room = find_room(self._cluster.state, model, options)
+        return room if isinstance(room, Refusal) else room.plan
 
     def offers(self, model_id: ModelId, fingerprint: str | None = None) -> list[NodeOffer]:
         """What the living nodes can give to a model; with a fingerprint, only those that have these very files."""
@@ -86,12 +103,19 @@ class PlacementController:
         """Take a model out of memory everywhere. Raises ModelNotFound."""
         if self._instance(model_id) is None:
             raise ModelNotFound(f"{model_id} is not loaded")
-        self._publish([one for one in self._instances() if one.model_id != model_id], self._next_epoch())
+        self._remove(model_id, f"{model_id} was unloaded")
+
+    def _remove(self, model_id: ModelId, text: str) -> None:
+        epoch = self._next_epoch()
+        staying = [one for one in self._instances() if one.model_id != model_id]
+        self._publish(staying, epoch, [Departure(model_id, epoch, text)])
 
     def _act(self, tasks: asyncio.TaskGroup, action: Action) -> None:
-        if action in self._under_way:
+        if action in self._under_way or not self._is_current(action):
             return
         match action:
+            case Leave(model_id, _, reason):
+                self._remove(model_id, f"{model_id} left: {reason}")
             case GiveUp(model_id, _, reason):
                 self._give_up(model_id, reason)
             case PlaceAnew(model_id, _, reason, is_loss):
@@ -108,11 +132,11 @@ class PlacementController:
             self._give_up(model_id, f"{MAX_WORKER_FAILURES} failures in a row, the last: {reason}")
             return
         model = ModelDescription(model_id, instance.fingerprint, instance.spec)
-        decision = self.plan(model, instance.options)
-        if isinstance(decision, Refusal):
-            self._give_up(model_id, f"{reason}; {decision.reason}")
+        room = find_room(self._cluster.state, model, instance.options)
+        if isinstance(room, Refusal):
+            self._give_up(model_id, f"{reason}; {room.reason}")
         else:
-            self._publish_plan(model, decision, reason)
+            self._publish_plan(model, room, reason, instance.keep_alive_s)
 
     def _give_up(self, model_id: ModelId, reason: str) -> None:
         self._failed_on[model_id] = frozenset(self._cluster.state.living)
@@ -171,7 +195,7 @@ class PlacementController:
         if self._is_current(action):
             self._place_anew(action.model_id, f"warming up failed: {reason}", is_loss=False)
 
-    def _is_current(self, action: WarmUp) -> bool:
+    def _is_current(self, action: Action) -> bool:
         instance = self._instance(action.model_id)
         return self._cluster.state.is_leader and instance is not None and instance.epoch == action.epoch
 
@@ -188,19 +212,23 @@ class PlacementController:
     def _next_epoch(self) -> Epoch:
         return Epoch(self._cluster.state.epoch + 1)
 
-    def _publish_plan(self, model: ModelDescription, decision: Plan, reason: str | None) -> Instance:
+    def _publish_plan(self, model: ModelDescription, room: Room, reason: str | None, keep_alive_s: float) -> Instance:
         epoch = self._next_epoch()
         instance = Instance(
             model_id=model.model_id,
             fingerprint=model.fingerprint,
             spec=model.spec,
             epoch=epoch,
-            options=decision.options,
-            assignments=decision.assignments,
+            options=room.plan.options,
+            assignments=room.plan.assignments,
             state="loading",
             reason=reason,
+            keep_alive_s=keep_alive_s,
         )
-        self._publish([*(one for one in self._instances() if one.model_id != model.model_id), instance], epoch)
+        replaced = {model.model_id, *room.leaving}
+        staying = [one for one in self._instances() if one.model_id not in replaced]
+        text = f"left to make room for {model.model_id}"
+        self._publish([*staying, instance], epoch, [Departure(one, epoch, f"{one} {text}") for one in room.leaving])
         return instance
 
     def _set_state(self, model_id: ModelId, state: InstanceState, reason: str | None = None) -> Instance:
@@ -210,8 +238,17 @@ class PlacementController:
         self._publish(changed, self._cluster.state.epoch)
         return next(one for one in changed if one.model_id == model_id)
 
-    def _publish(self, instances: list[Instance], epoch: Epoch) -> None:
+    def _publish(self, instances: list[Instance], epoch: Epoch, departures: Sequence[Departure] = ()) -> None:
         old = self._cluster.state.placement
+        all_departures = (*(old.departures if old else ()), *departures)[-MAX_DEPARTURES:]
         revision = old.revision + 1 if old is not None and old.epoch == epoch else 0
         in_order = tuple(sorted(instances, key=lambda one: one.model_id))
-        self._cluster.apply(PlacementSeen(Placement(self._cluster.state.self_id, epoch, revision, in_order)))
+        placement = Placement(self._cluster.state.self_id, epoch, revision, in_order, all_departures)
+        self._cluster.apply(PlacementSeen(placement))
+
+
+def _kept_s(existing: Instance | None, wish: LoadWish) -> float:
+    """How long a model is kept from now on: a request does not unpin what somebody pinned."""
+    if wish.keep_alive_s is None or (wish.is_on_demand and existing is not None and existing.is_pinned):
+        return FOR_EVER
+    return wish.keep_alive_s

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 from exo_lite.domain.cluster import ClusterState
-from exo_lite.domain.errors import InvalidRequest, ModelNotFound, NodeLost, NotReady
+from exo_lite.domain.errors import InvalidRequest, NodeLost, NotReady
 from exo_lite.domain.ids import ModelId, RequestId
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
@@ -30,11 +30,11 @@ class Requests:
         await asyncio.gather(*(client.close() for client in self._clients.values()))
 
     def ready_instance(self, model_id: ModelId) -> Instance:
-        """Raises ModelNotFound where nothing of that name is loaded, NotReady where it is on its way."""
+        """Raises NotReady where it is not loaded, or not yet."""
         placement = self._cluster.state.placement
         instance = placement.instance(model_id) if placement else None
         if instance is None:
-            raise ModelNotFound(f"{model_id} is not loaded: `exo-lite load {model_id}`, or see `exo-lite models`")
+            raise NotReady(f"{model_id} is not loaded any more: ask again")
         if instance.state == "ready":
             return instance
         because = f": {instance.reason}" if instance.reason else ""

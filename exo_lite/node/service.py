@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from difflib import get_close_matches
 
 from exo_lite.catalog.table import load_table
-from exo_lite.domain.errors import ExoLiteError, InvalidRequest, ModelNotFound, NotReady
+from exo_lite.domain.errors import ExoLiteError, InvalidModel, InvalidRequest, ModelNotFound, NotReady
 from exo_lite.domain.ids import ModelId, parse_model_id
+from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ModelDescription, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
 from exo_lite.node.cluster import Cluster
+from exo_lite.node.demand import Demand
 from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
 from exo_lite.node.placement import PlacementController
@@ -46,6 +49,8 @@ class NodeService:
         placement: PlacementController,
         requests: Requests,
         store: ModelStore,
+        keep_alive_s: float = DEFAULT_KEEP_ALIVE_S,
+        on_demand: Callable[[], None] = lambda: None,
     ) -> None:
         self._cluster = cluster
         self._events = events
@@ -54,6 +59,8 @@ class NodeService:
         self._requests = requests
         self._store = store
         self._texts: dict[tuple[ModelId, str, int], ServedText] = {}
+        self._keep_alive_s = keep_alive_s
+        self._demand = Demand(cluster, self.place, keep_alive_s=keep_alive_s, on_change=on_demand)
         self._started_at = int(time.time())
         self._is_draining = False
 
@@ -91,7 +98,14 @@ class NodeService:
             return f"{instance.model_id}: nothing has gone through every hop for {PROOF_IS_FRESH_S:.0f} s"
         return None
 
+    @property
+    def num_requests(self) -> Mapping[ModelId, int]:
+        """That entered here and are under way, by model."""
+        return self._demand.num_requests
+
     async def load(self, model: str, wish: LoadWish) -> Instance:
+        if wish.is_on_demand and wish.keep_alive_s is None:
+            wish = replace(wish, keep_alive_s=self._keep_alive_s)
         return await self.place(self._model_id(model), wish)
 
     async def unload(self, model: str) -> None:
@@ -101,6 +115,8 @@ class NodeService:
         """As the leader, or through it. Raises ModelNotFound, ModelDoesNotFit, InvalidRequest, NodeLost."""
         if not self._cluster.state.is_leader:
             async with self._leader() as leader:
+                with suppress(ExoLiteError):  # it is to know, before it looks for room, what nobody here needs any more
+                    await leader.heartbeat(self._cluster.state.self_status, None, timeout_s=ORDER_TIMEOUT_S)
                 return await leader.place(model_id, wish, timeout_s=ORDER_TIMEOUT_S)
         return self._placement.place(await self._describe(model_id), wish)
 
@@ -124,13 +140,19 @@ class NodeService:
         instances = self._cluster.state.placement.instances if self._cluster.state.placement else ()
         return [ServedModel(one.model_id, self._started_at, one.state) for one in instances]
 
-    async def text_model(self, model: str) -> ServedText:
+    @asynccontextmanager
+    async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[ServedText]:
+        """Loads it if need be. Raises ModelNotFound, ModelDoesNotFit, NotReady, and what reading its files raises."""
         if self._is_draining:
             raise NotReady("this node is shutting down: ask another one")
         model_id = self._model_id(model)
         if not self._is_placed(model_id) and model_id not in self._held_models():
             raise self._not_found(model_id)
-        instance = self._requests.ready_instance(model_id)
+        with self._demand.hold(model_id):
+            yield await self._text(await self._demand.ready(model_id, keep_alive_s))
+
+    async def _text(self, instance: Instance) -> ServedText:
+        model_id = instance.model_id
         key = (model_id, instance.fingerprint, instance.options.context_length)
         text = self._texts.get(key)
         if text is None:
@@ -146,7 +168,7 @@ class NodeService:
             default_template=row.chat_template if row else None,
         )
 
-    def generate(
+    async def generate(
         self,
         model: str,
         token_ids: Sequence[int],
@@ -155,7 +177,12 @@ class NodeService:
         stop_token_ids: frozenset[int],
         terms: Terms,
     ) -> AsyncGenerator[Token, None]:
-        return self._requests.generate(self._model_id(model), token_ids, max_tokens, sampling, stop_token_ids, terms)
+        model_id = self._model_id(model)
+        await self._demand.ready(model_id)  # again: it may have been placed anew while the prompt was read
+        answer = self._requests.generate(model_id, token_ids, max_tokens, sampling, stop_token_ids, terms)
+        async with aclosing(answer) as tokens:
+            async for token in tokens:
+                yield token
 
     def fingerprint(self, model: str) -> str:
         instance = self._requests.ready_instance(self._model_id(model))
@@ -163,9 +190,9 @@ class NodeService:
         text = f"{instance.fingerprint} {instance.options.dtype} {instance.options.quant} {split}"
         return f"fp_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
-    def describe_model(self, model_id: ModelId) -> ModelDescription:
+    async def describe_model(self, model_id: ModelId) -> ModelDescription:
         """From this node's own store. Raises ModelNotFound or InvalidModel."""
-        stored = self._store.get(model_id)
+        stored = await asyncio.to_thread(self._store.get, model_id)
         return ModelDescription(model_id, stored.fingerprint, stored.spec)
 
     def _model_id(self, name: str) -> ModelId:
@@ -190,13 +217,13 @@ class NodeService:
         if description is not None:
             return description
         with suppress(ModelNotFound):
-            return self.describe_model(model_id)
+            return await self.describe_model(model_id)
         raise self._not_found(model_id)
 
     async def _find_description(self, model_id: ModelId) -> ModelDescription | None:
         """From this node's store, or the first living node's that has the model."""
-        if self._store.find(model_id) is not None:
-            return self.describe_model(model_id)
+        with suppress(InvalidRequest, ModelNotFound, InvalidModel):  # another node's may be sound
+            return await self.describe_model(model_id)
         for status in self._cluster.state.living.values():
             if model_id not in status.models:
                 continue

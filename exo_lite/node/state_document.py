@@ -68,12 +68,22 @@ def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
         "slots": instance.options.num_slots,
         "tokens_per_second": head.tokens_per_second if head else 0.0,
         "proof_age_s": head.proof_age_s if head else None,
-        "requests": {"running": head.num_running if head else 0, "waiting": head.num_waiting if head else 0},
+        "keep_alive_s": None if instance.is_pinned else instance.keep_alive_s,
+        "idle_s": head.idle_s if head else None,
+        "kv_blocks": {"total": head.num_kv_blocks if head else 0, "free": head.num_free_kv_blocks if head else 0},
+        "requests": _num_requests(state, instance, head),
         "shards": [
             _shard(state, assignment, status, head)
             for assignment, status in zip(instance.assignments, statuses, strict=True)
         ],
     }
+
+
+def _num_requests(state: ClusterState, instance: Instance, head: ShardStatus | None) -> dict[str, int]:
+    """Those at the head; before it can take any, those that wait for it where they entered."""
+    if instance.state == "ready" and head is not None:
+        return {"running": head.num_running, "waiting": head.num_waiting}
+    return {"running": 0, "waiting": sum(node.num_requests.get(instance.model_id, 0) for node in state.living.values())}
 
 
 def _shard(

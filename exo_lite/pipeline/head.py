@@ -35,6 +35,7 @@ class Head:
         self._error: ExoLiteError | None = None
         self._last_end_s: float | None = None
         self._between_ends_s: float | None = None
+        self._last_left_at_s = clock()
         self.proved_at_s: float | None = None
         self.hop_ms: float | None = None
 
@@ -45,6 +46,20 @@ class Head:
     @property
     def num_waiting(self) -> int:
         return self._scheduler.num_waiting
+
+    @property
+    def num_kv_blocks(self) -> int:
+        return self._scheduler.num_blocks
+
+    @property
+    def num_free_kv_blocks(self) -> int:
+        """Those that no request holds."""
+        return self._scheduler.num_free_blocks
+
+    @property
+    def idle_s(self) -> float:
+        """Since the last request left; 0 while there are some."""
+        return 0.0 if self._answers else self._clock() - self._last_left_at_s
 
     @property
     def tokens_per_second(self) -> float:
@@ -75,6 +90,7 @@ class Head:
                     return
         finally:
             del self._answers[request.request_id]
+            self._last_left_at_s = self._clock()
             self._scheduler.cancel(request.request_id)
             self._note_end()
             self._pump()

@@ -88,6 +88,10 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def num_blocks(self) -> int:
+        return self._blocks.num_blocks
+
+    @property
     def num_in_flight(self) -> int:
         return len(self._under_way)
 

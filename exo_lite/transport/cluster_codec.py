@@ -6,10 +6,11 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId, parse_model_id
+from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.model_spec import ModelSpec, RopeScaling
 from exo_lite.domain.node import Device, MemoryUse, NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
-from exo_lite.domain.placement import Instance, ModelDescription, Placement
+from exo_lite.domain.placement import Departure, Instance, ModelDescription, Placement
 from exo_lite.domain.plan import Assignment, LoadOptions, LoadWish
 from exo_lite.domain.shard import Shard
 from exo_lite.transport.v1 import cluster_pb2, node_pb2
@@ -84,6 +85,9 @@ def shard_status_to_proto(status: ShardStatus) -> cluster_pb2.ShardStatus:
         num_waiting=status.num_waiting,
         proof_age_s=status.proof_age_s,
         error=status.error,
+        idle_s=status.idle_s,
+        num_kv_blocks=status.num_kv_blocks,
+        num_free_kv_blocks=status.num_free_kv_blocks,
     )
 
 
@@ -106,6 +110,9 @@ def shard_status_from_proto(message: cluster_pb2.ShardStatus) -> ShardStatus:
         num_waiting=message.num_waiting,
         proof_age_s=message.proof_age_s if message.HasField("proof_age_s") else None,
         error=message.error if message.HasField("error") else None,
+        idle_s=message.idle_s if message.HasField("idle_s") else None,
+        num_kv_blocks=message.num_kv_blocks,
+        num_free_kv_blocks=message.num_free_kv_blocks,
     )
 
 
@@ -123,6 +130,7 @@ def node_status_to_proto(status: NodeStatus) -> cluster_pb2.NodeStatus:
         shards=[shard_status_to_proto(shard) for shard in status.shards],
         models={str(model_id): fingerprint for model_id, fingerprint in status.models.items()},
         known_addresses=status.known_addresses,
+        num_requests={str(model_id): count for model_id, count in status.num_requests.items()},
     )
 
 
@@ -137,6 +145,7 @@ def node_status_from_proto(message: cluster_pb2.NodeStatus) -> NodeStatus:
         shards=tuple(shard_status_from_proto(shard) for shard in message.shards),
         models={ModelId(model_id): fingerprint for model_id, fingerprint in message.models.items()},
         known_addresses=tuple(message.known_addresses),
+        num_requests={ModelId(model_id): count for model_id, count in message.num_requests.items()},
     )
 
 
@@ -212,6 +221,7 @@ def instance_to_proto(instance: Instance) -> cluster_pb2.Instance:
         ],
         state=instance.state,
         reason=instance.reason,
+        keep_alive_s=instance.keep_alive_s,
     )
 
 
@@ -236,6 +246,7 @@ def instance_from_proto(message: cluster_pb2.Instance) -> Instance:
         ),
         state=read_word(message.state, INSTANCE_STATES),
         reason=message.reason if message.HasField("reason") else None,
+        keep_alive_s=message.keep_alive_s if message.HasField("keep_alive_s") else FOR_EVER,
     )
 
 
@@ -245,6 +256,9 @@ def placement_to_proto(placement: Placement) -> cluster_pb2.Placement:
         epoch=placement.epoch,
         revision=placement.revision,
         instances=[instance_to_proto(instance) for instance in placement.instances],
+        departures=[
+            cluster_pb2.Departure(model_id=one.model_id, epoch=one.epoch, text=one.text) for one in placement.departures
+        ],
     )
 
 
@@ -255,6 +269,9 @@ def placement_from_proto(message: cluster_pb2.Placement) -> Placement:
         epoch=Epoch(message.epoch),
         revision=message.revision,
         instances=tuple(instance_from_proto(instance) for instance in message.instances),
+        departures=tuple(
+            Departure(parse_model_id(one.model_id), Epoch(one.epoch), one.text) for one in message.departures
+        ),
     )
 
 
@@ -278,6 +295,8 @@ def wish_to_proto(model_id: ModelId, wish: LoadWish) -> node_pb2.PlaceRequest:
         context_length=wish.context_length,
         num_slots=wish.num_slots,
         strategy=wish.strategy,
+        keep_alive_s=wish.keep_alive_s,
+        is_on_demand=wish.is_on_demand,
     )
 
 
@@ -289,6 +308,8 @@ def wish_from_proto(message: node_pb2.PlaceRequest) -> tuple[ModelId, LoadWish]:
         context_length=message.context_length if message.HasField("context_length") else None,
         num_slots=message.num_slots if message.HasField("num_slots") else None,
         strategy=read_word(message.strategy, STRATEGIES),
+        keep_alive_s=message.keep_alive_s if message.HasField("keep_alive_s") else None,
+        is_on_demand=message.is_on_demand,
     )
     return parse_model_id(message.model_id), wish
 

@@ -32,7 +32,7 @@ class NodeHandler(Protocol):
 
     def on_leave(self, node_id: NodeId, boot_id: BootId) -> None: ...
 
-    def on_describe_model(self, model_id: ModelId) -> ModelDescription: ...
+    async def on_describe_model(self, model_id: ModelId) -> ModelDescription: ...
 
     async def on_place(self, model_id: ModelId, wish: LoadWish) -> Instance: ...
 
@@ -73,7 +73,7 @@ class _NodeServicer(NodeServicer):
         self, request: node_pb2.DescribeModelRequest, context: Context
     ) -> node_pb2.ModelDescription:
         async with errors_as_status(context):
-            model = self._handler.on_describe_model(ModelId(request.model_id))
+            model = await self._handler.on_describe_model(ModelId(request.model_id))
         return codec.description_to_proto(model)
 
     async def Place(self, request: node_pb2.PlaceRequest, context: Context) -> cluster_pb2.Instance:

@@ -88,6 +88,9 @@ class Worker:
             num_waiting=head.num_waiting if head else 0,
             proof_age_s=self._clock() - head.proved_at_s if head and head.proved_at_s is not None else None,
             error=str(error) if error else None,
+            idle_s=head.idle_s if head else None,
+            num_kv_blocks=head.num_kv_blocks if head else 0,
+            num_free_kv_blocks=head.num_free_kv_blocks if head else 0,
         )
 
     async def on_connect(self, order: ConnectOrder) -> None:

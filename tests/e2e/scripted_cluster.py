@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
 
 from exo_lite.api.app import create_app
@@ -139,10 +139,11 @@ class ScriptedCluster:
     def models(self) -> Sequence[ServedModel]:
         return [ServedModel(model["id"], 0, model["state"]) for model in self._document["models"]]
 
-    async def text_model(self, model: str) -> LetterModel:
+    @asynccontextmanager
+    async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[LetterModel]:
         if all(one["state"] != "ready" for one in self._document["models"]):
             raise NotReady(f"{model} is loading")
-        return LetterModel()
+        yield LetterModel()
 
     async def generate(
         self,

@@ -344,7 +344,7 @@ class Misled:
     def on_leave(self, node_id: NodeId, boot_id: BootId) -> None:
         pass
 
-    def on_describe_model(self, model_id: ModelId) -> ModelDescription:
+    async def on_describe_model(self, model_id: ModelId) -> ModelDescription:
         raise NotReady("it has none")
 
     async def on_place(self, model_id: ModelId, wish: LoadWish) -> Instance:

@@ -162,6 +162,9 @@ class ShardStatus(_message.Message):
     PROOF_AGE_S_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ASSIGNED_EPOCH_FIELD_NUMBER: _builtins.int
+    IDLE_S_FIELD_NUMBER: _builtins.int
+    NUM_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     state: _builtins.str
     progress: _builtins.float
@@ -177,6 +180,9 @@ class ShardStatus(_message.Message):
     proof_age_s: _builtins.float
     error: _builtins.str
     assigned_epoch: _builtins.int
+    idle_s: _builtins.float
+    num_kv_blocks: _builtins.int
+    num_free_kv_blocks: _builtins.int
     @_builtins.property
     def shard(self) -> Global___Shard: ...
     def __init__(
@@ -198,10 +204,13 @@ class ShardStatus(_message.Message):
         proof_age_s: _builtins.float | None = ...,
         error: _builtins.str | None = ...,
         assigned_epoch: _builtins.int = ...,
+        idle_s: _builtins.float | None = ...,
+        num_kv_blocks: _builtins.int = ...,
+        num_free_kv_blocks: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "compute_ms", b"compute_ms", "error", b"error", "hop_ms", b"hop_ms", "proof_age_s", b"proof_age_s", "shard", b"shard", "worker_address", b"worker_address"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "compute_ms", b"compute_ms", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "worker_address", b"worker_address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "epoch", b"epoch", "error", b"error", "hop_ms", b"hop_ms", "kv_cache_bytes", b"kv_cache_bytes", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_address", b"worker_address", "working_bytes", b"working_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "epoch", b"epoch", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_address", b"worker_address", "working_bytes", b"working_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_ms: _TypeAlias = _typing.Literal["compute_ms"]  # noqa: Y015
     _WhichOneofArgType__compute_ms: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms"]  # noqa: Y015
@@ -209,6 +218,8 @@ class ShardStatus(_message.Message):
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
     _WhichOneofReturnType__hop_ms: _TypeAlias = _typing.Literal["hop_ms"]  # noqa: Y015
     _WhichOneofArgType__hop_ms: _TypeAlias = _typing.Literal["_hop_ms", b"_hop_ms"]  # noqa: Y015
+    _WhichOneofReturnType__idle_s: _TypeAlias = _typing.Literal["idle_s"]  # noqa: Y015
+    _WhichOneofArgType__idle_s: _TypeAlias = _typing.Literal["_idle_s", b"_idle_s"]  # noqa: Y015
     _WhichOneofReturnType__proof_age_s: _TypeAlias = _typing.Literal["proof_age_s"]  # noqa: Y015
     _WhichOneofArgType__proof_age_s: _TypeAlias = _typing.Literal["_proof_age_s", b"_proof_age_s"]  # noqa: Y015
     _WhichOneofReturnType__worker_address: _TypeAlias = _typing.Literal["worker_address"]  # noqa: Y015
@@ -219,6 +230,8 @@ class ShardStatus(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hop_ms) -> _WhichOneofReturnType__hop_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__idle_s) -> _WhichOneofReturnType__idle_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__proof_age_s) -> _WhichOneofReturnType__proof_age_s | None: ...
     @_typing.overload
@@ -250,6 +263,26 @@ class NodeStatus(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class NumRequestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     IDENTITY_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
@@ -257,6 +290,7 @@ class NodeStatus(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     KNOWN_ADDRESSES_FIELD_NUMBER: _builtins.int
+    NUM_REQUESTS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     @_builtins.property
     def identity(self) -> Global___NodeIdentity: ...
@@ -270,6 +304,8 @@ class NodeStatus(_message.Message):
     def models(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def known_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def num_requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     def __init__(
         self,
         *,
@@ -280,10 +316,11 @@ class NodeStatus(_message.Message):
         shards: _abc.Iterable[Global___ShardStatus] | None = ...,
         models: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         known_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        num_requests: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "identity", b"identity", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "identity", b"identity", "known_addresses", b"known_addresses", "memory", b"memory", "models", b"models", "sequence", b"sequence", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "identity", b"identity", "known_addresses", b"known_addresses", "memory", b"memory", "models", b"models", "num_requests", b"num_requests", "sequence", b"sequence", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,12 +507,15 @@ class Instance(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     fingerprint: _builtins.str
     n_layers: _builtins.int
     epoch: _builtins.int
     state: _builtins.str
     reason: _builtins.str
+    keep_alive_s: _builtins.float
+    """absent: for ever"""
     @_builtins.property
     def options(self) -> Global___LoadOptions: ...
     @_builtins.property
@@ -494,16 +534,47 @@ class Instance(_message.Message):
         state: _builtins.str = ...,
         reason: _builtins.str | None = ...,
         spec: Global___ModelSpec | None = ...,
+        keep_alive_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "options", b"options", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "keep_alive_s", b"keep_alive_s", "options", b"options", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "assignments", b"assignments", "epoch", b"epoch", "fingerprint", b"fingerprint", "model_id", b"model_id", "n_layers", b"n_layers", "options", b"options", "reason", b"reason", "spec", b"spec", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "assignments", b"assignments", "epoch", b"epoch", "fingerprint", b"fingerprint", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "n_layers", b"n_layers", "options", b"options", "reason", b"reason", "spec", b"spec", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
+    _WhichOneofArgType__keep_alive_s: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_alive_s) -> _WhichOneofReturnType__keep_alive_s | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
 
 Global___Instance: _TypeAlias = Instance  # noqa: Y015
+
+@_typing.final
+class Departure(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    epoch: _builtins.int
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "model_id", b"model_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Departure: _TypeAlias = Departure  # noqa: Y015
 
 @_typing.final
 class Placement(_message.Message):
@@ -513,11 +584,14 @@ class Placement(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
+    DEPARTURES_FIELD_NUMBER: _builtins.int
     author: _builtins.str
     epoch: _builtins.int
     revision: _builtins.int
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]: ...
+    @_builtins.property
+    def departures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Departure]: ...
     def __init__(
         self,
         *,
@@ -525,10 +599,11 @@ class Placement(_message.Message):
         epoch: _builtins.int = ...,
         revision: _builtins.int = ...,
         instances: _abc.Iterable[Global___Instance] | None = ...,
+        departures: _abc.Iterable[Global___Departure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "epoch", b"epoch", "instances", b"instances", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "departures", b"departures", "epoch", b"epoch", "instances", b"instances", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

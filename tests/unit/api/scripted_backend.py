@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from exo_lite.domain.errors import ExoLiteError, ModelNotFound
@@ -97,6 +98,13 @@ class ScriptedBackend:
     wishes: list[tuple[str, LoadWish]] = field(default_factory=list)
     offers: Sequence[NodeOffer] | None = None
     unloaded: list[str] = field(default_factory=list)
+    keep_alives_s: list[float | None] = field(default_factory=list)
+    loading: asyncio.Event | None = None
+    """If set, requests wait for it as for a model that is being loaded."""
+    load_error: ExoLiteError | None = None
+    """Raised once the loading is over."""
+    num_held: int = 0
+    """Requests that keep the model from leaving."""
     num_open: int = 0
     started: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     """The model of each generation, as it begins."""
@@ -135,10 +143,20 @@ class ScriptedBackend:
     def models(self) -> Sequence[ServedModel]:
         return [ServedModel(MODEL, 1_700_000_000, "ready"), ServedModel("org/other", 1_700_000_001, "loading")]
 
-    async def text_model(self, model: str) -> LetterModel:
+    @asynccontextmanager
+    async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[LetterModel]:
         if model != MODEL:
             raise ModelNotFound(f"{model} is not loaded")
-        return LetterModel()
+        self.keep_alives_s.append(keep_alive_s)
+        if self.loading is not None:
+            await self.loading.wait()
+        if self.load_error is not None:
+            raise self.load_error
+        self.num_held += 1
+        try:
+            yield LetterModel()
+        finally:
+            self.num_held -= 1
 
     async def generate(
         self,

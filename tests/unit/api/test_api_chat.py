@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from exo_lite.domain.errors import NodeLost, NotReady, QueueFull
+from exo_lite.domain.keep_alive import FOR_EVER
 from tests.unit.api.scripted_backend import BOS, EOS, MODEL, ScriptedBackend
 
 PATH = "/v1/chat/completions"
@@ -138,6 +139,16 @@ async def test_half_a_stop_string_is_not_lost_at_the_end(client: httpx2.AsyncCli
     assert answer["choices"][0]["message"]["content"] == "Hello"
 
 
+@pytest.mark.parametrize(
+    ("keep_alive", "seconds"), [(None, None), (0, 0.0), (90, 90.0), ("1h", 3600.0), (-1, FOR_EVER)]
+)
+async def test_how_long_the_model_is_kept(
+    client: httpx2.AsyncClient, backend: ScriptedBackend, keep_alive: object, seconds: float | None
+) -> None:
+    await client.post(PATH, json={**ASK, "keep_alive": keep_alive})
+    assert (backend.keep_alives_s, backend.num_held) == ([seconds], 0)
+
+
 async def test_ignore_eos_goes_on_to_the_limit(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
     await client.post(PATH, json={**ASK, "ignore_eos": True, "max_tokens": 3})
     assert backend.asked[0].stop_token_ids == frozenset()
@@ -179,6 +190,8 @@ async def test_streamed_token_ids_add_up(client: httpx2.AsyncClient) -> None:
         ({"top_p": 0}, "top_p"),
         ({"top_k": -2}, "top_k"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"keep_alive": "soon"}, "keep_alive"),
+        ({"keep_alive": True}, "keep_alive"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),

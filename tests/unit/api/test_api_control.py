@@ -5,6 +5,7 @@ import pytest
 
 from exo_lite.api.plan_document import plan_document
 from exo_lite.domain.errors import ModelDoesNotFit
+from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.plan import LoadWish
 from tests.unit.api.scripted_backend import MODEL, STATE, ScriptedBackend, sample_plan, sample_refusal
 
@@ -27,7 +28,17 @@ async def test_load_with_a_wish(client: httpx2.AsyncClient, backend: ScriptedBac
     assert backend.wishes == [("org/name", LoadWish("float16", "int8", 512, 2))]
 
 
-@pytest.mark.parametrize("body", [{"quant": "int3"}, {"context": 0}, {"slots": 1000}, {"qant": "int8"}])
+@pytest.mark.parametrize(("keep_alive", "seconds"), [("5m", 300.0), (0, 0.0), (-1, FOR_EVER)])
+async def test_load_as_a_request_does_it_with_a_time_to_keep(
+    client: httpx2.AsyncClient, backend: ScriptedBackend, keep_alive: str | int, seconds: float
+) -> None:
+    await client.post(f"/api/v1/models/{MODEL}/load", json={"on_demand": True, "keep_alive": keep_alive})
+    assert backend.wishes == [(MODEL, LoadWish(keep_alive_s=seconds, is_on_demand=True))]
+
+
+@pytest.mark.parametrize(
+    "body", [{"quant": "int3"}, {"context": 0}, {"slots": 1000}, {"qant": "int8"}, {"keep_alive": "x"}]
+)
 async def test_wishes_are_checked(client: httpx2.AsyncClient, body: dict[str, object]) -> None:
     response = await client.post(f"/api/v1/models/{MODEL}/load", json=body)
     assert response.status_code == 400

@@ -7,9 +7,10 @@ import pytest
 
 from exo_lite.api.app import create_app
 from exo_lite.api.sse import sse_event
-from exo_lite.domain.errors import NodeLost
+from exo_lite.domain.errors import ModelDoesNotFit, NodeLost
 from tests.unit.api.asgi_call import asgi_call
 from tests.unit.api.scripted_backend import MODEL, ScriptedBackend
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -44,6 +45,42 @@ async def test_a_failure_after_a_comment_is_an_error_event() -> None:
         while (event := await call.event()).startswith(":"):
             pass
         assert json.loads(event.removeprefix("data: "))["error"]["message"] == "node-b is gone"
+
+
+async def test_the_wait_for_a_model_is_filled_with_comments_too() -> None:
+    backend = ScriptedBackend(loading=asyncio.Event())
+    app = create_app(backend, api_key=None, allowed_hosts=[], keep_alive_s=0.01)
+    async with asgi_call(app, CHAT, {**ASK, "keep_alive": "5m"}) as call:
+        assert await call.event() == ": keep-alive"
+        assert (call.status, backend.keep_alives_s) == (200, [300.0])
+        assert backend.loading is not None
+        backend.loading.set()
+        while (event := await call.event()).startswith(":"):
+            pass
+        assert json.loads(event.removeprefix("data: "))["choices"][0]["delta"]["role"] == "assistant"
+
+
+async def test_a_load_that_fails_after_a_comment_is_an_error_event() -> None:
+    backend = ScriptedBackend(loading=asyncio.Event(), load_error=ModelDoesNotFit("short by 2 GiB"))
+    app = create_app(backend, api_key=None, allowed_hosts=[], keep_alive_s=0.01)
+    async with asgi_call(app, CHAT, ASK) as call:
+        assert await call.event() == ": keep-alive"
+        assert backend.loading is not None
+        backend.loading.set()
+        while (event := await call.event()).startswith(":"):
+            pass
+        assert json.loads(event.removeprefix("data: "))["error"]["code"] == "model_does_not_fit"
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_a_model_is_held_until_the_client_goes_away(is_streamed: bool) -> None:
+    backend = paused_backend(3)
+    app = create_app(backend, api_key=None, allowed_hosts=[])
+    async with asgi_call(app, CHAT, {**ASK, "stream": is_streamed}) as call:
+        await backend.started.get()
+        assert backend.num_held == 1
+        call.hang_up()
+        await until(lambda: backend.num_held == 0, "the model is let go")
 
 
 @pytest.mark.parametrize("pause_at", [0, 3])

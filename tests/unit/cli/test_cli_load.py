@@ -32,6 +32,18 @@ def test_load_passes_every_flag_on(ask, loading):
     assert loading.bodies(LOAD) == [wish]
 
 
+@pytest.mark.parametrize(("flag", "seconds"), [("5m", 300.0), ("0", 0.0), ("-1", -1)])
+def test_load_says_how_long_it_is_kept(ask, loading, flag, seconds):
+    ask("load", "tiny", "--keep-alive", flag)
+    assert loading.bodies(LOAD)[0]["keep_alive"] == seconds
+
+
+def test_a_time_that_is_none_is_wrong_usage(ask, loading):
+    result = ask("load", "tiny", "--keep-alive", "soon")
+    assert result.exit_code == 2
+    assert "5m" in result.stderr
+
+
 def test_unload(ask, daemon):
     daemon.on("POST", "/api/v1/models/tiny/unload", {"id": "tiny"})
     result = ask("unload", "tiny")

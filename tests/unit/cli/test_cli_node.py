@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from exo_lite.domain.errors import PortInUse
+from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.node.config import NodeConfig
 
 
@@ -52,6 +53,12 @@ def default(home):
 def test_defaults(cli, daemon_module, default):
     assert cli("node").exit_code == 0
     assert daemon_module.config == default
+
+
+@pytest.mark.parametrize(("flag", "seconds"), [("90", 90.0), ("1h", 3600.0), ("0", 0.0), ("-1", FOR_EVER)])
+def test_how_long_models_are_kept(cli, daemon_module, default, flag, seconds):
+    cli("node", "--keep-alive", flag)
+    assert daemon_module.config == replace(default, keep_alive_s=seconds)
 
 
 def test_a_port_asked_for_is_told_from_the_default(cli, daemon_module, default):

@@ -94,6 +94,13 @@ def test_no_prompt_is_wrong_usage(ask, ready, bytes_in):
     assert not ready.asked
 
 
+def test_the_question_says_how_long_the_model_is_kept(ask, ready):
+    ask("run", "tiny", "Hi", "--keep-alive", "-1")
+    ask("run", "tiny", "Hi", "--keep-alive", "5m")
+    ask("run", "tiny", "Hi")
+    assert [body.get("keep_alive") for body in ready.bodies(CHAT)] == [-1, 300.0, None]
+
+
 def test_loads_on_demand_with_progress(ask, ready, documents):
     ready.on("GET", "/api/v1/state", documents.state())
     ready.on("POST", "/api/v1/models/tiny/load", {"id": "tiny", "state": "loading", "epoch": 3}, 202)
@@ -109,7 +116,7 @@ def test_loads_on_demand_with_progress(ask, ready, documents):
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "Paris.\n"
     assert "loading tiny: 60 %\nwarming tiny: 100 %\n" in result.stderr
-    wish = {"strategy": "by_memory", "dtype": "auto", "quant": "int8", "context": 512}
+    wish = {"strategy": "by_memory", "dtype": "auto", "quant": "int8", "context": 512, "on_demand": True}
     assert ready.bodies("/api/v1/models/tiny/load") == [wish]
 
 

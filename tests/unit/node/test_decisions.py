@@ -6,16 +6,21 @@ from dataclasses import replace
 
 import pytest
 
+from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.node import ShardState
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import InstanceState
 from exo_lite.node.decisions import (
+    MIN_IDLE_S,
     Action,
     GiveUp,
+    Leave,
     PlaceAnew,
     WarmUp,
     connect_orders,
+    idle_s,
     lost_reason,
     next_actions,
     offers,
@@ -117,6 +122,51 @@ def test_one_that_broke_in_an_older_epoch_does_not():
 def test_a_ready_instance_with_a_part_that_loads_again_is_placed_anew():
     restarted = two_nodes(shard_status(FIRST), shard_status(SECOND, "loading"))
     assert next_actions(restarted) == place_anew("node-b started again", is_loss=True)
+
+
+def idle(seconds: float | None, *, keep_alive_s: float = 300.0) -> ClusterState:
+    """A ready instance whose head says so."""
+    state = both_ready()
+    head = replace(shard_status(FIRST), idle_s=seconds)
+    placed = replace(instance(FIRST, SECOND), keep_alive_s=keep_alive_s)
+    assert state.placement is not None
+    return replace(
+        state,
+        self_status=replace(state.self_status, shards=(head,)),
+        placement=replace(state.placement, instances=(placed,)),
+    )
+
+
+def test_an_idle_instance_leaves_after_its_time():
+    assert next_actions(idle(299.0)) == []
+    assert next_actions(idle(300.0)) == [Leave(MODEL, EPOCH, "idle for 5 min")]
+    assert next_actions(idle(1e9, keep_alive_s=FOR_EVER)) == []
+    assert next_actions(idle(None)) == []
+    assert idle_s(idle(None), instance(FIRST, SECOND)) == 0.0
+
+
+def test_one_that_is_not_to_be_kept_stays_for_a_moment():
+    assert next_actions(idle(MIN_IDLE_S - 0.1, keep_alive_s=0)) == []
+    assert next_actions(idle(MIN_IDLE_S, keep_alive_s=0)) == [Leave(MODEL, EPOCH, "idle")]
+
+
+def test_an_instance_with_requests_is_not_idle_wherever_they_entered():
+    for node_id in ("a", "b"):
+        state = idle(300.0)
+        asked = replace(state.living[NodeId(node_id)], num_requests={MODEL: 1})
+        elsewhere = replace(state.living[NodeId(node_id)], num_requests={ModelId("other"): 1})
+        for status, expected in ((asked, None), (elsewhere, 300.0)):
+            seen = (
+                replace(state, self_status=status)
+                if node_id == "a"
+                else replace(state, members={NodeId("b"): member(status)})
+            )
+            assert idle_s(seen, instance(FIRST, SECOND)) == expected
+
+
+@pytest.mark.parametrize("state", ["loading", "warming", "degraded", "failed"])
+def test_only_a_ready_instance_is_idle(state: InstanceState):
+    assert idle_s(idle(300.0), instance(FIRST, SECOND, state=state)) is None
 
 
 @pytest.mark.parametrize("shard_state", ["loading", "ready", "lost"])

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from exo_lite.domain.cluster import ClusterState, MemberState
-from exo_lite.domain.ids import Epoch
-from exo_lite.domain.placement import Instance
+from exo_lite.domain.ids import Epoch, ModelId
+from exo_lite.domain.placement import Departure, Instance
 from exo_lite.node.events import MAX_EVENTS, EventLog, NodeEvent, describe_change
-from tests.unit.node.cluster_states import FIRST, SECOND, cluster, instance, member, node
+from tests.unit.node.cluster_states import EPOCH, FIRST, MODEL, SECOND, cluster, instance, member, node
 
 WHO = "node-b (10.0.0.98:52414)"
 
@@ -66,6 +66,19 @@ def test_what_becomes_of_a_model_is_said_with_its_reason_and_the_way_out():
     assert (kind, text, bool(fix)) == ("model_failed", "tiny cannot run: short by 3 GiB", True)
     assert described(ready, ready) == []
     assert described(ready, None) == [("model_unloaded", "tiny left memory", None)]
+
+
+def test_a_model_that_left_says_why_also_to_who_missed_that_placement():
+    before = cluster(node("a"), [], replace(PLACED, state="ready"))
+    gone = cluster(node("a"))
+    assert gone.placement is not None
+    departures = (
+        Departure(MODEL, Epoch(EPOCH - 1), "tiny left: idle for 1 h"),
+        Departure(MODEL, Epoch(EPOCH + 1), "tiny left: idle for 5 min"),
+        Departure(ModelId("other"), Epoch(EPOCH + 2), "other was unloaded"),
+    )
+    after = replace(gone, placement=replace(gone.placement, epoch=Epoch(EPOCH + 2), departures=departures))
+    assert list(describe_change(before, after)) == [("model_unloaded", "tiny left: idle for 5 min", None)]
 
 
 def test_events_without_any_placement_are_none():

@@ -8,9 +8,11 @@ from typing import Any
 
 from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.ids import NodeId
+from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.node.events import NodeEvent
 from exo_lite.node.state_document import state_document
-from tests.unit.node.cluster_states import EPOCH, FIRST, SECOND, both_ready, cluster, instance, node, two_nodes
+from tests.unit.node.cluster_states import EPOCH, FIRST, SECOND, both_ready, cluster, instance, member, node, two_nodes
+from tests.unit.node.cluster_states import MODEL as MODEL_ID
 
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, type(None))
@@ -45,6 +47,9 @@ MODEL = {
     "slots": int,
     "tokens_per_second": NUMBER,
     "proof_age_s": OPTIONAL_NUMBER,
+    "keep_alive_s": OPTIONAL_NUMBER,
+    "idle_s": OPTIONAL_NUMBER,
+    "kv_blocks": dict,
     "requests": dict,
     "shards": list,
 }
@@ -90,6 +95,7 @@ def test_the_document_has_the_contracts_keys_and_types():
     for model in found["models"]:
         check(model, MODEL)
         check(model["requests"], {"running": int, "waiting": int})
+        check(model["kv_blocks"], {"total": int, "free": int})
         for shard in model["shards"]:
             check(shard, SHARD)
     for event in found["events"]:
@@ -142,6 +148,25 @@ def test_measurements_of_the_head_stand_with_the_model():
         0.1,
     )
     assert [(one["compute_ms"], one["hop_ms"]) for one in model["shards"]] == [(3.0, 0.8), (None, 0.8)]
+
+
+def test_how_long_a_model_is_kept_and_what_its_cache_has_left():
+    state = both_ready()
+    head = replace(state.self_status.shards[0], idle_s=2.5, num_kv_blocks=64, num_free_kv_blocks=60)
+    for keep_alive_s, shown in ((300.0, 300.0), (FOR_EVER, None)):
+        placed = replace(instance(FIRST, SECOND), keep_alive_s=keep_alive_s)
+        [model] = document(cluster(replace(state.self_status, shards=(head,)), [], placed))["models"]
+        assert (model["keep_alive_s"], model["idle_s"]) == (shown, 2.5)
+        assert model["kv_blocks"] == {"total": 64, "free": 60}
+
+
+def test_requests_that_wait_for_a_model_are_counted_where_they_entered():
+    loading = cluster(
+        replace(node("a"), num_requests={MODEL_ID: 2}),
+        [member(replace(node("b"), num_requests={MODEL_ID: 1}))],
+        instance(FIRST, SECOND, state="loading"),
+    )
+    assert document(loading)["models"][0]["requests"] == {"running": 0, "waiting": 3}
 
 
 def test_a_part_that_nobody_heard_of_is_loading_and_one_on_a_dead_node_is_lost():

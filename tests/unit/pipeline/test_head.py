@@ -210,6 +210,24 @@ async def test_hop_time_is_what_the_stages_do_not_account_for():
     assert pipeline.head.hop_ms == pytest.approx(10.0 + AVERAGE_WEIGHT * (30.0 - 10.0))
 
 
+async def test_idle_since_the_last_request_left_and_not_while_there_are_some():
+    pipeline = Pipeline()
+    pipeline.now_s += 3
+    assert pipeline.head.idle_s == 3
+    answer = pipeline.head.generate(request("a", max_tokens=1))
+    upcoming = asyncio.ensure_future(anext(answer))
+    await asyncio.sleep(0)
+    pipeline.now_s += 5
+    assert pipeline.head.idle_s == 0
+    assert pipeline.head.num_free_kv_blocks == pipeline.head.num_kv_blocks - 1
+    pipeline.answer()
+    await upcoming
+    await answer.aclose()
+    pipeline.now_s += 2
+    assert pipeline.head.idle_s == 2
+    assert pipeline.head.num_free_kv_blocks == pipeline.head.num_kv_blocks
+
+
 async def test_stages_that_count_more_than_the_clock_leave_nothing_for_hops():
     pipeline = Pipeline(num_stages=2)
     await started(pipeline.head.generate(request("a")))

@@ -1,0 +1,51 @@
+"""How long an idle model stays in memory, as people write and read it."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from exo_lite.domain.errors import InvalidRequest
+
+FOR_EVER = math.inf
+"""Seconds: until somebody unloads it. Such a model is pinned: it does not make room for others either."""
+DEFAULT_KEEP_ALIVE_S = 300.0
+"""Of a model that a request brought in."""
+
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_COUNT = re.compile(r"\s*(-?[0-9]{1,12}(?:\.[0-9]{1,9})?)\s*")
+_DURATION = re.compile(r"\s*(-?)((?:[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+)\s*")
+_PART = re.compile(r"([0-9.]+)(ms|s|m|h)")
+
+
+def parse_keep_alive(value: str | float) -> float:
+    """Seconds of `300`, `5m` or `1h30m`; 0 leaves as soon as it is idle, and anything below it stays FOR_EVER.
+
+    Raises InvalidRequest.
+    """
+    seconds = _seconds_of(value) if isinstance(value, str) else float(value)
+    if seconds is None or math.isnan(seconds):
+        raise InvalidRequest(
+            f"{str(value)[:40]!r} is no time to keep a model: write seconds, or a duration as in 5m or 1h30m; "
+            "0 lets it leave as soon as it is idle, -1 keeps it for ever",
+            param="keep_alive",
+        )
+    return seconds if seconds >= 0 else FOR_EVER
+
+
+def _seconds_of(text: str) -> float | None:
+    if count := _COUNT.fullmatch(text):
+        return float(count[1])
+    duration = _DURATION.fullmatch(text)
+    if duration is None:
+        return None
+    seconds = sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(duration[2]))
+    return -seconds if duration[1] else seconds
+
+
+def format_duration(seconds: float) -> str:
+    """`45 s`, `1.5 min`, `2 h`; `for ever`."""
+    if seconds == FOR_EVER:
+        return "for ever"
+    unit, unit_s = next(((unit, unit_s) for unit, unit_s in (("h", 3600), ("min", 60)) if seconds >= unit_s), ("s", 1))
+    return f"{round(seconds / unit_s, 1):g} {unit}"

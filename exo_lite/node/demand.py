@@ -1,0 +1,110 @@
+"""What requests need of models: they are counted, and wait together for a model that has to be loaded first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from exo_lite.domain.errors import NotReady
+from exo_lite.domain.ids import ModelId
+from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
+from exo_lite.domain.placement import Instance
+from exo_lite.domain.plan import LoadWish
+from exo_lite.node.cluster import Cluster
+from exo_lite.node.decisions import shard_status
+
+PATIENCE_S = 120.0
+"""How long a request waits for its model before the client is told to come again."""
+
+Place = Callable[[ModelId, LoadWish], Awaitable[Instance]]
+
+
+class Demand:
+    """Of the requests that entered at one node. `on_change` is called when a model gets its first or loses its last."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        place: Place,
+        *,
+        keep_alive_s: float = DEFAULT_KEEP_ALIVE_S,
+        patience_s: float = PATIENCE_S,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._cluster = cluster
+        self._place = place
+        self._keep_alive_s = keep_alive_s
+        self._patience_s = patience_s
+        self._on_change = on_change
+        self._num_requests: Counter[ModelId] = Counter()
+
+    @property
+    def num_requests(self) -> Mapping[ModelId, int]:
+        """By model; those without any are left out."""
+        return dict(self._num_requests)
+
+    @contextmanager
+    def hold(self, model_id: ModelId) -> Iterator[None]:
+        """A request for a model is under way: until it ends, the model does not leave as idle."""
+        self._num_requests[model_id] += 1
+        if self._num_requests[model_id] == 1:
+            self._on_change()
+        try:
+            yield
+        finally:
+            self._num_requests[model_id] -= 1
+            if not self._num_requests[model_id]:
+                del self._num_requests[model_id]
+                self._on_change()
+
+    async def ready(self, model_id: ModelId, keep_alive_s: float | None = None) -> Instance:
+        """The model, once it is ready; it is loaded if need be, once for all that wait.
+
+        Raises NotReady after a while or where its loading fails, and what placing it raises.
+        """
+        try:
+            async with asyncio.timeout(self._patience_s):
+                return await self._wait(await self._ask(model_id, keep_alive_s))
+        except TimeoutError as error:
+            raise NotReady(f"{self._progress(model_id)} after {self._patience_s:.0f} s: ask again") from error
+
+    async def _ask(self, model_id: ModelId, keep_alive_s: float | None) -> Instance:
+        """The model as it is placed, or is from now on."""
+        instance = self._find(model_id)
+        is_there = instance is not None and instance.state != "failed"
+        if instance is not None and is_there and _is_kept_as_asked(instance, keep_alive_s):
+            return instance
+        kept_s = self._keep_alive_s if keep_alive_s is None else keep_alive_s
+        return await self._place(model_id, LoadWish(keep_alive_s=kept_s, is_on_demand=True))
+
+    async def _wait(self, asked: Instance) -> Instance:
+        """Raises NotReady where it fails or leaves meanwhile."""
+        while True:
+            changed = self._cluster.changed
+            current = self._find(asked.model_id)
+            if current is None and self._cluster.state.epoch > asked.epoch:
+                raise NotReady(f"{asked.model_id} left memory while it was being loaded: ask again")
+            if current is not None and current.state == "ready":
+                return current
+            if current is not None and current.state == "failed" and current.epoch >= asked.epoch:
+                raise NotReady(f"{asked.model_id} is failed: {current.reason}")
+            await changed.wait()
+
+    def _find(self, model_id: ModelId) -> Instance | None:
+        placement = self._cluster.state.placement
+        return placement.instance(model_id) if placement else None
+
+    def _progress(self, model_id: ModelId) -> str:
+        instance = self._find(model_id)
+        if instance is None:
+            return f"{model_id} is not placed yet"
+        statuses = {part.shard: shard_status(self._cluster.state, instance, part) for part in instance.assignments}
+        num_loaded = sum(shard.num_layers * status.progress for shard, status in statuses.items() if status)
+        return f"{model_id} is {instance.state}, {num_loaded / instance.n_layers:.0%} of its layers are in memory,"
+
+
+def _is_kept_as_asked(instance: Instance, keep_alive_s: float | None) -> bool:
+    """A request does not unpin what somebody pinned."""
+    return keep_alive_s is None or instance.is_pinned or instance.keep_alive_s == keep_alive_s

@@ -1,0 +1,86 @@
+"""Room for a model: which idle ones leave for it, decided before any of them does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.ids import ModelId
+from exo_lite.domain.placement import Instance, ModelDescription
+from exo_lite.domain.plan import LoadOptions, Plan, Refusal
+from exo_lite.node.decisions import idle_s, offers
+from exo_lite.planning.plan import plan
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A plan that holds once `leaving` have left."""
+
+    plan: Plan
+    leaving: tuple[ModelId, ...] = ()
+
+
+def find_room(state: ClusterState, model: ModelDescription, options: LoadOptions) -> Room | Refusal:
+    """Room beside what is loaded; else in place of idle models, the least recently used first, as few as needed."""
+    outcome = _plan_without(state, (), model, options)
+    if isinstance(outcome, Plan):
+        return Room(outcome)
+    idle = _idle_models(state, model.model_id)
+    for count in range(1, len(idle) + 1):
+        outcome = _plan_without(state, idle[:count], model, options)
+        if isinstance(outcome, Plan):
+            return _spare(state, idle[:count], model, options, outcome)
+    return _with_others(outcome, state, idle)
+
+
+def _spare(
+    state: ClusterState, leaving: list[ModelId], model: ModelDescription, options: LoadOptions, outcome: Plan
+) -> Room:
+    """Let those stay, the most recently used first, whose leaving would not help."""
+    for model_id in leaving[::-1]:
+        others = [one for one in leaving if one != model_id]
+        without_it = _plan_without(state, others, model, options)
+        if isinstance(without_it, Plan):
+            leaving, outcome = others, without_it
+    return Room(outcome, tuple(leaving))
+
+
+def _plan_without(
+    state: ClusterState, leaving: Collection[ModelId], model: ModelDescription, options: LoadOptions
+) -> Plan | Refusal:
+    emptier = state
+    if state.placement is not None and leaving:
+        staying = tuple(one for one in state.placement.instances if one.model_id not in leaving)
+        emptier = replace(state, placement=replace(state.placement, instances=staying))
+    return plan(model.model_id, model.spec, options, offers(emptier, model.model_id, model.fingerprint))
+
+
+def _idle_models(state: ClusterState, for_model: ModelId) -> list[ModelId]:
+    """Those that may leave, the least recently used first."""
+    idle = {
+        one.model_id: seconds
+        for one in _others(state, for_model)
+        if not one.is_pinned and (seconds := idle_s(state, one)) is not None
+    }
+    return sorted(idle, key=lambda model_id: (-idle[model_id], model_id))
+
+
+def _others(state: ClusterState, model_id: ModelId) -> list[Instance]:
+    """Every other instance that takes memory."""
+    instances = state.placement.instances if state.placement else ()
+    return [one for one in instances if one.model_id != model_id and one.state != "failed"]
+
+
+def _with_others(refusal: Refusal, state: ClusterState, idle: Collection[ModelId]) -> Refusal:
+    """The arithmetic, with a word on each model that stands in the way or would have left."""
+    words = [_word(one, is_idle=one.model_id in idle) for one in _others(state, refusal.model_id)]
+    return replace(refusal, reason=" ".join([refusal.reason, *words])) if words else refusal
+
+
+def _word(other: Instance, *, is_idle: bool) -> str:
+    if is_idle:
+        return f"This counts the memory of {other.model_id}, which is idle, as free."
+    if other.is_pinned:
+        return f"{other.model_id} stays, since it is pinned: `exo-lite unload {other.model_id}` makes room."
+    return f"{other.model_id} stays: it {'has requests' if other.state == 'ready' else f'is {other.state}'}."

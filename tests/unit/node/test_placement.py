@@ -1,0 +1,132 @@
+"""The leader's orders: place, keep, make room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.errors import ModelDoesNotFit, ModelNotFound
+from exo_lite.domain.ids import ModelId, NodeId
+from exo_lite.domain.keep_alive import FOR_EVER
+from exo_lite.domain.pipeline import ConnectOrder
+from exo_lite.domain.placement import Instance, InstanceState, ModelDescription
+from exo_lite.domain.plan import LoadWish
+from exo_lite.node.cluster import Cluster
+from exo_lite.node.placement import MAX_DEPARTURES, PlacementController
+from exo_lite.node.requests import Requests
+from tests.unit.node.cluster_states import (
+    EPOCH,
+    FINGERPRINT,
+    LIMIT_BYTES,
+    MODEL,
+    SPEC,
+    cluster,
+    instance,
+    node,
+    part,
+    shard_status,
+)
+
+TINY = ModelDescription(MODEL, FINGERPRINT, SPEC)
+OTHER = ModelId("other")
+ROOMY_BYTES = 400_000
+"""Room for `tiny`, and for the `other` beside it only if that is a small one."""
+WISH = LoadWish(context_length=64)
+ON_DEMAND = LoadWish(context_length=64, keep_alive_s=60.0, is_on_demand=True)
+
+
+def controller(state: ClusterState) -> tuple[PlacementController, Cluster]:
+    async def connect(node_id: NodeId, order: ConnectOrder) -> None:
+        raise AssertionError("nobody is to be connected")
+
+    seen = Cluster(state)
+    return PlacementController(seen, connect, Requests(seen).generate_on), seen
+
+
+def instances(seen: Cluster) -> dict[str, Instance]:
+    assert seen.state.placement is not None
+    return {one.model_id: one for one in seen.state.placement.instances}
+
+
+def with_other(
+    weight_bytes: int, *, limit_bytes: int = ROOMY_BYTES, keep_alive_s: float = 300.0, model_id: ModelId = OTHER
+) -> ClusterState:
+    """A cluster of node a, with one idle model."""
+    held = replace(part("a", 0, 3, model_id), weight_bytes=weight_bytes)
+    there = replace(instance(held, model_id=model_id), keep_alive_s=keep_alive_s)
+    return cluster(node("a", replace(shard_status(held), idle_s=10.0), limit_bytes=limit_bytes), [], there)
+
+
+def test_somebody_who_loads_a_model_pins_it_and_a_request_does_not():
+    for wish, keep_alive_s, reason in ((WISH, FOR_EVER, None), (ON_DEMAND, 60.0, "a request asked for it")):
+        subject, seen = controller(cluster(node("a", limit_bytes=ROOMY_BYTES)))
+        placed = subject.place(TINY, wish)
+        assert (placed.keep_alive_s, placed.reason, placed.state) == (keep_alive_s, reason, "loading")
+        assert instances(seen) == {MODEL: placed}
+
+
+def test_a_model_beside_another_leaves_that_one_as_it_is():
+    subject, seen = controller(with_other(100))
+    before = instances(seen)[OTHER]
+    placed = subject.place(TINY, ON_DEMAND)
+    assert placed.epoch == EPOCH + 1
+    assert instances(seen) == {OTHER: before, MODEL: placed}
+
+
+def test_an_idle_model_leaves_in_the_same_placement_and_it_is_said_why():
+    subject, seen = controller(with_other(300_000))
+    placed = subject.place(TINY, ON_DEMAND)
+    assert instances(seen) == {MODEL: placed}
+    assert seen.state.placement is not None
+    [departure] = seen.state.placement.departures
+    assert (departure.model_id, departure.epoch) == (OTHER, placed.epoch)
+    assert departure.text == "other left to make room for tiny"
+
+
+@pytest.mark.parametrize(("limit_bytes", "keep_alive_s"), [(ROOMY_BYTES, FOR_EVER), (LIMIT_BYTES, 300.0)])
+def test_nothing_leaves_in_vain(limit_bytes: int, keep_alive_s: float):
+    subject, seen = controller(with_other(300_000, limit_bytes=limit_bytes, keep_alive_s=keep_alive_s))
+    before = seen.state
+    with pytest.raises(ModelDoesNotFit, match="short by"):
+        subject.place(TINY, ON_DEMAND)
+    assert seen.state is before
+
+
+@pytest.mark.parametrize("state", ["loading", "warming", "ready"])
+def test_a_request_takes_what_is_placed_whatever_its_options(state: InstanceState):
+    there = replace(instance(part("a", 0, 3), state=state), keep_alive_s=300.0)
+    subject, seen = controller(cluster(node("a", limit_bytes=ROOMY_BYTES), [], there))
+    kept = subject.place(TINY, replace(ON_DEMAND, quant="int8"))
+    assert kept == replace(there, keep_alive_s=60.0)
+    assert instances(seen) == {MODEL: kept}
+    assert seen.state.epoch == EPOCH
+
+
+def test_a_request_unpins_nothing_and_somebody_who_loads_it_may():
+    there = instance(part("a", 0, 3))
+    subject, seen = controller(cluster(node("a", limit_bytes=ROOMY_BYTES), [], there))
+    assert subject.place(TINY, ON_DEMAND) == there
+    assert subject.place(TINY, WISH) == there
+    assert subject.place(TINY, replace(WISH, keep_alive_s=5.0)) == replace(there, keep_alive_s=5.0)
+    assert subject.place(TINY, replace(ON_DEMAND, keep_alive_s=FOR_EVER)) == there
+    assert seen.state.epoch == EPOCH
+
+
+def test_a_request_tries_a_failed_model_again_as_it_was_wished():
+    failed = instance(part("a", 0, 3), state="failed", reason="damaged")
+    subject, _ = controller(cluster(node("a", limit_bytes=ROOMY_BYTES), [], failed))
+    again = subject.place(TINY, replace(ON_DEMAND, quant="int8"))
+    assert (again.state, again.epoch, again.options, again.is_pinned) == ("loading", EPOCH + 1, failed.options, True)
+
+
+def test_unloading_is_said_and_the_list_of_departures_stays_short():
+    subject, seen = controller(cluster(node("a", limit_bytes=ROOMY_BYTES)))
+    for _ in range(MAX_DEPARTURES + 2):
+        subject.place(TINY, WISH)
+        subject.unplace(MODEL)
+    assert seen.state.placement is not None
+    assert [one.text for one in seen.state.placement.departures] == ["tiny was unloaded"] * MAX_DEPARTURES
+    with pytest.raises(ModelNotFound):
+        subject.unplace(MODEL)
