@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import click
 
@@ -129,7 +129,7 @@ load_options: Decorator = grouped(
         ),
         "quant": click.option(
             "--quant",
-            type=click.Choice(["none", "int8", "int4"]),
+            type=click.Choice(get_args(Quantization)),
             default="none",
             show_default=True,
             help="Quantize the weights of the layers.",

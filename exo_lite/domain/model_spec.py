@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 DType = Literal["float32", "bfloat16", "float16"]
-Quantization = Literal["none", "int8", "int4"]
+Quantization = Literal["none", "int8", "int4", "w8a8"]
+"""Of weights, activations being 16-bit beside integers; w8a8 is int8 with 8-bit activations: faster prompts, less exact
+answers."""
 RopeType = Literal["default", "linear", "dynamic", "llama3"]
 ModelType = Literal["llama", "mistral", "qwen2", "qwen3"]
 

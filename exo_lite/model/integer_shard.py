@@ -60,6 +60,7 @@ class IntegerShard:
         kv_dtype: torch.dtype,
         device: torch.device,
         kernels: NativeKernels | None,
+        activation_bytes: int = 2,
     ) -> None:
         self.spec = spec
         self.shard = shard
@@ -69,6 +70,7 @@ class IntegerShard:
         self.head = head
         self.device = device
         self._kv_dtype = kv_dtype
+        self._activation_bytes = activation_bytes
         fits = device.type == "cpu" and spec.head_dim % LANES == 0
         self._kernels = kernels if fits else None
         self._bound: tuple[KVCache, CModel] | None = None
@@ -118,9 +120,11 @@ class IntegerShard:
         check_hidden_states(hidden_states, self.spec.hidden_size, self.dtype)
         eps = self.spec.rms_norm_eps
         if self._kernels is None:
-            logits = portable.linear(self.head, portable.quantize(hidden_states, self.norm, eps))
+            logits = portable.linear(self.head, self._quantize(hidden_states, self.norm))
         else:
-            logits = self._kernels.linear(self.head, hidden_states.contiguous(), self.norm, eps)
+            logits = self._kernels.linear(
+                self.head, hidden_states.contiguous(), self.norm, eps, activation_bytes=self._activation_bytes
+            )
         check_logits(logits)
         return logits
 
@@ -133,16 +137,18 @@ class IntegerShard:
         return F.embedding(inputs, self.embedding).float()
 
     def _forward_portable(self, hidden: Tensor, chunks: Sequence[SequenceChunk], kv_cache: KVCache) -> None:
-        eps = self.spec.rms_norm_eps
         batch = open_batch(chunks, kv_cache)
         for index, layer in enumerate(self.layers):
-            qkv = portable.linear(layer.qkv, portable.quantize(hidden, layer.attention_norm, eps))
+            qkv = portable.linear(layer.qkv, self._quantize(hidden, layer.attention_norm))
             attended = self._attend_portable(index, qkv, batch)
-            hidden += portable.linear(layer.output, portable.quantize(attended, None, eps))
-            gate_up = portable.linear(layer.gate_up, portable.quantize(hidden, layer.mlp_norm, eps))
+            hidden += portable.linear(layer.output, self._quantize(attended))
+            gate_up = portable.linear(layer.gate_up, self._quantize(hidden, layer.mlp_norm))
             gate, up = gate_up.view(hidden.shape[0], -1, 2, TILE).unbind(2)
             inner = (F.silu(gate) * up).flatten(1)[:, : self.spec.intermediate_size]
-            hidden += portable.linear(layer.down, portable.quantize(inner, None, eps))
+            hidden += portable.linear(layer.down, self._quantize(inner))
+
+    def _quantize(self, x: Tensor, norm: Tensor | None = None) -> portable.Activations:
+        return portable.quantize(x, norm, self.spec.rms_norm_eps, self._activation_bytes)
 
     def _attend_portable(self, index: int, qkv: Tensor, batch: Batch) -> Tensor:
         """[rows, heads * head_dim]."""
@@ -177,10 +183,10 @@ class IntegerShard:
                 attention_norm=pointer(layer.attention_norm),
                 mlp_norm=pointer(layer.mlp_norm),
                 qk_norm=pointer(layer.qk_norm),
-                qkv=describe(layer.qkv),
-                output=describe(layer.output),
-                gate_up=describe(layer.gate_up),
-                down=describe(layer.down),
+                qkv=describe(layer.qkv, self._activation_bytes),
+                output=describe(layer.output, self._activation_bytes),
+                gate_up=describe(layer.gate_up, self._activation_bytes),
+                down=describe(layer.down, self._activation_bytes),
                 keys=pointer(kv_cache.keys[index]),
                 values=pointer(kv_cache.values[index]),
             )

@@ -32,11 +32,12 @@ def load_integer_shard(
     shard: Shard,
     *,
     kind: Kind,
+    activation_bytes: int = 2,
     dtype: DType,
     device: str,
     on_progress: Callable[[float], None],
 ) -> IntegerShard:
-    """As load_shard; `dtype` is that of the embedding and the KV cache.
+    """As load_shard; `dtype` is that of the embedding and the KV cache; activations have one byte or two.
 
     Memory peaks at what the shard keeps and one tensor of the checkpoint.
     """
@@ -56,6 +57,7 @@ def load_integer_shard(
         kv_dtype=TORCH_DTYPES[dtype],
         device=torch.device(device),
         kernels=NativeKernels(library) if library is not None else None,
+        activation_bytes=activation_bytes,
     )
 
 

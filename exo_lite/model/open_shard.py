@@ -27,5 +27,12 @@ def open_shard(
     if options.quant == "none":
         return load_shard(model_dir, spec, shard, dtype=options.dtype, device=device, on_progress=on_progress)
     return load_integer_shard(
-        model_dir, spec, shard, kind=options.quant, dtype=options.dtype, device=device, on_progress=on_progress
+        model_dir,
+        spec,
+        shard,
+        kind="int4" if options.quant == "int4" else "int8",
+        activation_bytes=1 if options.quant == "w8a8" else 2,
+        dtype=options.dtype,
+        device=device,
+        on_progress=on_progress,
     )

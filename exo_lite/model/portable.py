@@ -17,8 +17,8 @@ from torch import Tensor
 
 from exo_lite.model.quantized import GROUP_SIZE, QuantizedLinear
 
-MAX_Q = 32512
-"""127 · 256: the high byte of a quantized activation fits an int8."""
+MAX_Q = {1: 127, 2: 32512}
+"""By bytes of a quantized activation; 127 · 256: the high one fits an int8."""
 EXACT_INPUTS = 1024
 """Products of two int8 that float32 adds without rounding: 1024 · 128 · 127 < 2**24."""
 KEY_BLOCK = 64
@@ -26,22 +26,27 @@ KEY_BLOCK = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Activations:
-    """Rows in 16 bits: x = scales · (256 · high + low). halves: int8 [2 rows, k], the high bytes of all rows first."""
+    """Rows in bytes: x = scales · (256 · high + low), or scales · high alone.
 
-    halves: Tensor
+    bytes: int8 [2 rows, k], the high ones of all rows first, or [rows, k].
+    """
+
+    bytes: Tensor
     scales: Tensor
 
 
-def quantize(x: Tensor, norm: Tensor | None, eps: float) -> Activations:
+def quantize(x: Tensor, norm: Tensor | None, eps: float, activation_bytes: int = 2) -> Activations:
     """x: float32 [rows, k], normed first where `norm` is given."""
     if norm is not None:
         x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * norm
     most = x.abs().amax(dim=-1)
     # a scalar divided by a tensor would become its reciprocal times the scalar, which rounds twice
-    inverse = torch.where(most > 0, torch.full_like(most, MAX_Q) / most, 0.0)
+    inverse = torch.where(most > 0, torch.full_like(most, MAX_Q[activation_bytes]) / most, 0.0)
     q = (x * inverse.unsqueeze(1)).round_().to(torch.int32)
+    if activation_bytes == 1:
+        return Activations(q.to(torch.int8), most / MAX_Q[1])
     high = (q + 128) >> 8
-    return Activations(torch.cat((high, q - 256 * high)).to(torch.int8), most / MAX_Q)
+    return Activations(torch.cat((high, q - 256 * high)).to(torch.int8), most / MAX_Q[2])
 
 
 def linear(w: QuantizedLinear, x: Activations) -> Tensor:
@@ -52,12 +57,11 @@ def linear(w: QuantizedLinear, x: Activations) -> Tensor:
 
 def _int8_product(w: QuantizedLinear, x: Activations) -> Tensor:
     weight = w.integers()[:, : w.num_inputs]
-    sums = torch.zeros((x.halves.shape[0], w.num_outputs), dtype=torch.int64, device=weight.device)
+    sums = torch.zeros((x.bytes.shape[0], w.num_outputs), dtype=torch.int64, device=weight.device)
     for start in range(0, w.num_inputs, EXACT_INPUTS):
         part = slice(start, start + EXACT_INPUTS)
-        sums += (x.halves[:, part].float() @ weight[:, part].float().t()).to(torch.int64)
-    high, low = sums.chunk(2)
-    return (256 * high + low).float() * x.scales.unsqueeze(1) * w.scale[: w.num_outputs]
+        sums += (x.bytes[:, part].float() @ weight[:, part].float().t()).to(torch.int64)
+    return _joined(sums, x).float() * x.scales.unsqueeze(1) * w.scale[: w.num_outputs]
 
 
 def _int4_product(w: QuantizedLinear, x: Activations) -> Tensor:
@@ -66,16 +70,20 @@ def _int4_product(w: QuantizedLinear, x: Activations) -> Tensor:
     assert w.minima is not None
     assert w.minimum is not None
     weight, steps, minima = w.integers().float(), w.per_group(w.steps), w.per_group(w.minima)
-    halves = F.pad(x.halves, (0, weight.shape[1] - w.num_inputs)).float()
+    activations = F.pad(x.bytes, (0, weight.shape[1] - w.num_inputs)).float()
     sums, less = (torch.zeros((x.scales.shape[0], w.num_outputs), device=weight.device) for _ in range(2))
     for group in range(steps.shape[1]):
         part = slice(group * GROUP_SIZE, (group + 1) * GROUP_SIZE)
-        high, low = (halves[:, part] @ weight[:, part].t()).chunk(2)
-        sums += (256 * high + low) * steps[:, group]
-        high, low = halves[:, part].sum(dim=1, keepdim=True).chunk(2)
-        less += (256 * high + low) * minima[:, group]
+        sums += _joined(activations[:, part] @ weight[:, part].t(), x) * steps[:, group]
+        less += _joined(activations[:, part].sum(dim=1, keepdim=True), x) * minima[:, group]
     n = w.num_outputs
     return (sums * w.scale[:n] - less * w.minimum[:n]) * x.scales.unsqueeze(1)
+
+
+def _joined(sums: Tensor, x: Activations) -> Tensor:
+    """One sum a row, of those of its bytes."""
+    num_rows = x.scales.shape[0]
+    return sums if sums.shape[0] == num_rows else 256 * sums[:num_rows] + sums[num_rows:]
 
 
 def attend_row(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

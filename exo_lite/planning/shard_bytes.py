@@ -107,7 +107,7 @@ def _quantized_matrices(spec: ModelSpec) -> list[tuple[Matrix, bool]]:
 def _quantized_bytes(matrix: Matrix, quant: Quantization) -> int:
     """Elements and the scales that belong to them."""
     num_outputs, num_inputs = _padded(matrix[0], QUANTIZED_TILE), _padded(matrix[1], QUANTIZED_GROUP_SIZE)
-    if quant == "int8":
+    if quant != "int4":
         return num_outputs * (num_inputs + _INT8_SCALE_BYTES)
     group_bytes = num_inputs // QUANTIZED_GROUP_SIZE * _INT4_GROUP_BYTES
     return num_outputs * (num_inputs // 2 + group_bytes + _INT4_SCALE_BYTES)

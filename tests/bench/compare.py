@@ -67,6 +67,7 @@ def rows(model: str = "1b") -> list[Row]:
         Row("bandwidth-1-thread", Side(one, DECODE), Side(one, BANDWIDTH), is_bytes=True),
         Row("bandwidth-2-threads", Side(two, DECODE), Side(two, BANDWIDTH), is_bytes=True),
         Row("prefill", Side(two, PREFILL_512), Side(q8_0, PREFILL_512)),
+        Row("prefill-w8a8", Side(EngineCase(model, "w8a8", 2), PREFILL_512), Side(q8_0, PREFILL_512)),
         Row("batch", Side(two, DECODE_8), Side(two, DECODE)),
         Row("smollm2", Side(small, DECODE), Side(PeerCase(SMOLLM2, "q4_1", 2), DECODE)),
         Row("bf16-llama.cpp", Side(bfloat16, DECODE), Side(PeerCase(model, "bf16", 2), DECODE)),

@@ -166,7 +166,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODEL_NAMES, default="1b")
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="default: .cache/bench-models")
-    parser.add_argument("--quant", nargs="+", choices=["none", "int8", "int4"], default=["none", "int8", "int4"])
+    parser.add_argument(
+        "--quant", nargs="+", choices=["none", "int8", "int4", "w8a8"], default=["none", "int8", "int4"]
+    )
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--prompt-tokens", nargs="+", type=int, default=[128, 512])

@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODEL_NAMES, default="8b")
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="default: .cache/bench-models")
-    parser.add_argument("--quant", choices=["none", "int8", "int4"], default="int4")
+    parser.add_argument("--quant", choices=["none", "int8", "int4", "w8a8"], default="int4")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--memory", default="3GiB", help="that each node offers")

@@ -77,7 +77,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODEL_NAMES, default=SMOLLM2)
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="default: .cache/bench-models")
-    parser.add_argument("--quant", nargs="*", choices=["none", "int8", "int4"], default=["none", "int8", "int4"])
+    parser.add_argument(
+        "--quant", nargs="*", choices=["none", "int8", "int4", "w8a8"], default=["none", "int8", "int4"]
+    )
     parser.add_argument("--windows", type=int, default=12, help=f"of {WINDOW_TOKENS} tokens")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

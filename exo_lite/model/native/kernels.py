@@ -17,8 +17,7 @@ LANES = 16
 KV_BLOCK = 64
 QUERIES = 4
 """Attended at once."""
-ACTIVATION_HALVES = 2
-"""Bytes of a quantized activation."""
+MAX_ACTIVATION_BYTES = 2
 
 
 @lru_cache(maxsize=1)
@@ -48,12 +47,14 @@ class NativeKernels:
             *(ctypes.byref(model), pointer(hidden), len(where), c_rows(where), ctypes.byref(scratch.described)), threads
         )
 
-    def linear(self, w: QuantizedLinear, x: Tensor, norm: Tensor | None, eps: float) -> Tensor:
+    def linear(
+        self, w: QuantizedLinear, x: Tensor, norm: Tensor | None, eps: float, *, activation_bytes: int = 2
+    ) -> Tensor:
         """[rows, num_outputs] of x [rows, num_inputs], normed first where `norm` is given."""
         y = torch.empty((x.shape[0], w.num_outputs))
         scratch = self._scratch_for(x.shape[0], 0, w.num_inputs, 0)
         self._library.el_linear_rows(
-            *(ctypes.byref(describe(w)), pointer(x), pointer(norm), eps, x.shape[0], pointer(y)),
+            *(ctypes.byref(describe(w, activation_bytes)), pointer(x), pointer(norm), eps, x.shape[0], pointer(y)),
             *(ctypes.byref(scratch.described), torch.get_num_threads()),
         )
         return y
@@ -80,7 +81,7 @@ class Scratch:
         self._tensors = {
             "qkv": torch.empty(rows * qkv_size),
             "x": torch.empty(rows * widest),
-            "bytes": torch.empty(rows * widest * ACTIVATION_HALVES, dtype=torch.int8),
+            "bytes": torch.empty(rows * widest * MAX_ACTIVATION_BYTES, dtype=torch.int8),
             "scales": torch.empty(rows),
             "sums": torch.empty(rows, dtype=torch.int32),
             "group_sums": torch.empty(rows * widest // GROUP_SIZE),
@@ -94,13 +95,13 @@ class Scratch:
         return all(has >= wants for has, wants in zip(self.sizes, wanted, strict=True))
 
 
-def describe(w: QuantizedLinear) -> CLinear:
+def describe(w: QuantizedLinear, activation_bytes: int) -> CLinear:
     """Valid as long as the linear lives."""
     return CLinear(
         n=w.num_outputs,
         k=w.num_inputs,
         kind=KINDS[w.kind],
-        halves=ACTIVATION_HALVES,
+        halves=activation_bytes,
         weight=pointer(w.weight),
         steps=pointer(w.steps),
         minima=pointer(w.minima),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -39,13 +40,20 @@ VARIANTS = {
 
 
 def load(
-    model: RandomModel, kind: Kind, start: int = 0, end: int = 2, *, dtype: DType = "float32", is_native: bool = True
+    model: RandomModel,
+    kind: Kind | Literal["w8a8"],
+    start: int = 0,
+    end: int = 2,
+    *,
+    dtype: DType = "float32",
+    is_native: bool = True,
 ) -> IntegerShard:
     shard = load_integer_shard(
         model.path,
         model.spec,
         Shard(ModelId("m"), start, end, model.spec.n_layers),
-        kind=kind,
+        kind="int8" if kind == "w8a8" else kind,
+        activation_bytes=1 if kind == "w8a8" else 2,
         dtype=dtype,
         device="cpu",
         on_progress=lambda _: None,
@@ -78,7 +86,7 @@ def run(shard: IntegerShard, tokens: Tensor, sizes: list[int], slot: int = 0) ->
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "w8a8"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_chunks_of_any_size_give_the_same_bits(
     random_model: Callable[..., RandomModel], prompt: Tensor, variant: str, kind: Kind, is_native: bool
@@ -176,9 +184,10 @@ def test_native_and_portable_products_are_the_same_bits(random_model: Callable[.
     assert shard._kernels is not None
     layer = shard.layers[0]
     for linear in (layer.qkv, layer.gate_up, layer.down):
-        x = torch.randn(13, linear.num_inputs) * 5
-        product = portable.linear(linear, portable.quantize(x, None, 0.0))
-        assert torch.equal(shard._kernels.linear(linear, x, None, 0.0), product)
+        for num_bytes in (2, 1) if kind == "int8" else (2,):
+            x = torch.randn(13, linear.num_inputs) * 5
+            product = portable.linear(linear, portable.quantize(x, None, 0.0, num_bytes))
+            assert torch.equal(shard._kernels.linear(linear, x, None, 0.0, activation_bytes=num_bytes), product)
 
 
 @pytest.mark.parametrize("kind", KINDS)
