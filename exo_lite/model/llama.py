@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program gives it
@@ -16,7 +16,7 @@ from exo_lite.domain.step import SequenceChunk
 from exo_lite.model.attention import Attention, Batch, open_batch
 from exo_lite.model.kv_cache import KVCache
 from exo_lite.model.layers import Linear, SwiGLU, rms_norm
-from exo_lite.model.native.few_rows import FewRows
+from exo_lite.model.native.float_layers import FloatLayers
 from exo_lite.model.step_checks import check_chunks, check_hidden_states, check_logits, check_token_ids
 
 
@@ -34,16 +34,6 @@ class DecoderLayer:
         hidden = hidden + self.attention(rms_norm(hidden, self.attention_norm, self.eps), batch, layer)
         return hidden + self.mlp(rms_norm(hidden, self.mlp_norm, self.eps))
 
-    def with_few_rows(self, few_rows: FewRows) -> DecoderLayer:
-        """The same, its linears with this faster way for few tokens."""
-
-        def changed(linear: Linear) -> Linear:
-            return replace(linear, few_rows=few_rows)
-
-        attention = replace(self.attention, qkv=changed(self.attention.qkv), output=changed(self.attention.output))
-        mlp = SwiGLU(gate_up=changed(self.mlp.gate_up), down=changed(self.mlp.down))
-        return replace(self, attention=attention, mlp=mlp)
-
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.attention_norm, self.mlp_norm, *self.attention.tensors, *self.mlp.tensors)
@@ -53,7 +43,8 @@ class DecoderLayer:
 class LlamaShard:
     """The layers of one shard; on the first one the embedding, on the last one the final norm and the head.
 
-    embedding: [vocab_size, hidden_size], the head's own weight where both are here and tied.
+    embedding: [vocab_size, hidden_size], the head's own weight where both are here and tied. few_rows: a faster way
+    through the layers for steps of few rows.
     """
 
     spec: ModelSpec
@@ -64,6 +55,7 @@ class LlamaShard:
     embedding: Tensor | None = None
     norm: Tensor | None = None
     head: Linear | None = None
+    few_rows: FloatLayers | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -94,9 +86,12 @@ class LlamaShard:
         hidden = self._enter(inputs)
         if not chunks:
             return hidden
-        batch = open_batch(chunks, kv_cache)
-        for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, batch, index)
+        if self.few_rows is not None and hidden.shape[0] <= self.few_rows.max_rows:
+            hidden = self.few_rows.forward(hidden, chunks, kv_cache)
+        else:
+            batch = open_batch(chunks, kv_cache)
+            for index, layer in enumerate(self.layers):
+                hidden = layer(hidden, batch, index)
         kv_cache.commit(chunks)
         return hidden
 

@@ -19,6 +19,7 @@ from exo_lite.model.finite import is_finite
 from exo_lite.model.layers import Linear, SwiGLU
 from exo_lite.model.llama import DecoderLayer, LlamaShard
 from exo_lite.model.native.few_rows import few_rows_for
+from exo_lite.model.native.float_layers import FloatLayers, fits
 from exo_lite.model.tensor_names import (
     EMBEDDING,
     NORM,
@@ -52,10 +53,17 @@ def load_shard(
     norm = reader.tensor(f"{NORM}.weight") if shard.is_last else None
     head = _head(reader, spec, embedding) if shard.is_last else None
     few_rows = few_rows_for([layer.mlp.gate_up.weight for layer in layers])
-    if few_rows is not None:
-        layers = tuple(layer.with_few_rows(few_rows) for layer in layers)
-        head = head and replace(head, few_rows=few_rows)
-    return LlamaShard(spec, shard, TORCH_DTYPES[dtype], torch.device(device), layers, embedding, norm, head)
+    return LlamaShard(
+        spec,
+        shard,
+        TORCH_DTYPES[dtype],
+        torch.device(device),
+        layers,
+        embedding,
+        norm,
+        head and replace(head, few_rows=few_rows),
+        FloatLayers(few_rows, spec, layers) if few_rows is not None and fits(spec) else None,
+    )
 
 
 def shard_entries(model_dir: Path, spec: ModelSpec, shard: Shard) -> dict[str, TensorEntry]:

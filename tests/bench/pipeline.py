@@ -1,6 +1,6 @@
 """What a split costs one stream and gives to several: one node and two nodes, a thread each, measured in turn.
 
-    python -m tests.bench.pipeline --models-dir DIR [--model smollm2-135m] [--tokens 128] [--rounds 5]
+    python -m tests.bench.pipeline --models-dir DIR [--model smollm2-135m] [--tokens 128] [--rounds 5] [--dtype float32]
 
 Prints decode tokens/s of one stream on one node, of one and of four streams over two nodes, and the ratios.
 """
@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--quant", default="none")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), arguments)
@@ -56,7 +58,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         one = single.start("one", memory="8GiB")
         (two, _) = pair.start_all({"two-a": "8GiB", "two-b": "8GiB"})
         for node in (one, two):
-            node.load(model)
+            node.load(model, timeout_s=600.0, dtype=arguments.dtype, quant=arguments.quant)
             decode_rate(node, model, num_tokens, 1)  # warm up
         for number in range(arguments.rounds):
             for label, node, num_streams in zip(rates, (one, two, two), (1, 1, NUM_STREAMS), strict=True):

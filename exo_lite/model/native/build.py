@@ -18,7 +18,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("kernels.h", "kernels.c")
+SOURCES = ("kernels.h", "common.h", "integers.c", "floats.c")
 # no contraction: a fused multiply-add rounds once where the portable path rounds twice
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-fvisibility=hidden")
 BUILD_TIMEOUT_S = 120
@@ -69,7 +69,8 @@ def _build(compiler: str, source: dict[str, bytes], target: Path) -> None:
         for name, content in source.items():
             (Path(folder) / name).write_bytes(content)
         built = Path(folder) / "kernels.so"
-        command = [compiler, *FLAGS, "-std=gnu11", "-o", str(built), str(Path(folder) / "kernels.c"), "-lm"]
+        c_files = [str(Path(folder) / name) for name in source if name.endswith(".c")]
+        command = [compiler, *FLAGS, "-std=gnu11", "-o", str(built), *c_files, "-lm"]
         for openmp in (_openmp_flags(), []):
             try:
                 subprocess.run([*command, *openmp], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=True)

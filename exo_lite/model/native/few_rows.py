@@ -13,12 +13,13 @@ import torch.nn.functional as F  # noqa: N812 - the name that every torch progra
 from torch import Tensor
 
 from exo_lite.model.native.kernels import native_library
-from exo_lite.model.native.layout import FLOAT_TYPES, pointer
+from exo_lite.model.native.layout import FLOAT_TYPES, CFloatLinear, pointer
 
 UNIT = 16
 """Inputs come in multiples of it."""
 CANDIDATES = (1, 2, 4, 8)
 NUM_MEASUREMENTS = 7
+SMALL_BYTES = 8 * 2**20
 SAMPLE_BYTES = 2**20
 """Of a matrix that is measured: torch makes copies of bfloat16 ones."""
 
@@ -27,28 +28,42 @@ class FewRows:
     """x Wᵀ + b with float32 sums that are rounded once, up to `max_rows` rows of x; `is_for` says whether it serves."""
 
     def __init__(self, library: ctypes.CDLL, max_rows: int) -> None:
-        self._library = library
-        self._max_rows = max_rows
+        self.library = library
+        self.max_rows = max_rows
 
     def is_for(self, x: Tensor, weight: Tensor) -> bool:
-        return x.shape[0] <= self._max_rows and weight.shape[1] % UNIT == 0
+        return x.shape[0] <= self.max_rows and weight.shape[1] % UNIT == 0
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x: [rows, k], weight: [n, k], bias: [n], of one type. Returns [rows, n]."""
         rows, k = x.shape
         x = x.contiguous()
-        y, wide = x.new_empty((rows, weight.shape[0])), torch.empty((rows, k))
-        self._library.el_float_linear(
-            *(pointer(weight), pointer(bias), weight.shape[0], k, FLOAT_TYPES[weight.dtype], pointer(x)),
-            *(rows, pointer(wide), pointer(y), torch.get_num_threads()),
+        y, woven, wide = (
+            x.new_empty((rows, weight.shape[0])),
+            torch.empty((rows, k)),
+            torch.empty((rows, weight.shape[0])),
+        )
+        self.library.el_float_linear_rows(
+            *(ctypes.byref(describe(weight, bias)), FLOAT_TYPES[weight.dtype], pointer(x), rows),
+            *(pointer(woven), pointer(wide), pointer(y), torch.get_num_threads()),
         )
         return y
 
 
+def describe(weight: Tensor, bias: Tensor | None) -> CFloatLinear:
+    """Valid as long as the tensors live."""
+    return CFloatLinear(n=weight.shape[0], k=weight.shape[1], weight=pointer(weight), bias=pointer(bias))
+
+
 def few_rows_for(weights: Sequence[Tensor]) -> FewRows | None:
-    """As many rows as measured to be faster than torch's with matrices like these; None where none is."""
+    """As many rows as measured to be faster than torch's with matrices like these; None where none is.
+
+    Nor for small matrices of two-byte types: sums in another order round to the other side now and then, and greedy
+    answers of small models, whose likeliest tokens are often equal in such types, would part from the published ones.
+    """
     library = native_library() if weights[0].device.type == "cpu" else None
-    if library is None or weights[0].shape[1] % UNIT:
+    is_small = weights[0].dtype != torch.float32 and weights[0].nbytes < SMALL_BYTES
+    if library is None or weights[0].shape[1] % UNIT or is_small:
         return None
     num_channels = max(1, SAMPLE_BYTES // (weights[0].shape[1] * weights[0].element_size()))
     samples = cycle([weight[:num_channels] for weight in weights])  # another one each time: from memory, as in a model

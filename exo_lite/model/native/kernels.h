@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define EL_ABI 4
+#define EL_ABI 5
 
 #define EL_BLOCK 64 /* tokens in a block of the KV cache */
 #define EL_TILE 16  /* output channels in a tile */
@@ -57,5 +57,35 @@ typedef struct {
     float *normed;     /* [threads, widest] */
     int32_t *starts;   /* [rows + 1] */
 } el_scratch;
+
+/* ---- float weights, for few rows */
+
+/* y = W x + b, W: [n, k] in the model's type. */
+typedef struct {
+    int32_t n, k;
+    const void *weight, *bias; /* bias: [n] or null */
+} el_float_linear;
+
+typedef struct {
+    const void *attention_norm, *mlp_norm; /* [hidden] */
+    const void *qk_norm;                   /* [heads + kv_heads, head_dim] or null */
+    el_float_linear qkv, output, gate_up, down; /* gate_up: all gates, then all ups */
+    void *keys, *values; /* [kv_heads, cache_tokens, head_dim] */
+} el_float_layer;
+
+typedef struct {
+    int32_t hidden, heads, kv_heads, head_dim, context, num_layers, type, cache_tokens, blocks_per_slot;
+    const int32_t *tables; /* [slots, blocks_per_slot] */
+    float eps;
+    const void *cos, *sin; /* [context, head_dim / 2] */
+    const el_float_layer *layers;
+} el_float_model;
+
+typedef struct {
+    float *hidden; /* [rows, hidden] */
+    float *x;      /* [rows, widest]: what goes into the next linear */
+    float *wide;   /* [rows, widest output] */
+    float *scores; /* [threads, context rounded to EL_BLOCK] */
+} el_float_scratch;
 
 #endif

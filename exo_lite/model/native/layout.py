@@ -8,7 +8,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
 import torch
 from torch import Tensor
 
-ABI = 4
+ABI = 5
 KINDS = {"int8": 0, "int4": 1}
 FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -72,6 +72,47 @@ class CScratch(Structure):
     )
 
 
+class CFloatLinear(Structure):
+    _fields_ = (("n", c_int32), ("k", c_int32), ("weight", c_void_p), ("bias", c_void_p))
+
+
+class CFloatLayer(Structure):
+    _fields_ = (
+        ("attention_norm", c_void_p),
+        ("mlp_norm", c_void_p),
+        ("qk_norm", c_void_p),
+        ("qkv", CFloatLinear),
+        ("output", CFloatLinear),
+        ("gate_up", CFloatLinear),
+        ("down", CFloatLinear),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+    )
+
+
+class CFloatModel(Structure):
+    _fields_ = (
+        ("hidden", c_int32),
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("head_dim", c_int32),
+        ("context", c_int32),
+        ("num_layers", c_int32),
+        ("type", c_int32),
+        ("cache_tokens", c_int32),
+        ("blocks_per_slot", c_int32),
+        ("tables", c_void_p),
+        ("eps", c_float),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+        ("layers", POINTER(CFloatLayer)),
+    )
+
+
+class CFloatScratch(Structure):
+    _fields_ = tuple((name, c_void_p) for name in ("hidden", "x", "wide", "scores"))
+
+
 def pointer(tensor: Tensor | None) -> int | None:
     """Of a contiguous tensor's first element."""
     return None if tensor is None else tensor.data_ptr()
@@ -84,7 +125,8 @@ def declare(library: ctypes.CDLL) -> None:
     signatures = {
         "el_forward": (p, p, i, p, p, i),
         "el_linear_rows": (p, p, p, f, i, p, p, i),
-        "el_float_linear": (p, p, i, i, i, p, i, p, p, i),
+        "el_float_forward": (p, p, i, p, p, i),
+        "el_float_linear_rows": (p, i, p, i, p, p, p, i),
     }
     for name, types in signatures.items():
         function = getattr(library, name)

@@ -23,7 +23,8 @@ def few_rows() -> FewRows:
 def matrices(dtype: torch.dtype, rows: int, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Inputs, weights, biases."""
     generator = torch.Generator().manual_seed(rows)
-    return tuple(torch.randn(shape, generator=generator).to(dtype) for shape in ((rows, k), (n, k), (n,)))
+    x, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((rows, k), (n, k), (n,)))
+    return x, weight, bias
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -63,3 +64,10 @@ def test_as_many_rows_are_taken_as_were_measured_to_be_faster(monkeypatch: pytes
     assert [found.is_for(torch.zeros((rows, 64)), weight) for rows in CANDIDATES] == [True, True, False, False]
     seconds = iter([2.0, 1.0])
     assert few_rows_for([weight]) is None
+
+
+def test_small_matrices_of_two_byte_types_stay_with_torch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("exo_lite.model.native.few_rows._best_seconds", lambda call, samples: 1.0)
+    assert few_rows_for([torch.zeros((1024, 2048), dtype=torch.bfloat16)]) is None
+    assert few_rows_for([torch.zeros((1024, 2048))]) is not None
+    assert few_rows_for([torch.zeros((2048, 2048), dtype=torch.bfloat16)]) is not None

@@ -3,27 +3,8 @@
    A row's numbers depend on that row's own sequence alone. Integer sums are exact in any order; every sum of floats
    runs in a fixed order, whatever the number of rows or threads, and is compiled without contraction, so that a
    token's result is the same bit for bit in a batch, alone, in a prompt and when it is replayed. */
-#include "kernels.h"
+#include "common.h"
 
-#include <math.h>
-#include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#include <immintrin.h>
-#define EL_AVX512 1
-#elif defined(__AVX2__)
-#include <immintrin.h>
-#define EL_AVX2 1
-#elif defined(__ARM_FEATURE_DOTPROD)
-#include <arm_neon.h>
-#define EL_NEON 1
-#endif
-
-#define EXPORT __attribute__((visibility("default")))
-#define INLINE static inline __attribute__((always_inline))
-#define LANES EL_TILE
 #define MAX_Q16 32512.0f /* 127 * 256: the high byte of a quantized activation fits an int8 */
 #define MAX_Q8 127.0f
 #define WEIGHT_OFFSET 128 /* of int8 weights, so that the products' unsigned operand can hold them */
@@ -32,90 +13,6 @@
 #else
 #define MAX_ROWS 2
 #endif
-#define QUERIES 4 /* attended at once */
-
-typedef float v16 __attribute__((vector_size(64), aligned(4)));
-typedef int32_t i16v __attribute__((vector_size(64), aligned(4)));
-typedef int8_t b16v __attribute__((vector_size(16), aligned(1)));
-typedef uint8_t u16v __attribute__((vector_size(16), aligned(1)));
-typedef uint8_t u64v __attribute__((vector_size(64), aligned(1)));
-
-INLINE v16 splat(float x) { return (v16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
-INLINE i16v splat_i(int32_t x) { return (i16v){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
-INLINE v16 load(const float *p) { return *(const v16 *)p; }
-INLINE void store(float *p, v16 v) { *(v16 *)p = v; }
-INLINE u64v load_bytes(const uint8_t *p) { return *(const u64v *)p; }
-
-INLINE i16v bits_of(v16 v) { i16v b; memcpy(&b, &v, sizeof b); return b; }
-INLINE v16 of_bits(i16v b) { v16 v; memcpy(&v, &b, sizeof v); return v; }
-INLINE v16 pick(i16v mask, v16 a, v16 b) { return of_bits((bits_of(a) & mask) | (bits_of(b) & ~mask)); }
-INLINE v16 max16(v16 a, v16 b) { return pick(a > b, a, b); }
-INLINE v16 abs16(v16 v) { return of_bits(bits_of(v) & 0x7fffffff); }
-INLINE v16 floats_of(i16v v) { return __builtin_convertvector(v, v16); }
-
-/* Rounded once, on every machine. */
-INLINE v16 fma16(v16 a, v16 b, v16 c) {
-#ifdef EL_AVX512
-    return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#else
-    for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
-    return c;
-#endif
-}
-
-INLINE float sum16(v16 v) {
-    v += __builtin_shuffle(v, (i16v){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
-    v += __builtin_shuffle(v, (i16v){4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
-    v += __builtin_shuffle(v, (i16v){2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
-    v += __builtin_shuffle(v, (i16v){1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
-    return v[0];
-}
-
-INLINE int32_t sum_i(i16v v) {
-#ifdef EL_AVX512
-    return _mm512_reduce_add_epi32((__m512i)v);
-#else
-    int32_t sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
-#endif
-}
-
-INLINE float most16(v16 v) {
-#ifdef EL_AVX512
-    return _mm512_reduce_max_ps((__m512)v);
-#endif
-    float most = v[0];
-    for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
-    return most;
-}
-
-/* exp(x) for x <= 88, relative error below 3e-7 (range reduction by ln 2, polynomial of degree 6). */
-INLINE v16 exp16(v16 x) {
-    x = max16(x, splat(-87.0f));
-    v16 t = x * splat(1.44269504088896341f) + splat(12582912.0f);
-    v16 n = t - splat(12582912.0f);
-    x = x - n * splat(0.693145751953125f);
-    x = x - n * splat(1.42860682030941723e-6f);
-    v16 p = splat(1.9875691500e-4f);
-    p = p * x + splat(1.3981999507e-3f);
-    p = p * x + splat(8.3334519073e-3f);
-    p = p * x + splat(4.1665795894e-2f);
-    p = p * x + splat(1.6666665459e-1f);
-    p = p * x + splat(5.0000001201e-1f);
-    p = p * x * x + x + splat(1.0f);
-    return p * of_bits((__builtin_convertvector(n, i16v) + 127) << 23);
-}
-
-/* Lanes beyond the end of a row count as zero. */
-INLINE v16 load_at(const float *p, int i, int n) {
-    if (n - i >= LANES) return load(p + i);
-    v16 v = splat(0.0f);
-    memcpy(&v, p + i, (size_t)(n - i) * sizeof(float));
-    return v;
-}
-
-INLINE int padded(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
 /* ---- activations: float rows to integers with one scale a row ---------------------------------------------------- */
 
@@ -127,19 +24,6 @@ typedef struct {
     const float *group_sums; /* [rows, kp / EL_GROUP] */
     int kp;
 } el_activations;
-
-static void share(int total, int part, int parts, int *from, int *to) {
-    *from = (int)((int64_t)total * part / parts);
-    *to = (int)((int64_t)total * (part + 1) / parts);
-}
-
-INLINE b16v bytes_of(i16v v) {
-#ifdef EL_AVX512
-    return (b16v)_mm512_cvtepi32_epi8((__m512i)v);
-#else
-    return __builtin_convertvector(v, b16v);
-#endif
-}
 
 INLINE int num_blocks(int rows) { return (rows + MAX_ROWS - 1) / MAX_ROWS; }
 
@@ -173,16 +57,6 @@ static void quantize_row(const float *x, int k, int halves, int row, int first, 
     }
     s->scales[row] = most / limit;
     s->sums[row] = sum_i(total);
-}
-
-static void norm_row(const float *x, const float *weight, int n, float eps, float *y) {
-    v16 squares = splat(0.0f);
-    for (int i = 0; i < n; i += LANES) {
-        v16 v = load_at(x, i, n);
-        squares += v * v;
-    }
-    float r = 1.0f / sqrtf(sum16(squares) / (float)n + eps);
-    for (int i = 0; i < n; i++) y[i] = x[i] * r * weight[i];
 }
 
 /* Quantize this part's rows of x [rows, k], normed first where weight is given. */
@@ -390,8 +264,6 @@ static void product_of_one(const el_linear *w, int tile, const el_activations *x
 
 typedef enum { STORE, ADD, SILU } el_finish;
 
-INLINE v16 silu(v16 g) { return g / (splat(1.0f) + exp16(-g)); }
-
 /* Put the outputs of a block of rows where they belong: y [rows, stride]. */
 INLINE void finish(
     const el_linear *w, int tile, int tiles, int b, int rows, v16 *values, el_finish how, float *y, int stride) {
@@ -431,60 +303,6 @@ static void linear(
 }
 
 /* ---- attention --------------------------------------------------------------------------------------------------- */
-
-INLINE uint16_t to_half(float x) {
-    _Float16 f = (_Float16)x;
-    uint16_t h;
-    memcpy(&h, &f, sizeof h);
-    return h;
-}
-
-INLINE float from_half(uint16_t h) {
-    _Float16 f;
-    memcpy(&f, &h, sizeof f);
-    return (float)f;
-}
-
-INLINE uint16_t to_bfloat(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
-INLINE float from_bfloat(uint16_t h) {
-    uint32_t bits = (uint32_t)h << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-INLINE int cell_bytes(int kv_type) { return kv_type == EL_FLOAT32 ? 4 : 2; }
-
-/* Element i of a cache, counted in its own type. */
-INLINE void write_cell(int kv_type, void *cache, int64_t i, float x) {
-    if (kv_type == EL_FLOAT32) ((float *)cache)[i] = x;
-    else ((uint16_t *)cache)[i] = kv_type == EL_BFLOAT16 ? to_bfloat(x) : to_half(x);
-}
-
-INLINE v16 read_cells(int kv_type, const void *cache, int64_t i) {
-    if (kv_type == EL_FLOAT32) return load((const float *)cache + i);
-    const uint16_t *halves = (const uint16_t *)cache + i;
-#ifdef EL_AVX512
-    __m256i packed = _mm256_loadu_si256((const __m256i *)halves);
-    if (kv_type == EL_FLOAT16) return (v16)_mm512_cvtph_ps(packed);
-    return (v16)_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(packed), 16));
-#else
-    v16 v;
-    for (int j = 0; j < LANES; j++) v[j] = kv_type == EL_BFLOAT16 ? from_bfloat(halves[j]) : from_half(halves[j]);
-    return v;
-#endif
-}
-
-/* Where the block of a sequence's tokens from `start` on begins, in elements. */
-INLINE int64_t block_at(const el_model *m, int slot, int head, int start) {
-    int64_t block = m->tables[(int64_t)slot * m->blocks_per_slot + start / EL_BLOCK];
-    return ((int64_t)head * m->cache_tokens + block * EL_BLOCK) * m->head_dim;
-}
 
 /* Rotate one head in place, half-split layout. */
 static void rotate(const el_model *m, float *x, int position) {
@@ -539,22 +357,6 @@ INLINE void score_block(const el_model *m, const void *keys, const el_queries *q
     }
     for (int j = 0; j < count; j++)
         for (int c = 0; c < 4; c++) store(scores + (int64_t)j * stride + start + c * LANES, sums[j][c] * splat(shrink));
-}
-
-/* Scores to weights that still want to be divided by what is returned; zero from `length` up to `end`. */
-static float soften(float *scores, int length, int end) {
-    for (int j = length; j < padded(length, LANES); j++) scores[j] = -INFINITY;
-    v16 tops = splat(-INFINITY), total = splat(0.0f);
-    for (int j = 0; j < length; j += LANES) tops = max16(load(scores + j), tops);
-    v16 top = splat(most16(tops));
-    for (int j = 0; j < length; j += LANES) {
-        v16 p = exp16(load(scores + j) - top);
-        for (int i = length - j; i < LANES; i++) p[i] = 0.0f;
-        total += p;
-        store(scores + j, p);
-    }
-    for (int j = padded(length, LANES); j < end; j++) scores[j] = 0.0f;
-    return sum16(total);
 }
 
 INLINE void mix_values(const el_model *m, const void *values, const el_queries *q, int count, int first, int chunks, int kv_type, const float *scores, int stride, const float *inverse) {
@@ -667,14 +469,6 @@ static void layer_rows(
 #pragma omp barrier
 }
 
-#ifdef _OPENMP
-#define PART omp_get_thread_num()
-#define PARTS omp_get_num_threads()
-#else
-#define PART 0
-#define PARTS 1
-#endif
-
 EXPORT int el_abi(void) { return EL_ABI; }
 
 /* All layers over rows, hidden [rows, hidden] in place. */
@@ -692,81 +486,5 @@ EXPORT void el_linear_rows(
         el_activations quantized = enter_linear(w, x, w->k, weight, eps, rows, s, PART, PARTS);
 #pragma omp barrier
         linear(w, &quantized, rows, STORE, y, w->n, PART, PARTS);
-    }
-}
-
-/* ---- linears of float weights, for few rows ---------------------------------------------------------------------- */
-
-#define CHANNELS 4 /* multiplied at once, so that a row's inputs are loaded once for all of them */
-
-/* sums[channel][row] of some channels for `rows` rows of x, float32 [k / 16, rows, 16]; channels, rows and type are
-   constants where this is inlined. */
-INLINE void float_channels(
-    const void *weight, int64_t at, int k, const float *x, int channels, int rows, int type, float sums[][QUERIES]) {
-    v16 parts[CHANNELS][QUERIES];
-    for (int c = 0; c < channels; c++)
-        for (int r = 0; r < rows; r++) parts[c][r] = splat(0.0f);
-    for (int i = 0; i < k; i += LANES, x += rows * LANES) {
-        v16 inputs[QUERIES];
-        for (int r = 0; r < rows; r++) inputs[r] = load(x + r * LANES);
-        for (int c = 0; c < channels; c++) {
-            v16 w = read_cells(type, weight, at + (int64_t)c * k + i);
-            for (int r = 0; r < rows; r++) parts[c][r] = fma16(w, inputs[r], parts[c][r]);
-        }
-    }
-    for (int c = 0; c < channels; c++)
-        for (int r = 0; r < rows; r++) sums[c][r] = sum16(parts[c][r]);
-}
-
-#define CHANNELS_CASE(ROWS) \
-    case ROWS: \
-        if (type == EL_FLOAT32) float_channels(weight, at, k, x, channels, ROWS, EL_FLOAT32, sums); \
-        else if (type == EL_BFLOAT16) float_channels(weight, at, k, x, channels, ROWS, EL_BFLOAT16, sums); \
-        else float_channels(weight, at, k, x, channels, ROWS, EL_FLOAT16, sums); \
-        break;
-
-INLINE void float_channels_of(
-    const void *weight, int64_t at, int k, const float *x, int channels, int rows, int type, float sums[][QUERIES]) {
-    switch (rows) {
-        CHANNELS_CASE(1)
-        CHANNELS_CASE(2)
-        CHANNELS_CASE(3)
-        CHANNELS_CASE(4)
-    }
-}
-
-INLINE float read_cell(int type, const void *from, int64_t i) {
-    if (type == EL_FLOAT32) return ((const float *)from)[i];
-    uint16_t half = ((const uint16_t *)from)[i];
-    return type == EL_BFLOAT16 ? from_bfloat(half) : from_half(half);
-}
-
-/* y [rows, n] = x Wt + bias, all of one type; weight [n, k], k a multiple of 16; wide: room for [rows, k]. Every weight
-   is fetched once; sums are float32, rounded once to y. */
-EXPORT void el_float_linear(
-    const void *weight, const void *bias, int n, int k, int type, const void *x, int rows, float *wide, void *y, int threads) {
-    for (int r = 0; r < rows; r++) { /* QUERIES rows at a time lie together */
-        int first = r / QUERIES * QUERIES, count = rows - first < QUERIES ? rows - first : QUERIES;
-        for (int i = 0; i < k; i += LANES)
-            store(wide + (int64_t)first * k + (int64_t)i * count + (r - first) * LANES, read_cells(type, x, (int64_t)r * k + i));
-    }
-#pragma omp parallel num_threads(threads)
-    {
-        int from, to;
-        share((n + CHANNELS - 1) / CHANNELS, PART, PARTS, &from, &to);
-        for (int channel = from * CHANNELS; channel < to * CHANNELS && channel < n; channel += CHANNELS)
-            for (int r = 0; r < rows; r += QUERIES) {
-                float sums[CHANNELS][QUERIES];
-                int count = rows - r < QUERIES ? rows - r : QUERIES, channels = n - channel < CHANNELS ? n - channel : CHANNELS;
-                const float *inputs = wide + (int64_t)r * k;
-                int64_t at = (int64_t)channel * k;
-                if (channels == CHANNELS) float_channels_of(weight, at, k, inputs, CHANNELS, count, type, sums);
-                else for (int c = 0; c < channels; c++) float_channels_of(weight, at + (int64_t)c * k, k, inputs, 1, count, type, sums + c);
-                for (int c = 0; c < channels; c++)
-                    for (int i = 0; i < count; i++) {
-                        float added = bias ? read_cell(type, bias, channel + c) : 0.0f;
-                        write_cell(type, y, (int64_t)(r + i) * n + channel + c, sums[c][i] + added);
-                    }
-            }
     }
 }
