@@ -9,6 +9,7 @@ from typing import Protocol
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
+from exo_lite.domain.trace import RequestTrace
 
 
 class TextStream(Protocol):
@@ -70,6 +71,10 @@ class Backend(Protocol):
     async def load(self, model: str, wish: LoadWish) -> Instance: ...
 
     async def unload(self, model: str) -> None: ...
+
+    async def traces(self, model: str) -> tuple[Instance, tuple[RequestTrace, ...]]:
+        """Of its last requests, the newest first. Raises ModelNotFound; NotReady while it loads."""
+        ...
 
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         """What would go where; on the living nodes where `offers` is None."""

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from exo_lite.api.backend import Backend
 from exo_lite.api.openai_bodies import KeepAlive
 from exo_lite.api.plan_document import plan_document
+from exo_lite.api.trace_document import traces_document
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.keep_alive import parse_keep_alive
 from exo_lite.domain.model_spec import DType, Quantization
@@ -92,5 +93,9 @@ def control_router(backend: Backend) -> APIRouter:
     async def unload(model_id: str) -> Response:
         await backend.unload(model_id)
         return JSONResponse({"id": model_id})
+
+    @router.get("/models/{model_id:path}/traces", response_model=None)
+    async def traces(model_id: str) -> Response:
+        return JSONResponse(traces_document(*await backend.traces(model_id)))
 
     return router

@@ -93,6 +93,8 @@ class StageTiming:
 
     queue_ms: float
     compute_ms: float
+    serialize_ms: float = 0.0
+    """Of building the message to the next stage, or of a result to the head."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,12 @@ from exo_lite.domain.ids import ModelId, RequestId
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import GenerateRequest, Sampling, Terms, Token
+from exo_lite.domain.trace import RequestTrace
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import lost_reason, shard_status
 from exo_lite.transport.worker_client import WorkerClient
+
+TRACES_TIMEOUT_S = 5.0
 
 
 class Requests:
@@ -80,6 +83,10 @@ class Requests:
                         return
         finally:
             loss.cancel()
+
+    async def traces(self, instance: Instance) -> tuple[RequestTrace, ...]:
+        """Of the instance's last requests, wherever they entered. Raises NotReady or NodeLost."""
+        return await self._head_client(instance).traces(timeout_s=TRACES_TIMEOUT_S)
 
     def proof_age_s(self, instance: Instance) -> float | None:
         """Since something went through every hop of an instance."""

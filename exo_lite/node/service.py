@@ -18,6 +18,7 @@ from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ModelDescription, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
+from exo_lite.domain.trace import RequestTrace
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
 from exo_lite.node.events import EventLog
@@ -183,6 +184,10 @@ class NodeService:
         async with aclosing(answer) as tokens:
             async for token in tokens:
                 yield token
+
+    async def traces(self, model: str) -> tuple[Instance, tuple[RequestTrace, ...]]:
+        instance = self._requests.ready_instance(self._model_id(model))
+        return instance, await self._requests.traces(instance)
 
     def fingerprint(self, model: str) -> str:
         instance = self._requests.ready_instance(self._model_id(model))

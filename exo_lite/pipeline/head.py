@@ -11,7 +11,9 @@ from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, QueueFull
 from exo_lite.domain.ids import RequestId
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import Step, StepResult
+from exo_lite.domain.trace import RequestTrace
 from exo_lite.pipeline.scheduler import Scheduler
+from exo_lite.pipeline.trace_ring import TraceRing
 
 RATE_WINDOW_S = 5.0
 AVERAGE_WEIGHT = 0.1
@@ -32,6 +34,7 @@ class Head:
         self._answers: dict[RequestId, asyncio.Queue[Token | ExoLiteError]] = {}
         self._sent_at_s: dict[int, float] = {}
         self._token_times_s: deque[float] = deque()
+        self._traces = TraceRing()
         self._error: ExoLiteError | None = None
         self._last_end_s: float | None = None
         self._between_ends_s: float | None = None
@@ -69,6 +72,11 @@ class Head:
             self._token_times_s.popleft()
         return len(self._token_times_s) / RATE_WINDOW_S
 
+    @property
+    def traces(self) -> tuple[RequestTrace, ...]:
+        """Of the last requests, the newest first."""
+        return self._traces.traces(self._clock())
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
         """The answer's tokens. Closing cancels.
 
@@ -77,6 +85,7 @@ class Head:
         if self._error is not None:
             raise self._error
         self._submit(request)
+        self._traces.begin(request.request_id, self._clock())
         answer = self._answers[request.request_id] = asyncio.Queue()
         deadline_s = None if request.timeout_s is None else asyncio.get_running_loop().time() + request.timeout_s
         self._pump()
@@ -102,10 +111,13 @@ class Head:
             return
         now_s = self._clock()
         self._measure(result, now_s - sent_at_s)
+        request_ids = self._scheduler.requests_of(result.step_id)
         news = self._news_of(result, now_s)
         self._pump()  # before the tokens are handed out: the stages wait for it
         for request_id, item in news:
             self._deliver(request_id, item)
+        for request_id in request_ids:
+            self._traces.add(request_id, sent_at_s, now_s, len(result.tokens), result.timings)
 
     def probe_if_idle(self) -> None:
         """Send a step without work through all hops unless steps are under way anyway."""

@@ -140,6 +140,10 @@ class Scheduler:
         """A step without work, which proves every hop."""
         return self._issue(_StepDraft())
 
+    def requests_of(self, step_id: int) -> list[RequestId]:
+        """Those that a step under way works for."""
+        return [one.request.request_id for one in self._under_way.get(step_id, _NO_STEP).owners.values()]
+
     def complete(self, result: StepResult) -> list[tuple[RequestId, Token]]:
         """The tokens that a result brings to living requests.
 

@@ -6,7 +6,9 @@ in place of three on the way.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -19,9 +21,11 @@ from exo_lite.domain.step import StepMessage, StepResult
 from exo_lite.transport.channels import open_blocking_channel
 from exo_lite.transport.errors import error_from_status
 from exo_lite.transport.step_codec import result_to_proto, step_to_proto
+from exo_lite.transport.v1 import worker_pb2
 from exo_lite.transport.v1.worker_pb2_grpc import WorkerStub
 
 Item = TypeVar("Item")
+Message = TypeVar("Message", worker_pb2.StepMessage, worker_pb2.StepResult)
 OnEnd = Callable[[ExoLiteError], None]
 
 
@@ -74,11 +78,20 @@ class OutStream(Generic[Item]):
             self._on_end(error_from_status(call, peer=self._peer))
 
 
+def _timed(to_proto: Callable[[Item], Message], item: Item) -> Message:
+    """The message, which carries in the last of its timings what it took to build."""
+    started_at_s = time.perf_counter()
+    message = to_proto(item)
+    if message.timings:
+        message.timings[-1].serialize_ms = (time.perf_counter() - started_at_s) * 1000
+    return message
+
+
 def open_pipe(hop: Hop, on_end: OnEnd, *, max_message_bytes: int) -> OutStream[StepMessage]:
     """Of steps, to the next stage."""
     return OutStream(
         hop,
-        lambda stub, messages: stub.Pipe.future(map(step_to_proto, messages)),
+        lambda stub, messages: stub.Pipe.future(map(partial(_timed, step_to_proto), messages)),
         on_end,
         max_message_bytes=max_message_bytes,
     )
@@ -88,7 +101,7 @@ def open_results(hop: Hop, on_end: OnEnd, *, max_message_bytes: int) -> OutStrea
     """Of results, from the last stage to the head."""
     return OutStream(
         hop,
-        lambda stub, results: stub.Results.future(map(result_to_proto, results)),
+        lambda stub, results: stub.Results.future(map(partial(_timed, result_to_proto), results)),
         on_end,
         max_message_bytes=max_message_bytes,
     )

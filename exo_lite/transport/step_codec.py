@@ -19,6 +19,7 @@ from exo_lite.domain.step import (
     StepMessage,
     StepResult,
 )
+from exo_lite.domain.trace import RequestTrace, StepTrace
 from exo_lite.transport.sampling_codec import (
     logprobs_from_proto,
     logprobs_to_proto,
@@ -185,12 +186,36 @@ def _hidden_states_from_proto(message: worker_pb2.HiddenStates) -> HiddenStates:
     return HiddenStates(dtype, message.num_tokens, message.hidden_size, message.data)
 
 
+def trace_to_proto(trace: RequestTrace) -> worker_pb2.RequestTrace:
+    steps = [
+        worker_pb2.StepTrace(
+            start_ms=step.start_ms,
+            duration_ms=step.duration_ms,
+            num_tokens=step.num_tokens,
+            stages=_timings_to_proto(step.stages),
+        )
+        for step in trace.steps
+    ]
+    return worker_pb2.RequestTrace(age_s=trace.age_s, steps=steps)
+
+
+def trace_from_proto(message: worker_pb2.RequestTrace) -> RequestTrace:
+    steps = tuple(
+        StepTrace(step.start_ms, step.duration_ms, step.num_tokens, _timings_from_proto(step.stages))
+        for step in message.steps
+    )
+    return RequestTrace(message.age_s, steps)
+
+
 def _timings_to_proto(timings: tuple[StageTiming, ...]) -> list[worker_pb2.StageTiming]:
-    return [worker_pb2.StageTiming(queue_ms=one.queue_ms, compute_ms=one.compute_ms) for one in timings]
+    return [
+        worker_pb2.StageTiming(queue_ms=one.queue_ms, compute_ms=one.compute_ms, serialize_ms=one.serialize_ms)
+        for one in timings
+    ]
 
 
 def _timings_from_proto(messages: Iterable[worker_pb2.StageTiming]) -> tuple[StageTiming, ...]:
-    return tuple(StageTiming(one.queue_ms, one.compute_ms) for one in messages)
+    return tuple(StageTiming(one.queue_ms, one.compute_ms, one.serialize_ms) for one in messages)
 
 
 def _failure_to_proto(failure: StepFailure | None) -> worker_pb2.Failure | None:

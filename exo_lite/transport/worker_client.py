@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Token
+from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport.channels import CONTROL_MESSAGE_BYTES, open_channel
 from exo_lite.transport.cluster_codec import order_to_proto, shard_status_from_proto
 from exo_lite.transport.errors import errors_from_status
-from exo_lite.transport.step_codec import request_to_proto, token_from_proto
+from exo_lite.transport.step_codec import request_to_proto, token_from_proto, trace_from_proto
 from exo_lite.transport.v1 import worker_pb2
 from exo_lite.transport.v1.worker_pb2_grpc import WorkerStub
 
@@ -33,6 +34,12 @@ class WorkerClient:
     async def connect(self, order: ConnectOrder, *, timeout_s: float) -> None:
         with errors_from_status(self._peer):
             await self._stub.Connect(order_to_proto(order), timeout=timeout_s)
+
+    async def traces(self, *, timeout_s: float) -> tuple[RequestTrace, ...]:
+        """Of the head's last requests, the newest first."""
+        with errors_from_status(self._peer):
+            reply = await self._stub.Traces(worker_pb2.TracesRequest(), timeout=timeout_s)
+        return tuple(trace_from_proto(one) for one in reply.requests)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
         """The answer's tokens as they come. Closing the generator cancels the request on every stage."""

@@ -12,9 +12,16 @@ from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import StepMessage, StepResult
+from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport.cluster_codec import order_from_proto, shard_status_to_proto
 from exo_lite.transport.errors import errors_as_status
-from exo_lite.transport.step_codec import request_from_proto, result_from_proto, step_from_proto, token_to_proto
+from exo_lite.transport.step_codec import (
+    request_from_proto,
+    result_from_proto,
+    step_from_proto,
+    token_to_proto,
+    trace_to_proto,
+)
 from exo_lite.transport.v1 import cluster_pb2, node_pb2, worker_pb2
 from exo_lite.transport.v1.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 
@@ -27,6 +34,8 @@ class WorkerHandler(Protocol):
     def status(self) -> ShardStatus: ...
 
     async def on_connect(self, order: ConnectOrder) -> None: ...
+
+    def traces(self) -> tuple[RequestTrace, ...]: ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]: ...
 
@@ -52,6 +61,10 @@ class _WorkerServicer(WorkerServicer):
         async with errors_as_status(context):
             await self._handler.on_connect(order_from_proto(request))
         return node_pb2.ConnectReply()
+
+    async def Traces(self, request: worker_pb2.TracesRequest, context: Context) -> worker_pb2.TracesReply:
+        async with errors_as_status(context):
+            return worker_pb2.TracesReply(requests=[trace_to_proto(one) for one in self._handler.traces()])
 
     async def Generate(self, request: worker_pb2.GenerateRequest, context: Context) -> AsyncIterator[worker_pb2.Token]:
         async with errors_as_status(context), aclosing(self._handler.generate(request_from_proto(request))) as tokens:

@@ -15,6 +15,7 @@ from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import StepMessage, StepResult, num_kv_blocks
+from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Scheduler
@@ -133,12 +134,13 @@ class Worker:
             session.head = Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock)
         return session
 
+    def traces(self) -> tuple[RequestTrace, ...]:
+        """Of the last requests, the newest first. Raises as `generate`."""
+        return self._require_head().traces
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
         """Raises NotReady without a pipeline, InvalidRequest anywhere but at the head."""
-        session = self._require_session()
-        if session.head is None:
-            raise InvalidRequest(f"{self._config.node_name} is stage {session.order.stage}: prompts go to the head")
-        tokens = session.head.generate(request)
+        tokens = self._require_head().generate(request)
         try:
             async for token in tokens:
                 yield token
@@ -150,6 +152,12 @@ class Worker:
 
     async def on_results(self, results: AsyncIterator[StepResult]) -> None:
         await self._require_session().take_results(results)
+
+    def _require_head(self) -> Head:
+        session = self._require_session()
+        if session.head is None:
+            raise InvalidRequest(f"{self._config.node_name} is stage {session.order.stage}: prompts go to the head")
+        return session.head
 
     def _require_session(self) -> Session:
         if self._session is None:

@@ -15,6 +15,7 @@ from exo_lite.domain.errors import ModelNotFound, NotReady
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
+from exo_lite.domain.trace import RequestTrace
 
 MIB = 1024 * 1024
 MODEL = "smollm2-135m"
@@ -131,6 +132,9 @@ class ScriptedCluster:
         _not_played(model)
 
     async def unload(self, model: str) -> None:
+        _not_played(model)
+
+    async def traces(self, model: str) -> tuple[Instance, tuple[RequestTrace, ...]]:
         _not_played(model)
 
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:

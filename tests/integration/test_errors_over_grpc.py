@@ -15,6 +15,7 @@ from exo_lite.domain.errors import (
     InvalidRequest,
     ModelDoesNotFit,
     NodeLost,
+    NotReady,
     QueueFull,
     StaleEpoch,
 )
@@ -24,6 +25,7 @@ from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import HiddenStates, Step, StepMessage, StepResult
+from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport.channels import bind, create_server
 from exo_lite.transport.worker_client import WorkerClient
 from exo_lite.transport.worker_server import serve_worker
@@ -48,6 +50,9 @@ class ScriptedWorker:
 
     async def on_connect(self, order: ConnectOrder) -> None:
         await self._raise()
+
+    def traces(self) -> tuple[RequestTrace, ...]:
+        raise NotReady("nobody looks")
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
         yield Token(0, 7)

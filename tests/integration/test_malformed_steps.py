@@ -18,6 +18,7 @@ from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.domain.step import Admission, Step, StepMessage, StepResult
+from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport.channels import bind, create_server, open_channel
 from exo_lite.transport.errors import errors_from_status
 from exo_lite.transport.step_codec import step_to_proto
@@ -57,6 +58,9 @@ class ScriptedHead:
 
     async def on_connect(self, order: ConnectOrder) -> None:
         raise NotReady("nobody connects")
+
+    def traces(self) -> tuple[RequestTrace, ...]:
+        raise NotReady("nobody looks")
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
         raise NotReady("nobody prompts")

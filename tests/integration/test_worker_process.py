@@ -107,6 +107,12 @@ async def test_what_went_through_every_hop_is_measured(workers: dict[str, Runnin
     measured = head.status
     assert measured.compute_ms is not None
     assert measured.proof_age_s is not None
+    async with client_of(head) as client:
+        newest, *_ = await client.traces(timeout_s=5.0)
+    assert [step.num_tokens for step in newest.steps] == [1] * 5
+    for step in newest.steps:
+        assert [stage.compute_ms > 0 and stage.serialize_ms > 0 for stage in step.stages] == [True, True]
+        assert 0 < step.wire_ms < step.duration_ms
     back = await until(lambda: workers["back"].status.compute_ms, "the other stage's computing is measured")
     assert back > 0
 

@@ -46,6 +46,11 @@ class WorkerStub:
                 request_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.ConnectRequest.SerializeToString,
                 response_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.ConnectReply.FromString,
                 _registered_method=True)
+        self.Traces = channel.unary_unary(
+                '/exo_lite.transport.v1.Worker/Traces',
+                request_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.TracesRequest.SerializeToString,
+                response_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.TracesReply.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_stream(
                 '/exo_lite.transport.v1.Worker/Generate',
                 request_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.GenerateRequest.SerializeToString,
@@ -74,6 +79,13 @@ class WorkerServicer:
 
     def Connect(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Traces(self, request, context):
+        """To the head: where the time of its last requests went.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -111,6 +123,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Connect,
                     request_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.ConnectRequest.FromString,
                     response_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.ConnectReply.SerializeToString,
+            ),
+            'Traces': grpc.unary_unary_rpc_method_handler(
+                    servicer.Traces,
+                    request_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.TracesRequest.FromString,
+                    response_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.TracesReply.SerializeToString,
             ),
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
@@ -182,6 +199,33 @@ class Worker:
             '/exo_lite.transport.v1.Worker/Connect',
             exo__lite_dot_transport_dot_v1_dot_node__pb2.ConnectRequest.SerializeToString,
             exo__lite_dot_transport_dot_v1_dot_node__pb2.ConnectReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Traces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo_lite.transport.v1.Worker/Traces',
+            exo__lite_dot_transport_dot_v1_dot_worker__pb2.TracesRequest.SerializeToString,
+            exo__lite_dot_transport_dot_v1_dot_worker__pb2.TracesReply.FromString,
             options,
             channel_credentials,
             insecure,

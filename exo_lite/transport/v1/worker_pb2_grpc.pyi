@@ -35,6 +35,8 @@ class WorkerStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _cluster_pb2.ShardStatus]
     Connect: _grpc.UnaryUnaryMultiCallable[_node_pb2.ConnectRequest, _node_pb2.ConnectReply]
+    Traces: _grpc.UnaryUnaryMultiCallable[_worker_pb2.TracesRequest, _worker_pb2.TracesReply]
+    """To the head: where the time of its last requests went."""
     Generate: _grpc.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.Token]
     """To the head: a prompt's tokens in, the answer's tokens out."""
     Pipe: _grpc.StreamUnaryMultiCallable[_worker_pb2.StepMessage, _worker_pb2.StreamEnd]
@@ -47,6 +49,8 @@ class WorkerAsyncStub(WorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _cluster_pb2.ShardStatus]  # type: ignore[assignment]
     Connect: _aio.UnaryUnaryMultiCallable[_node_pb2.ConnectRequest, _node_pb2.ConnectReply]  # type: ignore[assignment]
+    Traces: _aio.UnaryUnaryMultiCallable[_worker_pb2.TracesRequest, _worker_pb2.TracesReply]  # type: ignore[assignment]
+    """To the head: where the time of its last requests went."""
     Generate: _aio.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.Token]  # type: ignore[assignment]
     """To the head: a prompt's tokens in, the answer's tokens out."""
     Pipe: _aio.StreamUnaryMultiCallable[_worker_pb2.StepMessage, _worker_pb2.StreamEnd]  # type: ignore[assignment]
@@ -68,6 +72,14 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.ConnectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ConnectReply, _abc.Awaitable[_node_pb2.ConnectReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Traces(
+        self,
+        request: _worker_pb2.TracesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.TracesReply, _abc.Awaitable[_worker_pb2.TracesReply]]:
+        """To the head: where the time of its last requests went."""
 
     @_abc_1.abstractmethod
     def Generate(

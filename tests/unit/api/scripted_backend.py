@@ -14,6 +14,7 @@ from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import Assignment, Exclusion, LoadOptions, LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import FinishReason, Logprobs, Sampling, Terms, Token
 from exo_lite.domain.shard import Shard
+from exo_lite.domain.trace import RequestTrace
 
 MODEL = "demo-model"
 EOS = 0
@@ -97,6 +98,7 @@ class ScriptedBackend:
     asked: list[Asked] = field(default_factory=list)
     wishes: list[tuple[str, LoadWish]] = field(default_factory=list)
     offers: Sequence[NodeOffer] | None = None
+    traced: tuple[RequestTrace, ...] = ()
     unloaded: list[str] = field(default_factory=list)
     keep_alives_s: list[float | None] = field(default_factory=list)
     loading: asyncio.Event | None = None
@@ -127,6 +129,13 @@ class ScriptedBackend:
             raise self.error
         self.wishes.append((model, wish))
         return Instance(ModelId(model), "f00d", SPEC, Epoch(7), LoadOptions("float32"), (), "loading")
+
+    async def traces(self, model: str) -> tuple[Instance, tuple[RequestTrace, ...]]:
+        if model != MODEL:
+            raise ModelNotFound(f"{model} is not loaded")
+        plan = sample_plan()
+        instance = Instance(plan.model_id, "f00d", SPEC, Epoch(7), LoadOptions("float32"), plan.assignments, "ready")
+        return instance, self.traced
 
     async def unload(self, model: str) -> None:
         if model != MODEL:

@@ -7,6 +7,8 @@ from exo_lite.api.plan_document import plan_document
 from exo_lite.domain.errors import ModelDoesNotFit
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.step import StageTiming
+from exo_lite.domain.trace import RequestTrace, StepTrace
 from tests.unit.api.scripted_backend import MODEL, STATE, ScriptedBackend, sample_plan, sample_refusal
 
 
@@ -97,3 +99,26 @@ def test_the_plan_document_has_the_contracts_keys() -> None:
         document = plan_document(outcome)
         assert {"model", "n_layers", "strategy", "fits", "reason", "shards", "excluded"} <= document.keys()
     assert plan_document(sample_plan())["excluded"] == [{"node": "c", "node_id": "c", "reason": "offers nothing"}]
+
+
+async def test_traces_say_where_the_time_went(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+    names = [assignment.name for assignment in sample_plan().assignments]
+    stages = tuple(StageTiming(0.25, 4.0 + index, 0.125) for index in range(len(names)))
+    duration_ms = sum(one.queue_ms + one.compute_ms + one.serialize_ms for one in stages) + 1.5
+    prompt, failed = StepTrace(0.0, 900.0, 0, stages), StepTrace(1.0, 2.0, 0, stages[:1])
+    backend.traced = (RequestTrace(3.0, (prompt, failed, StepTrace(10.0, duration_ms, 1, stages))),)
+    document = (await client.get(f"/api/v1/models/{MODEL}/traces")).json()
+    assert [stage["node"] for stage in document["stages"]] == names
+    [request] = document["requests"]
+    assert [step["duration_ms"] for step in request["steps"]] == [900.0, 2.0, duration_ms]
+    assert [step["wire_ms"] for step in request["steps"]][1:] == [0.0, 1.5]
+    summary = document["summary"]
+    assert (summary["num_steps"], summary["step_ms"], summary["wire_ms"]) == (1, duration_ms, 1.5)
+    assert summary["stages"] == request["steps"][2]["stages"]
+    assert summary["slowest"] == f"computing on {names[-1]} takes {3.0 + len(names):.1f} ms of {duration_ms:.1f} ms"
+
+
+async def test_traces_of_a_model_that_nobody_asked_yet(client: httpx2.AsyncClient) -> None:
+    document = (await client.get(f"/api/v1/models/{MODEL}/traces")).json()
+    assert (document["requests"], document["summary"]) == ([], None)
+    assert (await client.get("/api/v1/models/nobody/traces")).status_code == 404

@@ -14,6 +14,7 @@ from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.domain.step import SampledToken, StageTiming, Step, StepFailure, StepResult
 from exo_lite.pipeline.head import AVERAGE_WEIGHT, RATE_WINDOW_S, Head
 from exo_lite.pipeline.scheduler import Scheduler
+from exo_lite.pipeline.trace_ring import MAX_TRACED_REQUESTS
 
 STOP = 9
 
@@ -333,3 +334,32 @@ async def test_whoever_makes_room_for_another_tenant_is_told():
     assert pipeline.head.num_waiting == 2
     pipeline.answer()
     await running
+
+
+async def test_the_steps_of_a_request_are_traced():
+    pipeline = Pipeline()
+    await started(pipeline.head.generate(request("a")))
+    pipeline.now_s += 0.040
+    timings = (StageTiming(1.0, 20.0, 0.5), StageTiming(2.0, 15.0, 0.25))
+    pipeline.answer(timings=timings)
+    pipeline.now_s += 0.030
+    pipeline.fail_step("broken")
+    [trace] = pipeline.head.traces
+    assert trace.age_s == pytest.approx(0.070)
+    assert [(step.num_tokens, step.stages) for step in trace.steps] == [(1, timings), (0, ())]
+    assert [step.start_ms for step in trace.steps] == pytest.approx([0.0, 40.0])
+    assert [step.duration_ms for step in trace.steps] == pytest.approx([40.0, 30.0])
+    assert trace.steps[0].wire_ms == pytest.approx(40.0 - 38.75)
+
+
+async def test_only_the_last_requests_are_traced():
+    pipeline = Pipeline(num_slots=1)
+    for number in range(MAX_TRACED_REQUESTS + 2):
+        pipeline.now_s += 1.0
+        token = await started(pipeline.head.generate(request(str(number), max_tokens=1)))
+        pipeline.answer()
+        await token
+        await asyncio.sleep(0)
+    traces = pipeline.head.traces
+    assert len(traces) == MAX_TRACED_REQUESTS
+    assert [trace.age_s for trace in traces] == list(range(MAX_TRACED_REQUESTS))

@@ -20,6 +20,7 @@ from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import HiddenStates, SequenceChunk, Step, StepMessage, StepResult
+from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport import cluster_codec, step_codec
 from tests.unit.transport.any_value import MODEL_IDS, any_of
 
@@ -36,6 +37,7 @@ PAIRS = [
     (GenerateRequest, step_codec.request_to_proto, step_codec.request_from_proto),
     (Token, step_codec.token_to_proto, step_codec.token_from_proto),
     (StepMessage, step_codec.step_to_proto, step_codec.step_from_proto),
+    (RequestTrace, step_codec.trace_to_proto, step_codec.trace_from_proto),
     (StepResult, step_codec.result_to_proto, step_codec.result_from_proto),
 ]
 
