@@ -68,6 +68,7 @@ def usage_document(jobs: Sequence[Job], watch: Stopwatch) -> Document:
             "prompt_tokens": prompt_tokens,
             "completion_tokens": watch.num_tokens,
             "total_tokens": prompt_tokens + watch.num_tokens,
+            "prompt_tokens_details": {"cached_tokens": watch.num_cached_tokens},
         },
         "timings": watch.timings(prompt_tokens),
     }

@@ -31,6 +31,8 @@ class WishBody(BaseModel):
     quant: Quantization | None = None
     context: int | None = Field(default=None, ge=1)
     slots: int | None = Field(default=None, ge=1, le=MAX_NUM_SLOTS)
+    prefix_cache: bool | None = None
+    speculation: bool | None = None
 
     def wish(self) -> LoadWish:
         default = LoadWish()
@@ -40,6 +42,8 @@ class WishBody(BaseModel):
             context_length=self.context,
             num_slots=self.slots,
             strategy=self.strategy or default.strategy,
+            prefix_cache=default.prefix_cache if self.prefix_cache is None else self.prefix_cache,
+            speculation=default.speculation if self.speculation is None else self.speculation,
         )
 
 

@@ -13,6 +13,7 @@ from exo_lite.api.jobs import Job
 from exo_lite.api.metrics import RequestMetrics
 from exo_lite.api.pieces import Piece, Transcript
 from exo_lite.domain.errors import ExoLiteError
+from exo_lite.domain.request import Token
 
 Clock = Callable[[], float]
 """Seconds, monotonic."""
@@ -44,11 +45,13 @@ class Stopwatch:
         self._first_at_s: float | None = None
         self._last_at_s = self._started_at_s
         self.num_tokens = 0
+        self.num_cached_tokens = 0
 
-    def token_seen(self) -> None:
+    def token_seen(self, token: Token) -> None:
         self._last_at_s = self._clock()
         self._first_at_s = self._last_at_s if self._first_at_s is None else self._first_at_s
         self.num_tokens += 1
+        self.num_cached_tokens += token.num_cached_tokens
 
     def timings(self, prompt_n: int) -> dict[str, float]:
         """`prompt_ms` is the time to the first token; the rate is that of the tokens after it."""
@@ -101,7 +104,7 @@ async def _answer(service: Service, model: TextModel, job: Job, listener: _Liste
         async with aclosing(tokens):
             async for token in tokens:
                 observed.token_seen()
-                listener.watch.token_seen()
+                listener.watch.token_seen(token)
                 piece = transcript.push(token)
                 if piece is None:
                     continue

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
@@ -15,6 +15,14 @@ from exo_lite.domain.request import FinishReason
 _FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _REQUEST_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+_COUNTERS = (
+    ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", "prefix_cache", "prompt_tokens"),
+    ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", "prefix_cache", "cached_tokens"),
+    ("spec_decode_num_draft_tokens", "Guesses at tokens.", "speculation", "proposed_tokens"),
+    ("spec_decode_num_accepted_tokens", "Guesses at tokens that were right.", "speculation", "accepted_tokens"),
+)
+"""Name, description, and where the state's document of a model has the number."""
 
 State = Callable[[], Mapping[str, object]]
 
@@ -85,13 +93,14 @@ class _ClusterCollector(Collector):
     def __init__(self, state: State) -> None:
         self._state = state
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> Iterable[Metric]:
         return ()  # the registry would otherwise collect once to learn the names
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         state = self._state()
         nodes, models = _mappings(state.get("nodes")), _mappings(state.get("models"))
         yield from _request_gauges(models)
+        yield from _cache_metrics(models)
         yield from _node_gauges(nodes)
         yield _layer_gauge(models)
 
@@ -102,6 +111,20 @@ def _request_gauges(models: list[Mapping[str, object]]) -> Iterator[GaugeMetricF
         for model in models:
             gauge.add_metric([_text(model, "id")], _number(_mapping(model.get("requests")), key))
         yield gauge
+
+
+def _cache_metrics(models: list[Mapping[str, object]]) -> Iterator[Metric]:
+    """Counters start anew with each placement, as Prometheus expects of a restart."""
+    blocks = GaugeMetricFamily("exo_lite_kv_blocks", "Blocks of the KV cache, by use.", labels=["model", "kind"])
+    for model in models:
+        for kind in ("total", "free"):
+            blocks.add_metric([_text(model, "id"), kind], _number(_mapping(model.get("kv_blocks")), kind))
+    yield blocks
+    for name, text, section, key in _COUNTERS:
+        counter = CounterMetricFamily(f"exo_lite_{name}", text, labels=["model"])
+        for model in models:
+            counter.add_metric([_text(model, "id")], _number(_mapping(model.get(section)), key))
+        yield counter
 
 
 def _node_gauges(nodes: list[Mapping[str, object]]) -> Iterator[GaugeMetricFamily]:

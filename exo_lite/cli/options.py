@@ -113,8 +113,17 @@ daemon_options: Decorator = grouped(
 )
 
 
-def _wish(dtype: str, quant: Quantization, context: int | None, slots: int | None, strategy: Strategy) -> LoadWish:
-    return LoadWish(None if dtype == "auto" else cast(DType, dtype), quant, context, slots, strategy)
+def _wish(
+    dtype: str,
+    quant: Quantization,
+    context: int | None,
+    slots: int | None,
+    strategy: Strategy,
+    prefix_cache: bool,
+    speculation: bool,
+) -> LoadWish:
+    wished_dtype = None if dtype == "auto" else cast(DType, dtype)
+    return LoadWish(wished_dtype, quant, context, slots, strategy, prefix_cache=prefix_cache, speculation=speculation)
 
 
 load_options: Decorator = grouped(
@@ -153,6 +162,18 @@ load_options: Decorator = grouped(
             show_default=True,
             help="How layers are split over nodes.",
         ),
+        "prefix_cache": click.option(
+            "--prefix-cache/--no-prefix-cache",
+            default=True,
+            show_default=True,
+            help="Compute the common beginning of prompts once.",
+        ),
+        "speculation": click.option(
+            "--speculation/--no-speculation",
+            default=True,
+            show_default=True,
+            help="Guess tokens from the text so far where that is faster.",
+        ),
     },
     _wish,
 )
@@ -179,6 +200,8 @@ def load_body(wish: LoadWish) -> dict[str, str | float]:
     kept_s = -1 if wish.keep_alive_s == FOR_EVER else wish.keep_alive_s  # JSON has no infinity
     open_ones = {"context": wish.context_length, "slots": wish.num_slots, "keep_alive": kept_s}
     asked = {"on_demand": True} if wish.is_on_demand else {}
+    switched_off = {"prefix_cache": not wish.prefix_cache, "speculation": not wish.speculation}
+    asked |= {key: False for key, is_off in switched_off.items() if is_off}
     return body | asked | {key: value for key, value in open_ones.items() if value is not None}
 
 

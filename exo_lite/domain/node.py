@@ -53,6 +53,22 @@ class MemoryUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ServingCounts:
+    """What a head has counted in its epoch."""
+
+    num_kept_blocks: int = 0
+    """Of the KV cache: free ones that are kept for prompts that begin alike."""
+    num_prompt_tokens: int = 0
+    """Of all requests that were given a place."""
+    num_cached_tokens: int = 0
+    """Of these, that did not have to be computed again."""
+    num_proposed_tokens: int = 0
+    """Guesses at tokens of answers."""
+    num_accepted_tokens: int = 0
+    """Of these, that were right."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShardStatus:
     """One worker, as its daemon sees it."""
 
@@ -79,6 +95,8 @@ class ShardStatus:
     num_waiting: int = 0
     proof_age_s: float | None = None
     """Since the last token or probe went through every hop; known to the head only."""
+    counts: ServingCounts = ServingCounts()
+    """Known to the head only."""
     error: str | None = None
     idle_s: float | None = None
     """Since the last request left, 0 while there are some; known to the head only."""

@@ -27,6 +27,10 @@ class LoadOptions:
     context_length: int = DEFAULT_CONTEXT_LENGTH
     num_slots: int = DEFAULT_NUM_SLOTS
     strategy: Strategy = "by_memory"
+    prefix_cache: bool = True
+    """Whether prompts that begin alike share what was computed for them."""
+    speculation: bool = True
+    """Whether tokens are guessed from the text so far, and several of them checked at once."""
 
     @property
     def num_sequences(self) -> int:
@@ -112,6 +116,8 @@ class LoadWish:
     """Idle seconds after which it leaves; None: for ever, or the node's default where a request asks."""
     is_on_demand: bool = False
     """A request asks: whatever of this model is placed already will do."""
+    prefix_cache: bool = True
+    speculation: bool = True
 
     def resolve(self, spec: ModelSpec) -> LoadOptions:
         """Raises InvalidRequest where the wish lies beyond the model."""
@@ -124,4 +130,12 @@ class LoadWish:
         num_slots = self.num_slots or DEFAULT_NUM_SLOTS
         if not 1 <= num_slots <= MAX_NUM_SLOTS:
             raise InvalidRequest(f"slots must lie between 1 and {MAX_NUM_SLOTS}, not {num_slots}", param="slots")
-        return LoadOptions(self.dtype or spec.dtype, self.quant, context_length, num_slots, self.strategy)
+        return LoadOptions(
+            self.dtype or spec.dtype,
+            self.quant,
+            context_length,
+            num_slots,
+            self.strategy,
+            self.prefix_cache,
+            self.speculation,
+        )

@@ -141,3 +141,5 @@ class Token:
     token_id: int
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
+    num_cached_tokens: int = 0
+    """Of the prompt, that were not computed again; stands on the first token."""

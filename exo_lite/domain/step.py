@@ -26,7 +26,9 @@ class SequenceChunk:
     """`num_tokens` consecutive tokens of one sequence, the first at `position`, for the KV cache of `slot`.
 
     `token_ids` go no further than the embedding, on the head: they never travel. The last stage samples after the chunk
-    where `sample_index`, the index of the token to draw, is given.
+    where `sample_index`, the index of the token to draw, is given. The last tokens may be proposals, guesses at what
+    would be drawn: as long as they prove right, more is drawn after them. What a slot holds of wrong ones is
+    overwritten by its next chunk.
     """
 
     slot: int
@@ -34,6 +36,13 @@ class SequenceChunk:
     num_tokens: int
     token_ids: tuple[int, ...] = ()
     sample_index: int | None = None
+    proposed_token_ids: tuple[int, ...] = ()
+    """The last ones of the chunk's tokens; the last stage needs them too, to compare."""
+
+    @property
+    def num_draws(self) -> int:
+        """Rows from which tokens may be drawn, the chunk's last ones."""
+        return 0 if self.sample_index is None else 1 + len(self.proposed_token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,8 @@ class Admission:
     """What was sampled before, in earlier attempts; empty unless `sampling.changes_scores`."""
     blocks: tuple[int, ...] = ()
     """Of the KV cache, in the order of the sequence's tokens; empty: the slot's own part of it."""
+    num_cached_tokens: int = 0
+    """Of the prompt, that the first blocks hold already: the first chunk comes after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +136,7 @@ class StepMessage:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """What the last stage drew for the sequence in a slot."""
+    """What the last stage drew for the sequence in a slot; one more, in order, for every proposal that was right."""
 
     slot: int
     token_id: int

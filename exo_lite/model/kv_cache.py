@@ -66,19 +66,22 @@ class KVCache:
         """Of keys and values when every block is full."""
         return self.keys.nbytes + self.values.nbytes
 
-    def admit(self, slot: int, blocks: Sequence[int] = ()) -> None:
-        """The slot is empty and owns these blocks from now on; by default its own part of the pool, if it has one.
+    def admit(self, slot: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
+        """The slot owns these blocks from now on, which hold so many of its tokens already.
 
-        Raises MalformedStep for blocks that do not exist.
+        By default its own part of the pool, if it has one. Raises MalformedStep for blocks that do not exist or cannot
+        hold so much.
         """
         if not blocks:
             start = slot * self.tables.shape[1]
             blocks = range(start, min(start + self.tables.shape[1], self.num_blocks))
         if len(blocks) > self.tables.shape[1] or any(not 0 <= block < self.num_blocks for block in blocks):
             raise MalformedStep(f"slot {slot} was given blocks {list(blocks)} of {self.num_blocks}")
+        if not 0 <= num_cached_tokens <= len(blocks) * KV_BLOCK_TOKENS:
+            raise MalformedStep(f"slot {slot} cannot hold {num_cached_tokens} tokens in {len(blocks)} blocks")
         self._blocks[slot] = tuple(blocks)
         self.tables[slot, : len(blocks)] = torch.tensor(list(blocks), dtype=torch.int32)
-        self._lengths[slot] = 0
+        self._lengths[slot] = num_cached_tokens
 
     def capacity(self, slot: int) -> int:
         """Tokens that the slot's blocks hold at most."""

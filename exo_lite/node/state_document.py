@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from exo_lite.domain.cluster import ClusterState, Member
-from exo_lite.domain.node import NodeStatus, ShardStatus
+from exo_lite.domain.node import NodeStatus, ServingCounts, ShardStatus
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import Assignment
 from exo_lite.node.decisions import shard_status
@@ -55,6 +55,7 @@ def _node(status: NodeStatus, member: Member | None, now_s: float) -> dict[str, 
 def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
     statuses = [shard_status(state, instance, assignment) for assignment in instance.assignments]
     head = statuses[0] if statuses else None
+    counts = head.counts if head else ServingCounts()
     return {
         "id": instance.model_id,
         "n_layers": instance.n_layers,
@@ -66,6 +67,17 @@ def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
         "quant": instance.options.quant,
         "context_length": instance.options.context_length,
         "slots": instance.options.num_slots,
+        "prefix_cache": {
+            "enabled": instance.options.prefix_cache,
+            "prompt_tokens": counts.num_prompt_tokens,
+            "cached_tokens": counts.num_cached_tokens,
+            "kept_blocks": counts.num_kept_blocks,
+        },
+        "speculation": {
+            "enabled": instance.options.speculation,
+            "proposed_tokens": counts.num_proposed_tokens,
+            "accepted_tokens": counts.num_accepted_tokens,
+        },
         "tokens_per_second": head.tokens_per_second if head else 0.0,
         "proof_age_s": head.proof_age_s if head else None,
         "keep_alive_s": None if instance.is_pinned else instance.keep_alive_s,

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, QueueFull
 from exo_lite.domain.ids import RequestId
+from exo_lite.domain.node import ServingCounts
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import Step, StepResult
 from exo_lite.domain.trace import RequestTrace
@@ -65,6 +66,10 @@ class Head:
         return 0.0 if self._answers else self._clock() - self._last_left_at_s
 
     @property
+    def counts(self) -> ServingCounts:
+        return self._scheduler.counts
+
+    @property
     def tokens_per_second(self) -> float:
         """Over the last RATE_WINDOW_S seconds, all requests together."""
         oldest_s = self._clock() - RATE_WINDOW_S
@@ -112,7 +117,7 @@ class Head:
         now_s = self._clock()
         self._measure(result, now_s - sent_at_s)
         request_ids = self._scheduler.requests_of(result.step_id)
-        news = self._news_of(result, now_s)
+        news = self._news_of(result, now_s, duration_s=now_s - sent_at_s)
         self._pump()  # before the tokens are handed out: the stages wait for it
         for request_id, item in news:
             self._deliver(request_id, item)
@@ -163,12 +168,14 @@ class Head:
         self._sent_at_s[step.step_id] = self._clock()
         self._send(step)
 
-    def _news_of(self, result: StepResult, now_s: float) -> Sequence[tuple[RequestId, Token | ExoLiteError]]:
+    def _news_of(
+        self, result: StepResult, now_s: float, *, duration_s: float
+    ) -> Sequence[tuple[RequestId, Token | ExoLiteError]]:
         """The tokens that a result brings, or the error that it brings, to each request of its step."""
         try:
             if result.failure is not None:
                 raise result.failure.error
-            tokens = self._scheduler.complete(result)
+            tokens = self._scheduler.complete(result, duration_s * 1000)
         except ExoLiteError as error:
             return [(request_id, error) for request_id in self._scheduler.fail(result.step_id)]
         self.proved_at_s = now_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -41,16 +42,32 @@ class Sampler:
                 self._changes[admission.slot] = changes
 
     def draw(self, logits: Tensor, chunks: Sequence[SequenceChunk]) -> tuple[SampledToken, ...]:
-        """A token after each chunk; logits: float32 [chunks, vocab_size]. Every chunk has its `sample_index`."""
+        """A token after each chunk, and one more for each of its proposals that was the token drawn before it.
+
+        logits: float32 [draws of all chunks, vocab_size]. Every chunk has its `sample_index`.
+        """
+        first_rows = [0, *accumulate(chunk.num_draws for chunk in chunks)]
+        drawn: list[list[SampledToken]] = [[] for _ in chunks]
+        going, depth = list(range(len(chunks))), 0
+        while going:
+            rows = logits[[first_rows[one] + depth for one in going]] if len(going) < len(logits) else logits
+            for one, token in zip(going, self._draw_next(rows, [chunks[one] for one in going], depth), strict=True):
+                drawn[one].append(token)
+            going = [one for one in going if _is_right(chunks[one], depth, drawn[one][-1])]
+            depth += 1
+        return tuple(token for tokens in drawn for token in tokens)
+
+    def _draw_next(self, logits: Tensor, chunks: Sequence[SequenceChunk], depth: int) -> list[SampledToken]:
+        """The token at `depth` after each chunk's `sample_index`. logits: [chunks, vocab_size]."""
         slots = [chunk.slot for chunk in chunks]
         samplings = [self._samplings[slot] for slot in slots]
         scores = changed_scores(logits, [self._changes.get(slot) for slot in slots])
-        token_ids = sample(scores, samplings, [chunk.sample_index or 0 for chunk in chunks])
+        token_ids = sample(scores, samplings, [(chunk.sample_index or 0) + depth for chunk in chunks])
         for slot, token_id in zip(slots, token_ids, strict=True):
             if slot in self._changes:
                 self._changes[slot].add(token_id)
         logprobs = logprobs_of(logits, samplings, token_ids)
-        return tuple(SampledToken(*one) for one in zip(slots, token_ids, logprobs, strict=True))
+        return [SampledToken(*one) for one in zip(slots, token_ids, logprobs, strict=True)]
 
     def check_admitted(self, chunks: Sequence[SequenceChunk]) -> None:
         """Raises MalformedStep."""
@@ -64,3 +81,9 @@ class Sampler:
             greatest = max(token_ids, default=0)
             if greatest >= self._vocab_size:
                 raise MalformedStep(f"token id {greatest} is not within the vocabulary, 0..{self._vocab_size - 1}")
+
+
+def _is_right(chunk: SequenceChunk, depth: int, token: SampledToken) -> bool:
+    """Whether the token at `depth` is the one that was proposed."""
+    proposed = chunk.proposed_token_ids
+    return depth < len(proposed) and proposed[depth] == token.token_id

@@ -4,24 +4,47 @@ With S stages up to S steps are under way, so that no stage waits while there is
 decodes, an S-th of the running sequences, and prompts: a whole chunk's worth where nobody decodes, else as much as
 slows the running answers by no more than a set share. A sequence's decode is in one step at a time; the chunks of a
 prompt follow each other without waiting. Tenants take turns, requests of one tenant go in order.
+
+Blocks of the KV cache that all stages are known to have filled are found again by what they hold, so that a prompt is
+computed only from where it differs from those before. Where numbers are not exact, only blocks of whole chunks count:
+what follows is then computed in the very shapes, and so to the very bits, of a prompt that comes to an idle head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest, MalformedStep, QueueFull, StaleEpoch
 from exo_lite.domain.ids import Epoch, RequestId
+from exo_lite.domain.node import ServingCounts
 from exo_lite.domain.request import GenerateRequest, Token
-from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, Admission, SequenceChunk, Step, StepResult, num_kv_blocks
-from exo_lite.pipeline.block_pool import BlockPool
+from exo_lite.domain.step import (
+    KV_BLOCK_TOKENS,
+    PREFILL_CHUNK_TOKENS,
+    Admission,
+    SampledToken,
+    SequenceChunk,
+    Step,
+    StepResult,
+    num_kv_blocks,
+)
+from exo_lite.pipeline.block_pool import BlockPool, Key, block_keys, first_key
 from exo_lite.pipeline.fair_share import FairShare
 from exo_lite.pipeline.sequence_state import SequenceState
 from exo_lite.pipeline.step_costs import StepCosts
 from exo_lite.pipeline.waiting_line import WaitingLine
 
 DEFAULT_MAX_WAITING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """`is_exact`: a token's numbers are the same bit for bit whatever is computed beside it."""
+
+    prefix_cache: bool = True
+    speculation: bool = True
+    is_exact: bool = True
 
 
 @dataclass(slots=True)
@@ -45,6 +68,10 @@ class _StepUnderWay:
     num_decodes: int
 
     @property
+    def num_proposed(self) -> int:
+        return sum(len(chunk.proposed_token_ids) for chunk in self.chunks)
+
+    @property
     def num_prompt_tokens(self) -> int:
         return sum(chunk.num_tokens for chunk in self.chunks[self.num_decodes :])
 
@@ -65,11 +92,14 @@ class Scheduler:
         vocab_size: int,
         num_blocks: int | None = None,
         max_waiting: int = DEFAULT_MAX_WAITING,
+        features: Features = Features(),
     ) -> None:
         self._epoch = epoch
         self._num_stages = num_stages
+        self._num_slots = num_slots
         self._context_length = context_length
         self._vocab_size = vocab_size
+        self._features = features
         self._waiting = WaitingLine(max_waiting)
         self._free_slots = list(range(num_slots))[::-1]
         self._blocks = BlockPool(num_slots * num_kv_blocks(context_length) if num_blocks is None else num_blocks)
@@ -77,6 +107,10 @@ class Scheduler:
         self._under_way: dict[int, _StepUnderWay] = {}
         self._prompt_share = FairShare()
         self._costs = StepCosts()
+        self._num_prompt_tokens = 0
+        self._num_cached_tokens = 0
+        self._num_proposed_tokens = 0
+        self._num_accepted_tokens = 0
         self._next_step_id = 0
 
     @property
@@ -99,6 +133,16 @@ class Scheduler:
     def num_free_blocks(self) -> int:
         """Of the KV cache: reserved for nobody."""
         return self._blocks.num_free
+
+    @property
+    def counts(self) -> ServingCounts:
+        return ServingCounts(
+            num_kept_blocks=self._blocks.num_kept,
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_cached_tokens=self._num_cached_tokens,
+            num_proposed_tokens=self._num_proposed_tokens,
+            num_accepted_tokens=self._num_accepted_tokens,
+        )
 
     def submit(self, request: GenerateRequest) -> RequestId | None:
         """Queue a request. Raises StaleEpoch, InvalidRequest, ContextLengthExceeded or QueueFull, changing nothing.
@@ -144,23 +188,21 @@ class Scheduler:
         """Those that a step under way works for."""
         return [one.request.request_id for one in self._under_way.get(step_id, _NO_STEP).owners.values()]
 
-    def complete(self, result: StepResult) -> list[tuple[RequestId, Token]]:
-        """The tokens that a result brings to living requests.
+    def complete(self, result: StepResult, duration_ms: float | None = None) -> list[tuple[RequestId, Token]]:
+        """The tokens that a result brings to living requests. `duration_ms`: since the step was sent.
 
-        Raises MalformedStep, changing nothing, unless there is one for each sequence that was to have one.
+        Raises MalformedStep, changing nothing, unless each sequence that was to have one has its tokens.
         """
         step = self._under_way.get(result.step_id, _NO_STEP)
-        _check_tokens(result, step.chunks)
+        sampled = _tokens_by_slot(result, step.chunks)
         self._under_way.pop(result.step_id, None)
-        self._learn(step, result)
-        tokens = []
-        for sampled in result.tokens:
-            sequence = step.owners[sampled.slot]
+        self._learn(step, result, duration_ms)
+        tokens: list[tuple[RequestId, Token]] = []
+        for chunk in step.chunks:
+            sequence = step.owners[chunk.slot]
             if self._is_running(sequence):
-                token = sequence.take(sampled)
-                tokens.append((sequence.request.request_id, token))
-                if token.finish_reason is not None:
-                    self.cancel(sequence.request.request_id)
+                taken = self._take(step, chunk, sampled.get(chunk.slot, []))
+                tokens += [(sequence.request.request_id, token) for token in taken]
         return tokens
 
     def fail(self, step_id: int) -> list[RequestId]:
@@ -207,22 +249,62 @@ class Scheduler:
     def _admit(self, draft: _StepDraft) -> None:
         """KV blocks for all that a request may come to: no answer runs out of them in the middle."""
         while self._free_slots and (request := self._waiting.first()) is not None:
-            blocks = self._blocks.take(num_kv_blocks(request.num_tokens))
+            keys = self._reusable_keys(request)
+            cached = self._reusable(self._blocks.find(keys))
+            blocks = self._blocks.take(num_kv_blocks(request.num_tokens), cached)
             if blocks is None:
                 return  # in turn: a long request is not overtaken for ever by short ones
             self._waiting.take(request)
-            sequence = self._running[request.request_id] = SequenceState(request, self._free_slots.pop(), blocks)
+            key = keys[len(cached) - 1] if cached else first_key(request.tenant)
+            num_cached_tokens = len(cached) * KV_BLOCK_TOKENS
+            sequence = SequenceState(request, self._free_slots.pop(), blocks, num_cached_tokens, key)
+            self._running[request.request_id] = sequence
             draft.admissions.append(sequence.admission())
+            self._num_prompt_tokens += len(request.token_ids)
+            self._num_cached_tokens += num_cached_tokens
+
+    def _reusable_keys(self, request: GenerateRequest) -> list[Key]:
+        """Of the blocks of a prompt but for its last token: that one is always computed, to draw the next."""
+        return block_keys(request.token_ids[:-1], request.tenant) if self._features.prefix_cache else []
+
+    def _reusable(self, found: list[int]) -> list[int]:
+        """Those up to where the rest of the prompt may begin."""
+        blocks_per_chunk = 1 if self._features.is_exact else PREFILL_CHUNK_TOKENS // KV_BLOCK_TOKENS
+        return found[: len(found) // blocks_per_chunk * blocks_per_chunk]
+
+    def _take(self, step: _StepUnderWay, chunk: SequenceChunk, sampled: list[SampledToken]) -> list[Token]:
+        """What a chunk that every stage has computed, as all before it of its sequence, brings to a living request."""
+        sequence = step.owners[chunk.slot]
+        tokens = sequence.take(chunk, sampled)
+        self._num_accepted_tokens += max(0, len(sampled) - 1)
+        is_as_idle = step.num_decodes == 0 and _is_next_whole(chunk, sequence)
+        if self._features.prefix_cache and (self._features.is_exact or is_as_idle):
+            num_wrong = chunk.num_draws - len(sampled)
+            for block, key in sequence.newly_full_blocks(chunk.position + chunk.num_tokens - num_wrong):
+                self._blocks.fill(block, key)
+        if tokens and tokens[-1].finish_reason is not None:
+            self.cancel(sequence.request.request_id)
+        return tokens
+
+    @property
+    def _num_decoding(self) -> int:
+        return sum(sequence.is_decoding for sequence in self._running.values())
 
     @property
     def _decode_group_size(self) -> int:
         """Of each of the steps under way, when all decodes are spread evenly over them."""
-        return -(-sum(sequence.is_decoding for sequence in self._running.values()) // self._num_stages)
+        return -(-self._num_decoding // self._num_stages)
 
     def _add_decodes(self, draft: _StepDraft) -> None:
         ready = [sequence for sequence in self._running.values() if sequence.next_token is not None]
-        for sequence in ready[: self._decode_group_size]:
-            draft.decodes.append(sequence.decode_chunk())
+        group = ready[: self._decode_group_size]
+        # no step draws from more rows than there are slots: so much room for logits was promised
+        most = (self._num_slots - len(self._running)) // len(group) if group and self._features.speculation else 0
+        price = self._costs.proposal_price(self._num_decoding, self._num_stages)
+        for sequence in group:
+            proposed = sequence.proposals(most, price) if most else ()
+            self._num_proposed_tokens += len(proposed)
+            draft.decodes.append(sequence.decode_chunk(proposed))
             self._move_to_back(sequence)
 
     def _add_prompts(self, draft: _StepDraft) -> None:
@@ -262,18 +344,38 @@ class Scheduler:
         self._next_step_id += 1
         return step
 
-    def _learn(self, step: _StepUnderWay, result: StepResult) -> None:
+    def _learn(self, step: _StepUnderWay, result: StepResult, duration_ms: float | None) -> None:
         if result.timings and step.chunks:
             self._costs.learn(
                 num_decodes=step.num_decodes,
+                num_proposed=step.num_proposed,
                 num_prompt_tokens=step.num_prompt_tokens,
                 compute_ms=max(timing.compute_ms for timing in result.timings),
             )
+        if duration_ms is not None and step.num_decodes and not step.num_prompt_tokens and not step.num_proposed:
+            self._costs.learn_cycle(duration_ms)
 
 
-def _check_tokens(result: StepResult, chunks: Iterable[SequenceChunk]) -> None:
-    """Raises MalformedStep unless each chunk that asks for a token has one."""
-    asked = sorted(chunk.slot for chunk in chunks if chunk.sample_index is not None)
-    sampled = sorted(one.slot for one in result.tokens)
-    if asked != sampled:
-        raise MalformedStep(f"step {result.step_id} was to bring tokens for slots {asked}, it brought {sampled}")
+def _is_next_whole(chunk: SequenceChunk, sequence: SequenceState) -> bool:
+    """A chunk as an idle head cuts it, after others of this kind only."""
+    return chunk.num_tokens == PREFILL_CHUNK_TOKENS and chunk.position == sequence.num_full_blocks * KV_BLOCK_TOKENS
+
+
+def _tokens_by_slot(result: StepResult, chunks: Iterable[SequenceChunk]) -> dict[int, list[SampledToken]]:
+    """Raises MalformedStep unless each chunk that asks for tokens has one, and one more per proposal that was right."""
+    sampled: dict[int, list[SampledToken]] = {chunk.slot: [] for chunk in chunks if chunk.num_draws}
+    for one in result.tokens:
+        sampled.setdefault(one.slot, []).append(one)
+    wrong = sampled.keys() - {chunk.slot for chunk in chunks if _are_sound(sampled.get(chunk.slot, []), chunk)}
+    if wrong:
+        asked = sorted(chunk.slot for chunk in chunks if chunk.num_draws)
+        brought = sorted(one.slot for one in result.tokens)
+        raise MalformedStep(f"step {result.step_id} was to bring tokens for slots {asked}, it brought {brought}")
+    return sampled
+
+
+def _are_sound(sampled: Sequence[SampledToken], chunk: SequenceChunk) -> bool:
+    drawn = tuple(one.token_id for one in sampled)
+    if chunk.sample_index is None:
+        return not drawn
+    return bool(drawn) and len(drawn) <= chunk.num_draws and drawn[:-1] == chunk.proposed_token_ids[: len(drawn) - 1]

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from exo_lite.domain.request import FinishReason, GenerateRequest, Token
-from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, Admission, SampledToken, SequenceChunk
+from exo_lite.domain.step import (
+    KV_BLOCK_TOKENS,
+    PREFILL_CHUNK_TOKENS,
+    Admission,
+    SampledToken,
+    SequenceChunk,
+)
+from exo_lite.pipeline.block_pool import Key, next_key
+from exo_lite.pipeline.speculation import Price, Speculator
 
 
 @dataclass(slots=True)
 class SequenceState:
-    """`position` counts the tokens sent down the pipeline so far."""
+    """`position` counts the tokens sent down the pipeline so far, or found in the cache."""
 
     request: GenerateRequest
     slot: int
     blocks: tuple[int, ...]
-    position: int = 0
-    num_sampled: int = 0
+    num_cached_tokens: int
+    key: Key
+    """Of the last block that is known to be full on every stage."""
+    position: int = field(init=False)
+    num_full_blocks: int = field(init=False)
+    answer: list[int] = field(default_factory=list)
     next_token: int | None = None
     """Sampled, and not yet sent down."""
+    _speculator: Speculator | None = None
+
+    def __post_init__(self) -> None:
+        self.position = self.num_cached_tokens
+        self.num_full_blocks = self.num_cached_tokens // KV_BLOCK_TOKENS
 
     @property
     def num_prompt_left(self) -> int:
@@ -41,11 +59,24 @@ class SequenceState:
     def admission(self) -> Admission:
         request = self.request
         prompt_token_ids = tuple(sorted(set(request.token_ids))) if request.sampling.needs_prompt else ()
-        return Admission(self.slot, request.sampling, prompt_token_ids, blocks=self.blocks)
+        return Admission(
+            self.slot,
+            request.sampling,
+            prompt_token_ids,
+            blocks=self.blocks,
+            num_cached_tokens=self.num_cached_tokens,
+        )
 
-    def decode_chunk(self) -> SequenceChunk:
+    def proposals(self, most: int, price: Price) -> tuple[int, ...]:
+        """Guesses at the tokens after `next_token`, as far as the answer may go."""
+        if self._speculator is None:
+            self._speculator = Speculator([*self.request.token_ids, *self.answer])
+        return self._speculator.propose(min(most, self.request.max_tokens - len(self.answer) - 1), price)
+
+    def decode_chunk(self, proposed: tuple[int, ...]) -> SequenceChunk:
         assert self.next_token is not None
-        chunk = SequenceChunk(self.slot, self.position, 1, (self.next_token,), self.num_sampled)
+        token_ids = (self.next_token, *proposed)
+        chunk = SequenceChunk(self.slot, self.position, len(token_ids), token_ids, len(self.answer), proposed)
         self.next_token = None
         self.position += 1
         return chunk
@@ -56,14 +87,44 @@ class SequenceState:
         sample_index = 0 if self.is_decoding else None
         return SequenceChunk(self.slot, start, num_tokens, self.request.token_ids[start:end], sample_index)
 
-    def take(self, sampled: SampledToken) -> Token:
-        """The next token of the answer."""
-        index = self.num_sampled
-        self.num_sampled += 1
+    def newly_full_blocks(self, num_computed: int) -> Iterator[tuple[int, Key]]:
+        """Blocks with their keys, filled since the last call: all stages have computed so many tokens by now."""
+        num_known = min(num_computed, len(self.request.token_ids) + len(self.answer))
+        while (end := (self.num_full_blocks + 1) * KV_BLOCK_TOKENS) <= num_known:
+            self.key = next_key(self.key, self._tokens(end - KV_BLOCK_TOKENS, end))
+            yield self.blocks[self.num_full_blocks], self.key
+            self.num_full_blocks += 1
+
+    def take(self, chunk: SequenceChunk, sampled: Sequence[SampledToken]) -> list[Token]:
+        """The next tokens of the answer, up to its end: what the tail drew after a chunk."""
+        num_accepted = max(0, len(sampled) - 1)
+        self.position += num_accepted
+        tokens: list[Token] = []
+        for one in sampled:
+            tokens.append(self._take_one(one))
+            if tokens[-1].finish_reason is not None:
+                break
+        if self._speculator is not None:
+            self._speculator.learn(len(chunk.proposed_token_ids), num_accepted)
+        return tokens
+
+    def _take_one(self, sampled: SampledToken) -> Token:
+        index = len(self.answer)
+        self.answer.append(sampled.token_id)
         self.next_token = sampled.token_id
-        return Token(index, sampled.token_id, self._finish_reason(sampled.token_id), sampled.logprobs)
+        if self._speculator is not None:
+            self._speculator.add(sampled.token_id)
+        num_cached_tokens = 0 if index else self.num_cached_tokens
+        reason = self._finish_reason(sampled.token_id)
+        return Token(index, sampled.token_id, reason, sampled.logprobs, num_cached_tokens)
+
+    def _tokens(self, start: int, end: int) -> list[int]:
+        """Of prompt and answer."""
+        num_prompt = len(self.request.token_ids)
+        answered = self.answer[max(0, start - num_prompt) : max(0, end - num_prompt)]
+        return [*self.request.token_ids[start:end], *answered]
 
     def _finish_reason(self, token_id: int) -> FinishReason | None:
         if token_id in self.request.stop_token_ids:
             return "stop"
-        return "length" if self.num_sampled >= self.request.max_tokens else None
+        return "length" if len(self.answer) >= self.request.max_tokens else None

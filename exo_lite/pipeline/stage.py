@@ -70,6 +70,7 @@ class Stage:
         if not step.chunks or message.failure is not None:
             return StageOutput()
         self._check_admitted(step.chunks)
+        _check_proposals(step.chunks)
         hidden_states = self._shard.forward(self._inputs(message), step.chunks, self._kv_cache)
         if self._sampler is not None:
             return StageOutput(tokens=self._sample(self._sampler, hidden_states, step.chunks))
@@ -80,7 +81,7 @@ class Stage:
             slot = admission.slot
             if not 0 <= slot < self._kv_cache.num_slots:
                 raise MalformedStep(f"slot {slot} is not within 0..{self._kv_cache.num_slots - 1}")
-            self._kv_cache.admit(slot, admission.blocks)
+            self._kv_cache.admit(slot, admission.blocks, num_cached_tokens=admission.num_cached_tokens)
             self._admitted.add(slot)
         if self._sampler is not None:
             self._sampler.admit(admissions)
@@ -102,11 +103,19 @@ class Stage:
     def _sample(
         self, sampler: Sampler, hidden_states: torch.Tensor, chunks: tuple[SequenceChunk, ...]
     ) -> tuple[SampledToken, ...]:
-        """Tokens after the chunks that end where one is to be drawn; each chunk's last row decides."""
+        """Tokens after the chunks that end where one is to be drawn; each chunk's last rows decide."""
         ends = accumulate(chunk.num_tokens for chunk in chunks)
-        wanted = [(end - 1, chunk) for end, chunk in zip(ends, chunks, strict=True) if chunk.sample_index is not None]
-        if not wanted:
+        rows = [row for end, chunk in zip(ends, chunks, strict=True) for row in range(end - chunk.num_draws, end)]
+        if not rows:
             return ()
-        rows, drawing = zip(*wanted, strict=True)
+        drawing = [chunk for chunk in chunks if chunk.num_draws]
         sampler.check_admitted(drawing)
-        return sampler.draw(self._shard.logits(hidden_states[list(rows)]), drawing)
+        return sampler.draw(self._shard.logits(hidden_states[rows]), drawing)
+
+
+def _check_proposals(chunks: Sequence[SequenceChunk]) -> None:
+    """Raises MalformedStep: they follow at least one token that is certain, and are there to be compared."""
+    for chunk in chunks:
+        num_proposed = len(chunk.proposed_token_ids)
+        if num_proposed and (num_proposed >= chunk.num_tokens or chunk.sample_index is None):
+            raise MalformedStep(f"slot {chunk.slot}: {num_proposed} proposals in a chunk of {chunk.num_tokens} tokens")

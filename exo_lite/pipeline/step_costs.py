@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
+from exo_lite.pipeline.speculation import Price
 
 MAX_SLOWDOWN = 1.7
 """Of running answers by prompts that come in: how many times longer a step with both may take."""
@@ -26,25 +27,37 @@ class MovingAverage:
 
 
 class StepCosts:
-    """The milliseconds of decodes alone, by their number, and of each prompt token that goes along with them.
+    """The milliseconds of decodes alone, by their number, and of each proposal or prompt token that goes with them.
 
-    The second is measured where the budget stands, so that the budget finds its place on a machine of any kind.
+    The latter are measured where they stand, so that a budget finds its place on a machine of any kind.
     """
 
     def __init__(self) -> None:
         self._decodes: dict[int, MovingAverage] = {}
         self._prompt_token = MovingAverage()
+        self._proposal = MovingAverage()
+        self._cycle = MovingAverage()
         self._num_mixed = 0
         self._last_budget = FIRST_CHUNK_TOKENS
 
-    def learn(self, *, num_decodes: int, num_prompt_tokens: int, compute_ms: float) -> None:
+    def learn(self, *, num_decodes: int, num_proposed: int, num_prompt_tokens: int, compute_ms: float) -> None:
         """A step's time at the stage that took longest."""
         if num_decodes == 0:
             return
-        if num_prompt_tokens == 0:
+        if num_prompt_tokens == 0 and num_proposed == 0:
             self._decodes.setdefault(num_decodes, MovingAverage()).add(compute_ms)
         elif (alone_ms := self.decodes_ms(num_decodes)) is not None:
-            self._prompt_token.add(max(0.0, compute_ms - alone_ms) / num_prompt_tokens)
+            kind = self._prompt_token if num_prompt_tokens else self._proposal
+            kind.add(max(0.0, compute_ms - alone_ms) / (num_prompt_tokens + num_proposed))
+
+    def learn_cycle(self, duration_ms: float) -> None:
+        """How long a step with decodes alone was under way: until then its answers wait for their next token."""
+        self._cycle.add(duration_ms)
+
+    def proposal_price(self, num_decoding: int, num_stages: int) -> Price:
+        """A row more takes its time on each stage that nobody else keeps busy meanwhile."""
+        num_alone = max(1, num_stages - num_decoding + 1)
+        return Price(num_decoding, self._cycle.value, num_alone * (self._proposal.value or 0.0))
 
     def decodes_ms(self, num_decodes: int) -> float | None:
         """Of a step with so many decodes and nothing else; that of the nearest number where it is not known."""
@@ -57,11 +70,14 @@ class StepCosts:
         return self._num_mixed == 0
 
     def prompt_budget(self, num_decodes: int) -> int:
-        """Prompt tokens for a step while answers run, `num_decodes` of them in each step: at least 1."""
+        """Prompt tokens for a step while answers run, `num_decodes` of them in each step.
+
+        At least as many again: whatever a row costs, that at most doubles the rows.
+        """
         alone_ms, token_ms = self.decodes_ms(num_decodes), self._prompt_token.value
         if alone_ms is None or token_ms is None:
             return FIRST_CHUNK_TOKENS
         affordable = (MAX_SLOWDOWN - 1) * alone_ms / token_ms if token_ms > 0 else PREFILL_CHUNK_TOKENS
         # never more than twice the last one: what a token costs is known only where the budget has been
-        self._last_budget = int(max(1, min(affordable, 2 * self._last_budget, PREFILL_CHUNK_TOKENS)))
+        self._last_budget = int(max(num_decodes, min(affordable, 2 * self._last_budget, PREFILL_CHUNK_TOKENS)))
         return self._last_budget

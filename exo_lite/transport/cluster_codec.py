@@ -8,7 +8,7 @@ from typing import Any
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId, parse_model_id
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.model_spec import ModelSpec, RopeScaling
-from exo_lite.domain.node import Device, MemoryUse, NodeIdentity, NodeStatus, ShardStatus
+from exo_lite.domain.node import Device, MemoryUse, NodeIdentity, NodeStatus, ServingCounts, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Departure, Instance, ModelDescription, Placement
 from exo_lite.domain.plan import Assignment, LoadOptions, LoadWish
@@ -27,6 +27,7 @@ from exo_lite.transport.words import (
     read_word,
 )
 
+_COUNT_FIELDS = tuple(field.name for field in fields(ServingCounts))
 _PLAIN_SPEC_FIELDS = tuple(field.name for field in fields(ModelSpec) if field.name != "rope_scaling")
 
 
@@ -88,6 +89,7 @@ def shard_status_to_proto(status: ShardStatus) -> cluster_pb2.ShardStatus:
         idle_s=status.idle_s,
         num_kv_blocks=status.num_kv_blocks,
         num_free_kv_blocks=status.num_free_kv_blocks,
+        counts=cluster_pb2.ServingCounts(**asdict(status.counts)),
     )
 
 
@@ -113,6 +115,7 @@ def shard_status_from_proto(message: cluster_pb2.ShardStatus) -> ShardStatus:
         idle_s=message.idle_s if message.HasField("idle_s") else None,
         num_kv_blocks=message.num_kv_blocks,
         num_free_kv_blocks=message.num_free_kv_blocks,
+        counts=ServingCounts(**{name: getattr(message.counts, name) for name in _COUNT_FIELDS}),
     )
 
 
@@ -190,6 +193,8 @@ def _options_from_proto(message: cluster_pb2.LoadOptions) -> LoadOptions:
         context_length=message.context_length,
         num_slots=message.num_slots,
         strategy=read_word(message.strategy, STRATEGIES),
+        prefix_cache=not message.has_no_prefix_cache,
+        speculation=not message.has_no_speculation,
     )
 
 
@@ -207,6 +212,8 @@ def instance_to_proto(instance: Instance) -> cluster_pb2.Instance:
             context_length=options.context_length,
             num_slots=options.num_slots,
             strategy=options.strategy,
+            has_no_prefix_cache=not options.prefix_cache,
+            has_no_speculation=not options.speculation,
         ),
         assignments=[
             cluster_pb2.Assignment(
@@ -297,6 +304,8 @@ def wish_to_proto(model_id: ModelId, wish: LoadWish) -> node_pb2.PlaceRequest:
         strategy=wish.strategy,
         keep_alive_s=wish.keep_alive_s,
         is_on_demand=wish.is_on_demand,
+        has_no_prefix_cache=not wish.prefix_cache,
+        has_no_speculation=not wish.speculation,
     )
 
 
@@ -310,6 +319,8 @@ def wish_from_proto(message: node_pb2.PlaceRequest) -> tuple[ModelId, LoadWish]:
         strategy=read_word(message.strategy, STRATEGIES),
         keep_alive_s=message.keep_alive_s if message.HasField("keep_alive_s") else None,
         is_on_demand=message.is_on_demand,
+        prefix_cache=not message.has_no_prefix_cache,
+        speculation=not message.has_no_speculation,
     )
     return parse_model_id(message.model_id), wish
 

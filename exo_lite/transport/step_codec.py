@@ -75,13 +75,14 @@ def token_to_proto(token: Token) -> worker_pb2.Token:
         token_id=token.token_id,
         finish_reason=token.finish_reason,
         logprobs=logprobs_to_proto(token.logprobs),
+        num_cached_tokens=token.num_cached_tokens,
     )
 
 
 def token_from_proto(message: worker_pb2.Token) -> Token:
     """Raises MalformedMessage."""
     reason = read_word(message.finish_reason, FINISH_REASONS) if message.HasField("finish_reason") else None
-    return Token(message.index, message.token_id, reason, logprobs_from_proto(message))
+    return Token(message.index, message.token_id, reason, logprobs_from_proto(message), message.num_cached_tokens)
 
 
 def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
@@ -96,6 +97,7 @@ def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
                 position=chunk.position,
                 num_tokens=chunk.num_tokens,
                 sample_index=chunk.sample_index,
+                proposed_token_ids=chunk.proposed_token_ids,
             )
             for chunk in step.chunks
         ],
@@ -114,6 +116,7 @@ def step_from_proto(message: worker_pb2.StepMessage) -> StepMessage:
             position=chunk.position,
             num_tokens=chunk.num_tokens,
             sample_index=chunk.sample_index if chunk.HasField("sample_index") else None,
+            proposed_token_ids=tuple(chunk.proposed_token_ids),
         )
         for chunk in message.chunks
     )
@@ -134,6 +137,7 @@ def _admission_to_proto(admission: Admission) -> worker_pb2.Admission:
         blocks=admission.blocks,
         prompt_token_ids=admission.prompt_token_ids,
         answer_token_ids=admission.answer_token_ids,
+        num_cached_tokens=admission.num_cached_tokens,
     )
 
 
@@ -144,6 +148,7 @@ def _admission_from_proto(message: worker_pb2.Admission) -> Admission:
         blocks=tuple(message.blocks),
         prompt_token_ids=tuple(message.prompt_token_ids),
         answer_token_ids=tuple(message.answer_token_ids),
+        num_cached_tokens=message.num_cached_tokens,
     )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from exo_lite.domain.errors import ExoLiteError, InvalidRequest, MalformedMessage, NodeLost, NotReady, StaleEpoch
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.node import ShardStatus
+from exo_lite.domain.node import ServingCounts, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
@@ -18,7 +18,7 @@ from exo_lite.domain.step import StepMessage, StepResult, num_kv_blocks
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.pipeline.head import Head
-from exo_lite.pipeline.scheduler import Scheduler
+from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage
 from exo_lite.worker.compute_thread import ComputeThread
 from exo_lite.worker.loading import load_stage
@@ -88,6 +88,7 @@ class Worker:
             num_running=head.num_running if head else 0,
             num_waiting=head.num_waiting if head else 0,
             proof_age_s=self._clock() - head.proved_at_s if head and head.proved_at_s is not None else None,
+            counts=head.counts if head else ServingCounts(),
             error=str(error) if error else None,
             idle_s=head.idle_s if head else None,
             num_kv_blocks=head.num_kv_blocks if head else 0,
@@ -130,6 +131,11 @@ class Worker:
                 num_blocks=options.num_slots * num_kv_blocks(options.context_length),
                 context_length=options.context_length,
                 vocab_size=stage.vocab_size,
+                features=Features(
+                    prefix_cache=options.prefix_cache,
+                    speculation=options.speculation,
+                    is_exact=options.quant != "none",
+                ),
             )
             session.head = Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock)
         return session

@@ -165,6 +165,7 @@ class ShardStatus(_message.Message):
     IDLE_S_FIELD_NUMBER: _builtins.int
     NUM_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     NUM_FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     state: _builtins.str
     progress: _builtins.float
@@ -185,6 +186,8 @@ class ShardStatus(_message.Message):
     num_free_kv_blocks: _builtins.int
     @_builtins.property
     def shard(self) -> Global___Shard: ...
+    @_builtins.property
+    def counts(self) -> Global___ServingCounts: ...
     def __init__(
         self,
         *,
@@ -207,10 +210,11 @@ class ShardStatus(_message.Message):
         idle_s: _builtins.float | None = ...,
         num_kv_blocks: _builtins.int = ...,
         num_free_kv_blocks: _builtins.int = ...,
+        counts: Global___ServingCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "compute_ms", b"compute_ms", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "worker_address", b"worker_address"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "compute_ms", b"compute_ms", "counts", b"counts", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "worker_address", b"worker_address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "epoch", b"epoch", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_address", b"worker_address", "working_bytes", b"working_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "counts", b"counts", "epoch", b"epoch", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_address", b"worker_address", "working_bytes", b"working_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_ms: _TypeAlias = _typing.Literal["compute_ms"]  # noqa: Y015
     _WhichOneofArgType__compute_ms: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms"]  # noqa: Y015
@@ -238,6 +242,37 @@ class ShardStatus(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_address) -> _WhichOneofReturnType__worker_address | None: ...
 
 Global___ShardStatus: _TypeAlias = ShardStatus  # noqa: Y015
+
+@_typing.final
+class ServingCounts(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_KEPT_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_PROPOSED_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    num_kept_blocks: _builtins.int
+    num_prompt_tokens: _builtins.int
+    num_cached_tokens: _builtins.int
+    num_proposed_tokens: _builtins.int
+    num_accepted_tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        num_kept_blocks: _builtins.int = ...,
+        num_prompt_tokens: _builtins.int = ...,
+        num_cached_tokens: _builtins.int = ...,
+        num_proposed_tokens: _builtins.int = ...,
+        num_accepted_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_accepted_tokens", b"num_accepted_tokens", "num_cached_tokens", b"num_cached_tokens", "num_kept_blocks", b"num_kept_blocks", "num_prompt_tokens", b"num_prompt_tokens", "num_proposed_tokens", b"num_proposed_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServingCounts: _TypeAlias = ServingCounts  # noqa: Y015
 
 @_typing.final
 class NodeStatus(_message.Message):
@@ -335,11 +370,15 @@ class LoadOptions(_message.Message):
     CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
     NUM_SLOTS_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    HAS_NO_PREFIX_CACHE_FIELD_NUMBER: _builtins.int
+    HAS_NO_SPECULATION_FIELD_NUMBER: _builtins.int
     dtype: _builtins.str
     quant: _builtins.str
     context_length: _builtins.int
     num_slots: _builtins.int
     strategy: _builtins.str
+    has_no_prefix_cache: _builtins.bool
+    has_no_speculation: _builtins.bool
     def __init__(
         self,
         *,
@@ -348,10 +387,12 @@ class LoadOptions(_message.Message):
         context_length: _builtins.int = ...,
         num_slots: _builtins.int = ...,
         strategy: _builtins.str = ...,
+        has_no_prefix_cache: _builtins.bool = ...,
+        has_no_speculation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "num_slots", b"num_slots", "quant", b"quant", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "has_no_prefix_cache", b"has_no_prefix_cache", "has_no_speculation", b"has_no_speculation", "num_slots", b"num_slots", "quant", b"quant", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -210,6 +210,8 @@ class PlaceRequest(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
     IS_ON_DEMAND_FIELD_NUMBER: _builtins.int
+    HAS_NO_PREFIX_CACHE_FIELD_NUMBER: _builtins.int
+    HAS_NO_SPECULATION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     dtype: _builtins.str
     quant: _builtins.str
@@ -218,6 +220,8 @@ class PlaceRequest(_message.Message):
     strategy: _builtins.str
     keep_alive_s: _builtins.float
     is_on_demand: _builtins.bool
+    has_no_prefix_cache: _builtins.bool
+    has_no_speculation: _builtins.bool
     def __init__(
         self,
         *,
@@ -229,10 +233,12 @@ class PlaceRequest(_message.Message):
         strategy: _builtins.str = ...,
         keep_alive_s: _builtins.float | None = ...,
         is_on_demand: _builtins.bool = ...,
+        has_no_prefix_cache: _builtins.bool = ...,
+        has_no_speculation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_keep_alive_s", b"_keep_alive_s", "_num_slots", b"_num_slots", "context_length", b"context_length", "keep_alive_s", b"keep_alive_s", "num_slots", b"num_slots"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_keep_alive_s", b"_keep_alive_s", "_num_slots", b"_num_slots", "context_length", b"context_length", "dtype", b"dtype", "is_on_demand", b"is_on_demand", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "num_slots", b"num_slots", "quant", b"quant", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_keep_alive_s", b"_keep_alive_s", "_num_slots", b"_num_slots", "context_length", b"context_length", "dtype", b"dtype", "has_no_prefix_cache", b"has_no_prefix_cache", "has_no_speculation", b"has_no_speculation", "is_on_demand", b"is_on_demand", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "num_slots", b"num_slots", "quant", b"quant", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__context_length: _TypeAlias = _typing.Literal["context_length"]  # noqa: Y015
     _WhichOneofArgType__context_length: _TypeAlias = _typing.Literal["_context_length", b"_context_length"]  # noqa: Y015

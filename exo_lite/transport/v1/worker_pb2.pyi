@@ -337,9 +337,12 @@ class Token(_message.Message):
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     token_id: _builtins.int
     finish_reason: _builtins.str
+    num_cached_tokens: _builtins.int
+    """of the prompt, on the first token"""
     @_builtins.property
     def logprobs(self) -> Global___Logprobs: ...
     def __init__(
@@ -349,10 +352,11 @@ class Token(_message.Message):
         token_id: _builtins.int = ...,
         finish_reason: _builtins.str | None = ...,
         logprobs: Global___Logprobs | None = ...,
+        num_cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_logprobs", b"_logprobs", "finish_reason", b"finish_reason", "logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_logprobs", b"_logprobs", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_logprobs", b"_logprobs", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__finish_reason: _TypeAlias = _typing.Literal["finish_reason"]  # noqa: Y015
     _WhichOneofArgType__finish_reason: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason"]  # noqa: Y015
@@ -373,10 +377,15 @@ class SequenceChunk(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
+    PROPOSED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     slot: _builtins.int
     position: _builtins.int
     num_tokens: _builtins.int
     sample_index: _builtins.int
+    @_builtins.property
+    def proposed_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """the last ones of the chunk's tokens"""
+
     def __init__(
         self,
         *,
@@ -384,10 +393,11 @@ class SequenceChunk(_message.Message):
         position: _builtins.int = ...,
         num_tokens: _builtins.int = ...,
         sample_index: _builtins.int | None = ...,
+        proposed_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index", "sample_index", b"sample_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index", "num_tokens", b"num_tokens", "position", b"position", "sample_index", b"sample_index", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index", "num_tokens", b"num_tokens", "position", b"position", "proposed_token_ids", b"proposed_token_ids", "sample_index", b"sample_index", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_index: _TypeAlias = _typing.Literal["sample_index"]  # noqa: Y015
     _WhichOneofArgType__sample_index: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index"]  # noqa: Y015
@@ -404,7 +414,9 @@ class Admission(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     ANSWER_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     slot: _builtins.int
+    num_cached_tokens: _builtins.int
     @_builtins.property
     def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -423,10 +435,11 @@ class Admission(_message.Message):
         sampling: Global___Sampling | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         answer_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        num_cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_token_ids", b"answer_token_ids", "blocks", b"blocks", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_token_ids", b"answer_token_ids", "blocks", b"blocks", "num_cached_tokens", b"num_cached_tokens", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -246,6 +246,9 @@ STATE: dict[str, object] = {
             "n_layers": 30,
             "state": "ready",
             "requests": {"running": 2, "waiting": 1},
+            "kv_blocks": {"total": 32, "free": 9},
+            "prefix_cache": {"enabled": True, "prompt_tokens": 900, "cached_tokens": 640, "kept_blocks": 7},
+            "speculation": {"enabled": True, "proposed_tokens": 50, "accepted_tokens": 30},
             "shards": [{"node_id": "n1", "node": "node-n1", "start_layer": 0, "end_layer": 29}],
         }
     ],

@@ -48,6 +48,9 @@ async def test_cluster_gauges_come_from_the_state(client: httpx2.AsyncClient) ->
     assert samples["exo_lite_peer_up", labels(node="node-n3", node_id="n3")] == 0
     assert ("exo_lite_peer_up", labels(node="node-n1", node_id="n1")) not in samples
     assert samples["exo_lite_node_memory_bytes", labels(node="node-n1", node_id="n1", kind="weights")] == 300
+    assert samples["exo_lite_kv_blocks", labels(model=MODEL, kind="free")] == 9
+    assert samples["exo_lite_prefix_cache_hits_total", labels(model=MODEL)] == 640
+    assert samples["exo_lite_spec_decode_num_accepted_tokens_total", labels(model=MODEL)] == 30
     assert samples["exo_lite_node_layers", labels(node="node-n1", node_id="n1", model=MODEL)] == 30
 
 

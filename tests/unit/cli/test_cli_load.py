@@ -44,6 +44,12 @@ def test_a_time_that_is_none_is_wrong_usage(ask, loading):
     assert "5m" in result.stderr
 
 
+def test_what_saves_work_can_be_switched_off(ask, loading):
+    ask("load", "tiny", "--no-prefix-cache", "--no-speculation")
+    [wish] = loading.bodies(LOAD)
+    assert (wish["prefix_cache"], wish["speculation"]) == (False, False)
+
+
 def test_unload(ask, daemon):
     daemon.on("POST", "/api/v1/models/tiny/unload", {"id": "tiny"})
     result = ask("unload", "tiny")

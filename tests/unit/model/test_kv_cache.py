@@ -73,6 +73,15 @@ def test_more_sequences_than_slots_share_the_blocks():
             cache.admit(7, wrong)
 
 
+def test_a_slot_may_hold_tokens_from_its_admission_on():
+    cache = KVCache(SPEC, 1, 2, 128, torch.float32, "cpu", num_sequences=8)
+    cache.admit(5, (2, 0), num_cached_tokens=64)
+    assert cache.length(5) == 64
+    for wrong in (129, -1):
+        with pytest.raises(MalformedStep, match=f"slot 5 cannot hold {wrong} tokens in 2 blocks"):
+            cache.admit(5, (2, 0), num_cached_tokens=wrong)
+
+
 def test_a_slot_holds_what_was_committed_last():
     cache = make_cache()
     cache.commit([SequenceChunk(0, 0, 5), SequenceChunk(1, 0, 2)])

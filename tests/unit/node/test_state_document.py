@@ -45,6 +45,8 @@ MODEL = {
     "quant": str,
     "context_length": int,
     "slots": int,
+    "prefix_cache": dict,
+    "speculation": dict,
     "tokens_per_second": NUMBER,
     "proof_age_s": OPTIONAL_NUMBER,
     "keep_alive_s": OPTIONAL_NUMBER,

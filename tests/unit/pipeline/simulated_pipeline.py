@@ -50,7 +50,7 @@ class SimulatedStage:
     def admit(self, step: Step) -> None:
         for admission in step.admissions:
             self._blocks[admission.slot] = admission.blocks
-            self._lengths[admission.slot] = 0
+            self._lengths[admission.slot] = admission.num_cached_tokens
 
     def compute(self, step: Step) -> list[list[int]] | None:
         """What each chunk's sequence holds with it; None, with nothing written, where a chunk leaves a gap."""
@@ -133,6 +133,9 @@ class SimulatedPipeline:
 
 
 def _drawn(chunk: SequenceChunk, view: list[int]) -> list[SampledToken]:
-    if chunk.sample_index is None:
-        return []
-    return [SampledToken(chunk.slot, next_token(view))]
+    drawn: list[SampledToken] = []
+    for row in range(len(view) - chunk.num_draws, len(view)):
+        drawn.append(SampledToken(chunk.slot, next_token(view[: row + 1])))
+        if row + 1 < len(view) and view[row + 1] != drawn[-1].token_id:
+            break
+    return drawn

@@ -94,3 +94,43 @@ def test_a_new_epoch_knows_nobody():
     sampler.reset()
     with pytest.raises(MalformedStep):
         sampler.check_admitted([chunk(0, 0)])
+
+
+def run_of(sampling: Sampling, proposed: tuple[int, ...], num_rows: int) -> list[int]:
+    """What a chunk with proposals draws from rows of the same scores."""
+    sampler = Sampler(4)
+    sampler.admit([Admission(0, sampling)])
+    one = SequenceChunk(0, 0, num_rows, sample_index=0, proposed_token_ids=proposed)
+    return [token.token_id for token in sampler.draw(LOGITS.repeat(num_rows, 1), [one])]
+
+
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, Sampling(temperature=2.0, seed=5), Sampling(temperature=0.0, frequency_penalty=0.15)]
+)
+def test_a_run_ends_after_the_first_token_that_was_not_proposed(sampling: Sampling):
+    sampler = Sampler(4)
+    sampler.admit([Admission(0, sampling)])
+    one_by_one = drawn(sampler, 4)
+    right = tuple(one_by_one[:3])
+    assert run_of(sampling, right, 4) == one_by_one
+    for wrong_at in range(3):
+        proposed = (*right[:wrong_at], (right[wrong_at] + 1) % 4, *right[wrong_at + 1 :])
+        assert run_of(sampling, proposed, 4) == one_by_one[: wrong_at + 1]
+
+
+def test_runs_of_several_sequences_do_not_mix():
+    sampler = Sampler(4)
+    sampler.admit([Admission(0, GREEDY), Admission(1, GREEDY), Admission(2, GREEDY)])
+    logits = torch.eye(4)[[1, 2, 3, 0, 3, 3]]
+    chunks = [
+        SequenceChunk(0, 0, 3, sample_index=4, proposed_token_ids=(1, 2)),
+        SequenceChunk(1, 7, 1, sample_index=1),
+        SequenceChunk(2, 0, 2, sample_index=2, proposed_token_ids=(0,)),
+    ]
+    assert [(one.slot, one.token_id) for one in sampler.draw(logits, chunks)] == [
+        (0, 1),
+        (0, 2),
+        (0, 3),
+        (1, 0),
+        (2, 3),
+    ]

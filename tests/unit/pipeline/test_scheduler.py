@@ -262,13 +262,13 @@ def test_random_histories_keep_every_promise(seed: int, num_stages: int, num_slo
 
 def _check_step(step: Step, pipeline: list[Step], caches: dict[int, int]) -> None:
     for admission in step.admissions:
-        caches[admission.slot] = 0
+        caches[admission.slot] = admission.num_cached_tokens
     slots = [chunk.slot for chunk in step.chunks]
     assert len(slots) == len(set(slots))
     for chunk in step.chunks:
         assert chunk.position == caches[chunk.slot]
         assert chunk.num_tokens == len(chunk.token_ids) <= PREFILL_CHUNK_TOKENS
-        caches[chunk.slot] += chunk.num_tokens
+        caches[chunk.slot] += chunk.num_tokens - len(chunk.proposed_token_ids)  # none of those proves right
         admitted = {one.slot for one in step.admissions}
         if chunk.sample_index is not None and chunk.slot not in admitted:
             decoding = [c for other in pipeline for c in other.chunks if c.slot == chunk.slot and c.sample_index]
@@ -363,3 +363,27 @@ def test_a_flood_of_one_tenant_does_not_shut_out_another():
 def test_a_timeout_is_more_than_nothing():
     with pytest.raises(InvalidRequest, match="timeout must be more than 0 s, not 0"):
         scheduler().submit(replace(request("a"), timeout_s=0.0))
+
+
+def test_right_guesses_are_taken_up_to_where_the_answer_ends():
+    subject = scheduler(num_stages=1, num_slots=16)
+    subject.submit(replace(request("a", max_tokens=9), token_ids=(1, 2, 3, 4, STOP, 6, 1, 2)))
+    subject.complete(result(next_step(subject), 3))
+    step = next_step(subject)
+    [chunk] = step.chunks
+    assert (chunk.token_ids, chunk.proposed_token_ids) == ((3, 4, STOP, 6, 1), (4, STOP, 6, 1))
+    run = tuple(SampledToken(chunk.slot, token_id) for token_id in (4, STOP, 6, 1, 2))
+    for wrong in (run[1:], (*run, run[-1]), (run[1], run[0]), ()):
+        with pytest.raises(MalformedStep):
+            subject.complete(StepResult(step.epoch, step.step_id, wrong, ()))
+    taken = subject.complete(StepResult(step.epoch, step.step_id, run, ()))
+    assert taken == [("a", Token(1, 4)), ("a", Token(2, STOP, "stop"))]
+    assert (subject.num_running, subject.num_free_blocks) == (0, subject.num_blocks)
+
+
+def test_no_more_is_guessed_than_the_answer_may_still_hold():
+    subject = scheduler(num_stages=1, num_slots=16)
+    subject.submit(replace(request("a", max_tokens=3), token_ids=(7, 7, 7, 7)))
+    subject.complete(result(next_step(subject), 7))
+    [chunk] = next_step(subject).chunks
+    assert chunk.proposed_token_ids == (7,)

@@ -12,7 +12,8 @@ from exo_lite.domain.errors import QueueFull
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.request import GenerateRequest, Sampling
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, Step
-from exo_lite.pipeline.scheduler import Scheduler
+from exo_lite.pipeline.block_pool import BlockPool
+from exo_lite.pipeline.scheduler import Features, Scheduler
 from tests.unit.pipeline.simulated_pipeline import SimulatedPipeline, expected_answer
 
 NUM_HISTORIES = 10_000
@@ -37,15 +38,16 @@ class History:
         self.num_stages = self.rng.randint(1, 3)
         self.num_blocks = self.rng.randint(6, 14)
         self.max_waiting = self.rng.randint(0, 4)
-        num_slots = self.rng.randint(1, 4)
+        self.num_slots = self.rng.randint(1, 6)
         self.subject = Scheduler(
             epoch=Epoch(1),
             num_stages=self.num_stages,
-            num_slots=num_slots,
+            num_slots=self.num_slots,
             num_blocks=self.num_blocks,
             context_length=CONTEXT_LENGTH,
             vocab_size=1000,
             max_waiting=self.max_waiting,
+            features=Features(*(self.rng.random() < 0.8 for _ in range(3))),
         )
         self.pipeline = SimulatedPipeline(self.num_stages, self.num_blocks)
         self.answers: dict[RequestId, Answer] = {}
@@ -55,7 +57,7 @@ class History:
         self.drawing: list[set[int]] = []
         """The numbers of the requests that each step under way draws tokens for."""
         self.failing_chance = self.rng.choice((0.0, 0.0, 0.1))
-        self.preambles = [self.token_ids(self.rng.choice((64, 100, 130))) for _ in range(2)]
+        self.preambles = [self.token_ids(self.rng.choice((64, 100, 130, 130, 270))) for _ in range(2)]
 
     def run(self) -> None:
         actions = (self.arrive, self.send, self.send, self.move, self.move, self.receive, self.cancel)
@@ -70,8 +72,14 @@ class History:
     def token_ids(self, count: int) -> list[int]:
         return self.rng.choices(range(50), k=count)
 
+    def beginning(self) -> list[int]:
+        """Nothing, what others begin with too, or a chat so far."""
+        chats = [[*answer.request.token_ids, *answer.token_ids] for answer in self.answers.values()]
+        return self.rng.choice([[], *self.preambles, *chats[-1:]])
+
     def arrive(self) -> None:
-        prompt = self.rng.choice([[], *self.preambles]) + self.token_ids(self.rng.choice((1, 3, 70)))
+        prompt = self.beginning() + self.token_ids(self.rng.choice((1, 3, 70)))
+        prompt = prompt[: CONTEXT_LENGTH - 20]
         name = RequestId(f"r{len(self.answers)}")
         request = GenerateRequest(
             request_id=name,
@@ -117,7 +125,7 @@ class History:
             for request_id in self.subject.fail(result.step_id):
                 self.end(request_id, "failed")
             return
-        for request_id, token in self.subject.complete(result):
+        for request_id, token in self.subject.complete(result, self.rng.choice((None, 5.0, 80.0))):
             answer = self.answers[request_id]
             assert token.index == len(answer.token_ids)
             answer.token_ids.append(token.token_id)
@@ -139,7 +147,8 @@ class History:
         assert step.chunks
         slots = [chunk.slot for chunk in step.chunks]
         assert len(set(slots)) == len(slots), "a sequence twice in one step"
-        assert sum(chunk.num_tokens for chunk in step.chunks) <= PREFILL_CHUNK_TOKENS + len(slots)
+        assert sum(chunk.num_tokens for chunk in step.chunks) <= PREFILL_CHUNK_TOKENS + self.num_slots
+        assert sum(chunk.num_draws for chunk in step.chunks) <= self.num_slots
         for admission in step.admissions:
             self.check_turn(admission.sampling.seed)
             self.owners[admission.slot] = admission.sampling.seed
@@ -180,11 +189,22 @@ def test_seeded_histories_keep_every_promise(part: int):
             raise AssertionError(f"history {seed}: {error}") from error
 
 
-def test_histories_are_worth_their_time():
+def test_histories_are_worth_their_time(monkeypatch: pytest.MonkeyPatch):
     """What they are to show does occur in them."""
     ends = Counter[str]()
+    forget = BlockPool._forget
+
+    def count_and_forget(pool: BlockPool, block: int) -> None:
+        ends["evicted"] += 1
+        forget(pool, block)
+
+    monkeypatch.setattr(BlockPool, "_forget", count_and_forget)
     for seed in range(300):
         history = History(seed)
         history.run()
         ends.update(str(answer.end) for answer in history.answers.values())
-    assert all(ends[how] >= 5 for how in ("stop", "length", "cancelled", "failed", "displaced")), ends
+        ends["accepted"] += history.subject.counts.num_accepted_tokens
+        ends["wrong"] += history.subject.counts.num_proposed_tokens - history.subject.counts.num_accepted_tokens
+        ends["cached"] += history.subject.counts.num_cached_tokens
+    shown = ("stop", "length", "cancelled", "failed", "displaced", "cached", "evicted", "accepted", "wrong")
+    assert all(ends[how] >= 5 for how in shown), ends

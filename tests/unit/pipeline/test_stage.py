@@ -194,3 +194,27 @@ def test_a_new_epoch_forgets_every_sequence(make_stage: MakeStage):
         stage.reset()
         with pytest.raises(MalformedStep, match="never admitted"):
             stage.compute(message(SequenceChunk(0, len(PROMPT), 1, (1,), 1)))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, seed=7, frequency_penalty=0.5)])
+def test_a_run_of_right_guesses_gives_the_tokens_of_single_steps(make_stage: MakeStage, sampling: Sampling):
+    expected = answer([make_stage()], sampling=sampling)
+    stages = [make_stage(0, 0), make_stage(1, 2)]
+    first = through(stages, prompt_message(sampling=sampling))[0].token_id
+    guesses = (*expected[1:3], (expected[3] + 1) % 97, 5)
+    chunk = SequenceChunk(0, len(PROMPT), 5, (first, *guesses), 1, guesses)
+    run = [one.token_id for one in through(stages, message(chunk))]
+    assert [first, *run] == expected[:4]
+    again = SequenceChunk(0, len(PROMPT) + 3, 1, (run[-1],), 4)  # over the rows of the wrong guesses
+    assert through(stages, message(again))[0].token_id == expected[4]
+
+
+@pytest.mark.parametrize(("num_tokens", "sample_index"), [(2, 1), (3, None)])
+def test_guesses_without_a_token_before_them_or_a_draw_after_it_are_refused(
+    make_stage: MakeStage, num_tokens: int, sample_index: int | None
+):
+    stage = make_stage()
+    stage.compute(prompt_message())
+    chunk = SequenceChunk(0, len(PROMPT), num_tokens, (1,) * num_tokens, sample_index, (1, 1))
+    with pytest.raises(MalformedStep, match="2 proposals in a chunk"):
+        stage.compute(message(chunk))

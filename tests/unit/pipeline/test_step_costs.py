@@ -21,12 +21,12 @@ MACHINES: dict[str, Callable[[int], float]] = {
 
 def used_to(costs: StepCosts, machine: Callable[[int], float], num_steps: int = 60) -> list[int]:
     """The budgets of steps with decodes and prompts, each measured before the next."""
-    costs.learn(num_decodes=NUM_DECODES, num_prompt_tokens=0, compute_ms=machine(NUM_DECODES))
+    costs.learn(num_decodes=NUM_DECODES, num_proposed=0, num_prompt_tokens=0, compute_ms=machine(NUM_DECODES))
     budgets = []
     for _ in range(num_steps):
         budgets.append(costs.prompt_budget(NUM_DECODES))
         compute_ms = machine(NUM_DECODES + budgets[-1])
-        costs.learn(num_decodes=NUM_DECODES, num_prompt_tokens=budgets[-1], compute_ms=compute_ms)
+        costs.learn(num_decodes=NUM_DECODES, num_proposed=0, num_prompt_tokens=budgets[-1], compute_ms=compute_ms)
     return budgets
 
 
@@ -46,7 +46,7 @@ def test_it_follows_a_machine_that_changes():
 
 
 def test_prompts_always_come_on():
-    assert min(used_to(StepCosts(), lambda rows: 1.0 + 100.0 * rows)) >= 1
+    assert min(used_to(StepCosts(), lambda rows: 1.0 if rows == NUM_DECODES else 100.0 + rows)) == NUM_DECODES
 
 
 def test_without_measurements_it_starts_small():
@@ -56,9 +56,9 @@ def test_without_measurements_it_starts_small():
 
 def test_decodes_of_a_number_never_seen_are_taken_to_cost_what_the_nearest_do():
     costs = StepCosts()
-    costs.learn(num_decodes=1, num_prompt_tokens=0, compute_ms=10.0)
-    costs.learn(num_decodes=8, num_prompt_tokens=0, compute_ms=30.0)
-    costs.learn(num_decodes=0, num_prompt_tokens=256, compute_ms=500.0)
+    costs.learn(num_decodes=1, num_proposed=0, num_prompt_tokens=0, compute_ms=10.0)
+    costs.learn(num_decodes=8, num_proposed=0, num_prompt_tokens=0, compute_ms=30.0)
+    costs.learn(num_decodes=0, num_proposed=0, num_prompt_tokens=256, compute_ms=500.0)
     assert [costs.decodes_ms(number) for number in (1, 3, 7, 20)] == [10.0, 10.0, 30.0, 30.0]
 
 

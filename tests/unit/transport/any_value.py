@@ -63,9 +63,10 @@ def _strategy(hint: Any, name: str) -> st.SearchStrategy[Any]:
     if hint in known:
         return known[hint]
     if hint is SequenceChunk:
-        return st.builds(
-            SequenceChunk, UINT32, UINT32, UINT32, sample_index=st.none() | UINT32
-        )  # token ids stay behind
+        proposed = st.lists(UINT32, max_size=3).map(tuple)
+        return st.builds(  # token ids stay behind
+            SequenceChunk, UINT32, UINT32, UINT32, sample_index=st.none() | UINT32, proposed_token_ids=proposed
+        )
     if isinstance(hint, NewType):
         return _strategy(hint.__supertype__, name)
     if is_dataclass(hint) and isinstance(hint, type):

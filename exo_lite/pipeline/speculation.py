@@ -1,0 +1,85 @@
+"""Guesses at the next tokens of an answer, from where its last ones stood before (prompt lookup, Saxena 2023).
+
+A guess costs a row of a step and saves a traversal of the pipeline where it is right: it is right exactly if the tail
+draws that very token, so answers are the same with and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NGRAM = 3
+"""Tokens that must have stood together before."""
+MAX_INDEXED_TOKENS = 16_384
+"""Of a prompt, the last ones: looking them up must not hold up the head."""
+FIRST_PROPOSED = 4
+MAX_PROPOSED = 16
+
+_FIRST_ACCEPTANCE = 0.5
+_WEIGHT = 0.1
+"""Of the newest guess in the moving average."""
+_FORGETTING = 0.005
+"""With each guess that did not seem worth trying, the average comes so much nearer to where it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What guesses cost: `row_ms` each, added to the `cycle_ms` in which each of `num_decoding` answers gets a token.
+
+    Without measurements they are free.
+    """
+
+    num_decoding: int = 1
+    cycle_ms: float | None = None
+    row_ms: float = 0.0
+
+    def num_worth(self, acceptance: float, most: int) -> int:
+        """How many guesses in a row give the most tokens per second, each being right with the chance `acceptance`."""
+        if self.cycle_ms is None:
+            return most
+        best, best_rate = 0, self.num_decoding / self.cycle_ms
+        num_expected, chance = float(self.num_decoding), 1.0
+        for number in range(1, most + 1):
+            chance *= acceptance
+            num_expected += chance
+            rate = num_expected / (self.cycle_ms + number * self.row_ms)
+            if rate > best_rate:
+                best, best_rate = number, rate
+        return best
+
+
+class Speculator:
+    """Of one sequence: all its tokens, and how good the guesses were."""
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        tokens = self._tokens = list(prompt[-MAX_INDEXED_TOKENS:])
+        ngrams = zip(*(tokens[start:] for start in range(NGRAM)), strict=False)
+        self._next_place = dict(zip(ngrams, range(NGRAM, len(tokens)), strict=False))
+        """Of the token after each n-gram, where it stood last."""
+        self._acceptance = _FIRST_ACCEPTANCE
+        self._limit = FIRST_PROPOSED
+
+    def add(self, token_id: int) -> None:
+        """A token of the answer."""
+        if len(self._tokens) >= NGRAM:
+            self._next_place[tuple(self._tokens[-NGRAM:])] = len(self._tokens)
+        self._tokens.append(token_id)
+
+    def propose(self, most: int, price: Price) -> tuple[int, ...]:
+        """At most so many guesses, as many as are worth their price; often none."""
+        place = self._next_place.get(tuple(self._tokens[-NGRAM:]))
+        if place is None or most < 1:
+            return ()
+        number = price.num_worth(self._acceptance, min(most, self._limit))
+        if number == 0:
+            self._acceptance += _FORGETTING * (_FIRST_ACCEPTANCE - self._acceptance)
+        period = len(self._tokens) - place  # what has been repeated up to here is taken to go round once more
+        return tuple(self._tokens[place + index % period] for index in range(number))
+
+    def learn(self, num_proposed: int, num_accepted: int) -> None:
+        """Guesses after the first wrong one tell nothing."""
+        for was_right in (True,) * num_accepted + (False,) * (num_accepted < num_proposed):
+            self._acceptance += _WEIGHT * (was_right - self._acceptance)
+        if 0 < num_proposed == num_accepted:
+            self._limit = min(MAX_PROPOSED, 2 * self._limit)
