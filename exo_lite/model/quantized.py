@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from exo_lite.model.huge_pages import advise_huge_pages
+
 GROUP_SIZE = 32
 """Neighbouring inputs that share a step and a minimum in int4; every channel is padded to whole groups."""
 TILE = 16
@@ -93,9 +95,9 @@ def empty_linear(kind: Kind, num_outputs: int, num_inputs: int, *, has_bias: boo
     n, k = padded(num_outputs, TILE), padded(num_inputs, GROUP_SIZE)
     scale, bias = torch.zeros(n), torch.zeros(n) if has_bias else None
     if kind == "int8":
-        weight = torch.zeros((n // TILE, k // 4, TILE, 4), dtype=torch.uint8)
+        weight = advise_huge_pages(torch.zeros((n // TILE, k // 4, TILE, 4), dtype=torch.uint8))
         return QuantizedLinear(kind, num_outputs, num_inputs, weight, scale, bias=bias)
-    weight = torch.zeros((n // TILE, k // 8, TILE, 4), dtype=torch.uint8)
+    weight = advise_huge_pages(torch.zeros((n // TILE, k // 8, TILE, 4), dtype=torch.uint8))
     steps, minima = (torch.zeros((n // TILE, k // GROUP_SIZE, TILE), dtype=torch.uint8) for _ in range(2))
     return QuantizedLinear(kind, num_outputs, num_inputs, weight, scale, steps, minima, torch.zeros(n), bias)
 

@@ -16,6 +16,7 @@ from exo_lite.model.attention import Attention
 from exo_lite.model.checkpoint import Checkpoint, TensorEntry, read_blocks
 from exo_lite.model.dtypes import TORCH_DTYPES
 from exo_lite.model.finite import is_finite
+from exo_lite.model.huge_pages import advise_huge_pages
 from exo_lite.model.layers import Linear, SwiGLU
 from exo_lite.model.llama import DecoderLayer, LlamaShard
 from exo_lite.model.native.few_rows import few_rows_for
@@ -159,7 +160,8 @@ class TensorReader:
     def _fused(self, names: list[str], dtype: torch.dtype | None = None) -> Tensor:
         entries = [self._entries[name] for name in names]
         num_rows = [entry.shape[0] for entry in entries]
-        storage = torch.empty((sum(num_rows), *entries[0].shape[1:]), dtype=dtype or self._dtype, device=self._device)
+        shape = (sum(num_rows), *entries[0].shape[1:])
+        storage = advise_huge_pages(torch.empty(shape, dtype=dtype or self._dtype, device=self._device))
         for entry, rows in zip(entries, storage.split_with_sizes(num_rows), strict=True):
             self._fill(rows.view(-1), entry)
         return storage
