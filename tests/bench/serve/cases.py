@@ -285,6 +285,8 @@ def overload(options: Options) -> list[Finding]:
         answers = with_clients(server, lambda clients: clients.open_loop(asks, arrivals_s))
         tell(f"{server.name}, {OVERLOAD:g} x capacity", answers)
     refusals_s = [one.latency_s for one in answers if one.is_refused]
+    spread = " / ".join(f"{1000 * percentile(refusals_s, percent):.0f}" for percent in (50, 95, 100))
+    print(f"{len(refusals_s)} refused, after p50/p95/most {spread} ms", flush=True)
     within = goodput(answers, lambda one: one.latency_s <= target_s, start_s + full_after_s, start_s + end_s)
     return [
         Finding("goodput : that at capacity", within / capacity, 0.8, at_least=True),
@@ -305,7 +307,7 @@ def _capacity(server: Server, options: Options) -> tuple[float, float]:
     end_s = start_s + options.seconds
     answers = with_clients(server, lambda clients: clients.closed_loop(asks, num_clients, until_s=end_s))
     tell(f"{server.name}, at capacity", answers)
-    capacity = goodput(answers, lambda one: True, start_s, end_s)
+    capacity = goodput(answers, lambda one: True, start_s + options.seconds / 2, end_s)  # the first ones end together
     return capacity, PATIENCE * percentile([one.latency_s for one in answers], 50)
 
 
