@@ -15,7 +15,7 @@ from torch import Tensor
 from exo_lite.model.native.kernels import native_library
 from exo_lite.model.native.layout import FLOAT_TYPES, CFloatLinear, pointer
 
-UNIT = 16
+UNIT = 32
 """Inputs come in multiples of it."""
 CANDIDATES = (1, 2, 4, 8)
 NUM_MEASUREMENTS = 7
@@ -36,16 +36,12 @@ class FewRows:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x: [rows, k], weight: [n, k], bias: [n], of one type. Returns [rows, n]."""
-        rows, k = x.shape
+        rows = x.shape[0]
         x = x.contiguous()
-        y, woven, wide = (
-            x.new_empty((rows, weight.shape[0])),
-            torch.empty((rows, k)),
-            torch.empty((rows, weight.shape[0])),
-        )
+        y, wide = x.new_empty((rows, weight.shape[0])), torch.empty((rows, weight.shape[0]))
         self.library.el_float_linear_rows(
             *(ctypes.byref(describe(weight, bias)), FLOAT_TYPES[weight.dtype], pointer(x), rows),
-            *(pointer(woven), pointer(wide), pointer(y), torch.get_num_threads()),
+            *(pointer(wide), pointer(y), torch.get_num_threads()),
         )
         return y
 

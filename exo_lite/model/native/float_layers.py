@@ -14,7 +14,7 @@ from exo_lite.domain.step import SequenceChunk
 from exo_lite.model.kv_cache import KVCache
 from exo_lite.model.layers import Linear
 from exo_lite.model.native.few_rows import UNIT, FewRows, describe
-from exo_lite.model.native.kernels import KV_BLOCK, c_rows
+from exo_lite.model.native.kernels import KV_BLOCK, LANES, c_rows
 from exo_lite.model.native.layout import FLOAT_TYPES, CFloatLayer, CFloatLinear, CFloatModel, CFloatScratch, pointer
 from exo_lite.model.quantized import padded
 
@@ -90,7 +90,7 @@ class _Scratch:
     def __init__(self, rows: int, model: CFloatModel, widest: int, deepest: int) -> None:
         self._tensors = {
             "hidden": torch.empty(rows * model.hidden),
-            "x": torch.empty(rows * deepest),
+            "x": torch.empty(rows * deepest),  # float32 is the widest type
             "wide": torch.empty(rows * widest),
             "scores": torch.empty(torch.get_num_threads() * padded(model.context, KV_BLOCK)),
         }
@@ -99,8 +99,8 @@ class _Scratch:
 
 def fits(spec: ModelSpec) -> bool:
     """Whether every size is a whole number of the kernel's lanes."""
-    sizes = (spec.hidden_size, spec.intermediate_size, spec.head_dim)
-    return all(size % UNIT == 0 for size in sizes)
+    sizes = (spec.hidden_size, spec.intermediate_size, spec.q_size)
+    return all(size % UNIT == 0 for size in sizes) and spec.head_dim % LANES == 0
 
 
 def _described(linear: Linear) -> CFloatLinear:

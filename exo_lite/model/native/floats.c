@@ -23,87 +23,94 @@ INLINE v16 rounded16(int type, v16 v) {
 
 /* ---- linears ----------------------------------------------------------------------------------------------------- */
 
-#define CHANNELS 4 /* multiplied at once, so that a row's inputs are loaded once for all of them */
-
-/* sums[channel][row] of some channels for `rows` rows of x, float32 [k / 16, rows, 16]; channels, rows and type are
-   constants where this is inlined. */
-INLINE void float_channels(
-    const void *weight, int64_t at, int k, const float *x, int channels, int rows, int type, float sums[][QUERIES]) {
-    v16 parts[CHANNELS][QUERIES];
-    for (int c = 0; c < channels; c++)
-        for (int r = 0; r < rows; r++) parts[c][r] = splat(0.0f);
-    for (int i = 0; i < k; i += LANES, x += rows * LANES) {
-        v16 inputs[QUERIES];
-        for (int r = 0; r < rows; r++) inputs[r] = load(x + r * LANES);
-        for (int c = 0; c < channels; c++) {
-            v16 w = read_cells(type, weight, at + (int64_t)c * k + i);
-            for (int r = 0; r < rows; r++) parts[c][r] = fma16(w, inputs[r], parts[c][r]);
-        }
+/* 32 numbers from element i on, each type's in an order of its own: so long as both factors come in it. */
+INLINE void read_pair(int type, const void *from, int64_t i, v16 *a, v16 *b) {
+#ifdef EL_AVX512
+    if (type == EL_BFLOAT16) { /* the even ones and the odd ones: no byte moves */
+        i16v both = *(const i16v *)((const uint16_t *)from + i);
+        *a = of_bits(both << 16);
+        *b = of_bits(both & (int32_t)0xffff0000);
+        return;
     }
-    for (int c = 0; c < channels; c++)
-        for (int r = 0; r < rows; r++) sums[c][r] = sum16(parts[c][r]);
+#endif
+    *a = read_cells(type, from, i);
+    *b = read_cells(type, from, i + LANES);
 }
 
-#define CHANNELS_CASE(ROWS) \
+/* 16 numbers that are rounded already. */
+INLINE void write_cells(int type, void *to, int64_t i, v16 v) {
+    if (type == EL_FLOAT32) store((float *)to + i, v);
+    else
+        for (int j = 0; j < LANES; j++) write_cell(type, to, i + j, v[j]);
+}
+
+/* sums[r] of one output channel for `rows` rows of x [rows, k]: one stream through the weights, as memory likes it. */
+INLINE void float_channel(const void *weight, int64_t at, int k, const void *x, int64_t x_at, int rows, int type, float *sums) {
+    v16 parts[QUERIES][4];
+    for (int r = 0; r < rows; r++)
+        for (int u = 0; u < 4; u++) parts[r][u] = splat(0.0f);
+    for (int i = 0; i < k; i += 4 * LANES)
+        for (int u = 0; u < 4 && i + u * LANES < k; u += 2) {
+            v16 a, b;
+            read_pair(type, weight, at + i + u * LANES, &a, &b);
+            for (int r = 0; r < rows; r++) {
+                v16 c, d;
+                read_pair(type, x, x_at + (int64_t)r * k + i + u * LANES, &c, &d);
+                parts[r][u] = fma16(a, c, parts[r][u]);
+                parts[r][u + 1] = fma16(b, d, parts[r][u + 1]);
+            }
+        }
+    for (int r = 0; r < rows; r++) sums[r] = sum16((parts[r][0] + parts[r][1]) + (parts[r][2] + parts[r][3]));
+}
+
+#define CHANNEL_CASE(ROWS) \
     case ROWS: \
-        if (type == EL_FLOAT32) float_channels(weight, at, k, x, channels, ROWS, EL_FLOAT32, sums); \
-        else if (type == EL_BFLOAT16) float_channels(weight, at, k, x, channels, ROWS, EL_BFLOAT16, sums); \
-        else float_channels(weight, at, k, x, channels, ROWS, EL_FLOAT16, sums); \
+        if (type == EL_FLOAT32) float_channel(weight, at, k, x, x_at, ROWS, EL_FLOAT32, sums); \
+        else if (type == EL_BFLOAT16) float_channel(weight, at, k, x, x_at, ROWS, EL_BFLOAT16, sums); \
+        else float_channel(weight, at, k, x, x_at, ROWS, EL_FLOAT16, sums); \
         break;
 
-INLINE void float_channels_of(
-    const void *weight, int64_t at, int k, const float *x, int channels, int rows, int type, float sums[][QUERIES]) {
+static void float_channel_of(
+    const void *weight, int64_t at, int k, const void *x, int64_t x_at, int rows, int type, float *sums) {
     switch (rows) {
-        CHANNELS_CASE(1)
-        CHANNELS_CASE(2)
-        CHANNELS_CASE(3)
-        CHANNELS_CASE(4)
+        CHANNEL_CASE(1)
+        CHANNEL_CASE(2)
+        CHANNEL_CASE(3)
+        CHANNEL_CASE(4)
     }
-}
-
-/* Where element i of row r of `rows` stands: QUERIES rows at a time lie together, 16 of the one, 16 of the next. */
-INLINE int64_t woven(int rows, int k, int r, int i) {
-    int first = r / QUERIES * QUERIES, count = rows - first < QUERIES ? rows - first : QUERIES;
-    return (int64_t)first * k + (int64_t)i * count + (r - first) * LANES;
 }
 
 typedef enum { ROUND, ADD } el_finish;
 
-/* This part's channels of W x + b for woven rows x, rounded, to y [rows, n], or rounded again after being added to it.
-   Every weight is fetched once. */
+/* This part's channels of W x + b for rows x, rounded, to y [rows, n], or rounded again after being added to it. Every
+   weight is fetched once. */
 static void float_linear(
-    const el_float_linear *w, int type, const float *x, int rows, el_finish how, float *y, int part, int parts) {
-    int from, to, k = w->k, n = w->n;
-    share((n + CHANNELS - 1) / CHANNELS, part, parts, &from, &to);
-    for (int channel = from * CHANNELS; channel < to * CHANNELS && channel < n; channel += CHANNELS)
+    const el_float_linear *w, int type, const void *x, int rows, el_finish how, float *y, int part, int parts) {
+    int from, to;
+    share(w->n, part, parts, &from, &to);
+    for (int channel = from; channel < to; channel++)
         for (int r = 0; r < rows; r += QUERIES) {
-            float sums[CHANNELS][QUERIES];
-            int count = rows - r < QUERIES ? rows - r : QUERIES, channels = n - channel < CHANNELS ? n - channel : CHANNELS;
-            const float *inputs = x + (int64_t)r * k;
-            int64_t at = (int64_t)channel * k;
-            if (channels == CHANNELS) float_channels_of(w->weight, at, k, inputs, CHANNELS, count, type, sums);
-            else
-                for (int c = 0; c < channels; c++)
-                    float_channels_of(w->weight, at + (int64_t)c * k, k, inputs, 1, count, type, sums + c);
-            for (int c = 0; c < channels; c++)
-                for (int i = 0; i < count; i++) {
-                    float *to_y = y + (int64_t)(r + i) * n + channel + c;
-                    float value = rounded(type, sums[c][i] + (w->bias ? read_cell(type, w->bias, channel + c) : 0.0f));
-                    *to_y = how == ADD ? rounded(type, *to_y + value) : value;
-                }
+            float sums[QUERIES], bias = w->bias ? read_cell(type, w->bias, channel) : 0.0f;
+            int count = rows - r < QUERIES ? rows - r : QUERIES;
+            float_channel_of(w->weight, (int64_t)channel * w->k, w->k, x, (int64_t)r * w->k, count, type, sums);
+            for (int i = 0; i < count; i++) {
+                float *to_y = y + (int64_t)(r + i) * w->n + channel, value = rounded(type, sums[i] + bias);
+                *to_y = how == ADD ? rounded(type, *to_y + value) : value;
+            }
         }
 }
 
 /* ---- norms, rotation, attention ---------------------------------------------------------------------------------- */
 
-/* y = x / rms(x) * weight, rounded after each of the two; y is woven, or a plain row where rows is 0. */
-static void float_norm(const void *weight, int64_t at, int type, const float *x, int n, float eps, float *y, int rows, int r) {
+/* y = x / rms(x) * weight from element `to` of y on, rounded after each of the two; y is of type y_type. */
+INLINE void float_norm(
+    const void *weight, int64_t at, int type, const float *x, int n, float eps, int y_type, void *y, int64_t to) {
     v16 squares = splat(0.0f);
     for (int i = 0; i < n; i += LANES) squares += load(x + i) * load(x + i);
     v16 inverse = splat(1.0f / sqrtf(sum16(squares) / (float)n + eps));
     for (int i = 0; i < n; i += LANES) {
         v16 value = rounded16(type, rounded16(type, load(x + i) * inverse) * read_cells(type, weight, at + i));
-        store(y + (rows ? woven(rows, n, r, i) : i), value);
+        write_cells(y_type, y, to + i, value);
     }
 }
 
@@ -126,7 +133,7 @@ INLINE int64_t token_at(const el_float_model *m, int slot, int head, int positio
 static void float_enter(const el_float_model *m, const el_float_layer *layer, el_row row, int head, float *qkv) {
     int dim = m->head_dim, type = m->type;
     float *x = qkv + (int64_t)head * dim;
-    if (layer->qk_norm) float_norm(layer->qk_norm, (int64_t)head * dim, type, x, dim, m->eps, x, 0, 0);
+    if (layer->qk_norm) float_norm(layer->qk_norm, (int64_t)head * dim, type, x, dim, m->eps, EL_FLOAT32, x, 0);
     float_rotate(m, x, row.position);
     if (head < m->heads) return;
     const float *value = x + (int64_t)m->kv_heads * dim;
@@ -137,10 +144,10 @@ static void float_enter(const el_float_model *m, const el_float_layer *layer, el
     }
 }
 
-/* Attention of one query head over the cached tokens up to its own, to columns of a woven row. */
+/* Attention of one query head over the cached tokens up to its own, from element `to` of out on. */
 INLINE void float_attend(
     const el_float_model *m, const el_float_layer *layer, el_row row, int head, const float *query, float *scores, int type,
-    float *out, int rows, int r) {
+    void *out, int64_t to) {
     int dim = m->head_dim, length = row.position + 1, kv_head = head / (m->heads / m->kv_heads);
     float shrink = 1.0f / sqrtf((float)dim);
     for (int start = 0; start < length; start += EL_BLOCK) {
@@ -161,7 +168,7 @@ INLINE void float_attend(
             int end = length < start + EL_BLOCK ? length : start + EL_BLOCK;
             for (int j = start; j < end; j++, at += dim) sum = fma16(splat(scores[j]), read_cells(type, layer->values, at), sum);
         }
-        store(out + woven(rows, m->heads * dim, r, head * dim + i), rounded16(type, sum * inverse));
+        write_cells(type, out, to + i, rounded16(type, sum * inverse));
     }
 }
 
@@ -172,7 +179,7 @@ INLINE void float_layer(
     const el_float_scratch *s, int type, int part, int parts) {
     int dim = m->head_dim, qkv_size = (m->heads + 2 * m->kv_heads) * dim, inner = layer->down.k;
     for (int r = part; r < rows; r += parts)
-        float_norm(layer->attention_norm, 0, type, hidden + (int64_t)r * m->hidden, m->hidden, m->eps, s->x, rows, r);
+        float_norm(layer->attention_norm, 0, type, hidden + (int64_t)r * m->hidden, m->hidden, m->eps, type, s->x, (int64_t)r * m->hidden);
 #pragma omp barrier
     float_linear(&layer->qkv, type, s->x, rows, ROUND, s->wide, part, parts);
 #pragma omp barrier
@@ -184,20 +191,21 @@ INLINE void float_layer(
     for (int task = part; task < rows * m->heads; task += parts) {
         int r = task / m->heads, head = task % m->heads;
         const float *query = s->wide + (int64_t)r * qkv_size + (int64_t)head * dim;
-        float_attend(m, layer, where[r], head, query, scores, type, s->x, rows, r);
+        float_attend(m, layer, where[r], head, query, scores, type, s->x, ((int64_t)r * m->heads + head) * dim);
     }
 #pragma omp barrier
     float_linear(&layer->output, type, s->x, rows, ADD, hidden, part, parts);
 #pragma omp barrier
     for (int r = part; r < rows; r += parts)
-        float_norm(layer->mlp_norm, 0, type, hidden + (int64_t)r * m->hidden, m->hidden, m->eps, s->x, rows, r);
+        float_norm(layer->mlp_norm, 0, type, hidden + (int64_t)r * m->hidden, m->hidden, m->eps, type, s->x, (int64_t)r * m->hidden);
 #pragma omp barrier
     float_linear(&layer->gate_up, type, s->x, rows, ROUND, s->wide, part, parts);
 #pragma omp barrier
     for (int task = part; task < rows * (inner / LANES); task += parts) {
         int r = task / (inner / LANES), i = task % (inner / LANES) * LANES;
         const float *gate = s->wide + (int64_t)r * 2 * inner + i;
-        store(s->x + woven(rows, inner, r, i), rounded16(type, rounded16(type, silu(load(gate))) * load(gate + inner)));
+        v16 gated = rounded16(type, rounded16(type, silu(load(gate))) * load(gate + inner));
+        write_cells(type, s->x, (int64_t)r * inner + i, gated);
     }
 #pragma omp barrier
     float_linear(&layer->down, type, s->x, rows, ADD, hidden, part, parts);
@@ -221,13 +229,10 @@ EXPORT void el_float_forward(
     for (int64_t i = 0; i < (int64_t)rows * m->hidden; i++) write_cell(m->type, hidden, i, s->hidden[i]);
 }
 
-/* y [rows, n] = W x + b, all of one type; k a multiple of 16; woven_x: room for [rows, k], wide: for [rows, n]. */
+/* y [rows, n] = W x + b, all of one type; k a multiple of 32; wide: room for [rows, n]. */
 EXPORT void el_float_linear_rows(
-    const el_float_linear *w, int type, const void *x, int rows, float *woven_x, float *wide, void *y, int threads) {
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < w->k; i += LANES)
-            store(woven_x + woven(rows, w->k, r, i), read_cells(type, x, (int64_t)r * w->k + i));
+    const el_float_linear *w, int type, const void *x, int rows, float *wide, void *y, int threads) {
 #pragma omp parallel num_threads(threads)
-    float_linear(w, type, woven_x, rows, ROUND, wide, PART, PARTS);
+    float_linear(w, type, x, rows, ROUND, wide, PART, PARTS);
     for (int64_t i = 0; i < (int64_t)rows * w->n; i++) write_cell(type, y, i, wide[i]);
 }

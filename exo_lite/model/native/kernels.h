@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define EL_ABI 5
+#define EL_ABI 6
 
 #define EL_BLOCK 64 /* tokens in a block of the KV cache */
 #define EL_TILE 16  /* output channels in a tile */
@@ -83,7 +83,7 @@ typedef struct {
 
 typedef struct {
     float *hidden; /* [rows, hidden] */
-    float *x;      /* [rows, widest]: what goes into the next linear */
+    void *x;       /* [rows, widest]: what goes into the next linear, in the model's type */
     float *wide;   /* [rows, widest output] */
     float *scores; /* [threads, context rounded to EL_BLOCK] */
 } el_float_scratch;

@@ -8,7 +8,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
 import torch
 from torch import Tensor
 
-ABI = 5
+ABI = 6
 KINDS = {"int8": 0, "int4": 1}
 FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -126,7 +126,7 @@ def declare(library: ctypes.CDLL) -> None:
         "el_forward": (p, p, i, p, p, i),
         "el_linear_rows": (p, p, p, f, i, p, p, i),
         "el_float_forward": (p, p, i, p, p, i),
-        "el_float_linear_rows": (p, i, p, i, p, p, p, i),
+        "el_float_linear_rows": (p, i, p, i, p, p, i),
     }
     for name, types in signatures.items():
         function = getattr(library, name)
