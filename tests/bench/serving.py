@@ -1,8 +1,12 @@
-"""What the scheduler is for, measured over real workers: one figure, or ratio, for each of its promises.
+"""What the scheduler is for, measured over real workers: a ratio for each of its promises.
 
     python -m tests.bench.serving --models-dir DIR [--model smollm2-135m] [--quant int8] [--stages 1] MEASUREMENT...
 
-prompt      how a 2,000-token prompt changes the time between tokens of 4 running answers
+prompt      the time between tokens of 4 running answers, before and while a 2,000-token prompt comes in
+turns       the time to the first token of a chat's second turn against that of its first, of 2,000 tokens
+copy        tokens/s of an answer that repeats a text, with and without guessing, with --hop-ms added to each hop
+ordinary    tokens/s of 1 and of 4 answers that repeat little, with and without guessing
+overload    the time that a refusal takes while all places are taken
 """
 
 from __future__ import annotations
@@ -14,19 +18,23 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from exo_lite.catalog.hf_config import spec_from_config
+from exo_lite.domain.errors import QueueFull
 from exo_lite.domain.ids import Epoch, RequestId
 from exo_lite.domain.model_spec import ModelSpec
+from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.node.served_text import ServedText
 from exo_lite.transport.worker_client import WorkerClient
+from tests.bench.delay_proxy import delayed
 from tests.bench.models import model_folder
 from tests.integration.real_workers import MODEL, RunningWorker, client_of, join, running
 from tests.waiting import until
@@ -35,6 +43,17 @@ CONTEXT_LENGTH = 4096
 NUM_THREADS = 2
 NUM_PROMPT_TOKENS = 2000
 NUM_ANSWERS = 4
+MAX_COPIED = 200
+NUM_ASKING = 200
+TEXT = (
+    "The quick brown fox jumps over the lazy dog near the old stone bridge. In the morning, seven grey herons stood in "
+    "the shallow water and waited for fish. A farmer named Peter Hansen carried two baskets of red apples to market "
+    "in Oakfield, where his sister sold cheese, honey and fresh bread. By noon the square was full of people. "
+    "When the church bell rang twelve times, the children ran down the hill and counted the boats on the river. An old "
+    "man with a green hat played the violin, and nobody wanted to go home before the evening."
+)
+
+GREEDY = Sampling(temperature=0.0)
 
 _request_ids = itertools.count(1)
 
@@ -51,6 +70,11 @@ class Answer:
     def first_token_s(self) -> float:
         return self.times_s[0] - self.sent_at_s
 
+    @property
+    def rate(self) -> float:
+        """Tokens/s after the first one."""
+        return (len(self.times_s) - 1) / (self.times_s[-1] - self.times_s[0])
+
     def gaps_ms(self, start_s: float, end_s: float) -> list[float]:
         """Between tokens, of those that came within a span of time."""
         pairs = itertools.pairwise(self.times_s)
@@ -63,12 +87,15 @@ class Pipeline:
 
     client: WorkerClient
     epoch: Epoch
-    spec: ModelSpec
 
-    def prompt(self, num_tokens: int, seed: int) -> list[int]:
-        return random.Random(seed).choices(range(100, self.spec.vocab_size), k=num_tokens)
-
-    async def ask(self, prompt: Sequence[int], num_tokens: int, answer: Answer | None = None) -> Answer:
+    async def ask(
+        self,
+        prompt: Sequence[int],
+        num_tokens: int,
+        answer: Answer | None = None,
+        stop_token_ids: frozenset[int] = frozenset(),
+        sampling: Sampling = GREEDY,
+    ) -> Answer:
         """`answer` is filled as tokens come, for those who watch."""
         answer = answer or Answer(time.monotonic())
         request = GenerateRequest(
@@ -78,7 +105,8 @@ class Pipeline:
             attempt=0,
             token_ids=tuple(prompt),
             max_tokens=num_tokens,
-            sampling=Sampling(temperature=0.0),
+            sampling=sampling,
+            stop_token_ids=stop_token_ids,
         )
         async with aclosing(self.client.generate(request)) as tokens:
             async for token in tokens:
@@ -87,22 +115,49 @@ class Pipeline:
         return answer
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Workers with and without speculation, each set a whole pipeline."""
+
+    folder: Path
+    spec: ModelSpec
+    hop_s: float
+    guessing: Sequence[RunningWorker]
+    plain: Sequence[RunningWorker]
+
+    def prompt(self, num_tokens: int, seed: int) -> list[int]:
+        return random.Random(seed).choices(range(100, self.spec.vocab_size), k=num_tokens)
+
+    @asynccontextmanager
+    async def pipeline(self, workers: Sequence[RunningWorker], *, hop_s: float = 0.0) -> AsyncIterator[Pipeline]:
+        """A new epoch of these workers, warmed up."""
+        async with AsyncExitStack() as proxies, client_of(workers[0]) as client:
+            hops = [worker.hop for worker in workers]
+            if hop_s:
+                hops = [Hop(hop.name, await proxies.enter_async_context(delayed(hop.address, hop_s))) for hop in hops]
+            pipeline = Pipeline(client, await join(*workers, hops=hops))
+            await pipeline.ask(self.prompt(300, 1), 20)
+            yield pipeline
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-async def measure_prompt(pipeline: Pipeline, number: int) -> None:
-    """Four answers run; a long prompt comes in among them."""
+async def measure_prompt(bench: Bench, number: int) -> None:
     answers = [Answer(time.monotonic()) for _ in range(NUM_ANSWERS)]
-    async with asyncio.TaskGroup() as tasks:
+    async with (
+        bench.pipeline(bench.plain) as pipeline,
+        asyncio.TaskGroup() as tasks,
+    ):  # a run of right guesses is no gap
         asking = [
-            tasks.create_task(pipeline.ask(pipeline.prompt(20, 10 * number + index), 1500, answer))
+            tasks.create_task(pipeline.ask(bench.prompt(20, 10 * number + index), 3000, answer))
             for index, answer in enumerate(answers)
         ]
         await until(lambda: all(len(answer.times_s) >= 100 for answer in answers), "answers run", timeout_s=120.0)
         start_s = max(answer.times_s[20] for answer in answers)
         arrival_s = time.monotonic()
-        long = await pipeline.ask(pipeline.prompt(NUM_PROMPT_TOKENS, 10 * number + 9), 1)
+        long = await pipeline.ask(bench.prompt(NUM_PROMPT_TOKENS, 10 * number + 9), 1)
         end_s = time.monotonic()
         for one in asking:
             one.cancel()
@@ -114,7 +169,75 @@ async def measure_prompt(pipeline: Pipeline, number: int) -> None:
     print(f"  p95 during : before = {percentile(during, 0.95) / percentile(before, 0.95):.2f}", flush=True)
 
 
-MEASUREMENTS: dict[str, Callable[[Pipeline, int], Awaitable[None]]] = {"prompt": measure_prompt}
+async def measure_turns(bench: Bench, number: int) -> None:
+    async with bench.pipeline(bench.guessing) as pipeline:
+        prompt = bench.prompt(NUM_PROMPT_TOKENS, 100 + number)
+        first = await pipeline.ask(prompt, 60)
+        second = await pipeline.ask([*prompt, *first.token_ids, *bench.prompt(30, 200 + number)], 2)
+    print(f"  first turn {1000 * first.first_token_s:.0f} ms, second {1000 * second.first_token_s:.0f} ms")
+    print(f"  second : first = {second.first_token_s / first.first_token_s:.3f}", flush=True)
+
+
+async def measure_copy(bench: Bench, number: int) -> None:
+    text = ServedText(bench.folder, CONTEXT_LENGTH)
+    messages = [{"role": "user", "content": f"Repeat this text word for word, and nothing else:\n\n{TEXT}"}]
+    prompt = text.encode(text.render_chat(messages) + TEXT[: TEXT.index(" jumps")], add_bos=False)
+    answers = []
+    for label, workers in (("plain", bench.plain), ("guessing", bench.guessing)):
+        async with bench.pipeline(workers, hop_s=bench.hop_s) as pipeline:
+            answers.append(await pipeline.ask(prompt, MAX_COPIED, stop_token_ids=text.stop_token_ids))
+        print(f"  {label}: {len(answers[-1].token_ids)} tokens, {answers[-1].rate:.1f} tokens/s")
+    plain, guessing = answers
+    print(f"  the same tokens: {guessing.token_ids == plain.token_ids}")
+    print(f"  guessing : plain = {guessing.rate / plain.rate:.2f}", flush=True)
+
+
+async def measure_ordinary(bench: Bench, number: int) -> None:
+    text = ServedText(bench.folder, CONTEXT_LENGTH)
+    messages = [{"role": "user", "content": "Tell me a long story about a lighthouse keeper and a storm."}]
+    prompt = text.encode(text.render_chat(messages), add_bos=False)
+    for num_streams in (1, NUM_ANSWERS):
+        rates = []
+        for workers in (bench.plain, bench.guessing):
+            async with bench.pipeline(workers) as pipeline:
+                asking = (
+                    pipeline.ask(prompt, 200, sampling=Sampling(temperature=0.8, seed=10 * number + index))
+                    for index in range(num_streams)
+                )
+                rates.append(sum(answer.rate for answer in await asyncio.gather(*asking)))
+        plain, guessing = rates
+        print(f"  {num_streams} answers: plain {plain:.1f}, guessing {guessing:.1f} tokens/s", end=", ")
+        print(f"guessing : plain = {guessing / plain:.2f}", flush=True)
+
+
+async def measure_overload(bench: Bench, number: int) -> None:
+    refusals_ms: list[float] = []
+    waits_s: set[int | None] = set()
+
+    async def ask(pipeline: Pipeline, index: int) -> None:
+        sent_at_s = time.monotonic()
+        try:
+            await pipeline.ask(bench.prompt(100, index), 20)
+        except QueueFull as error:
+            refusals_ms.append(1000 * (time.monotonic() - sent_at_s))
+            waits_s.add(error.retry_after_s)
+
+    async with bench.pipeline(bench.guessing) as pipeline, asyncio.TaskGroup() as tasks:
+        for index in range(NUM_ASKING):
+            tasks.create_task(ask(pipeline, index))
+            await asyncio.sleep(0.01)
+    median, worst = statistics.median(refusals_ms), max(refusals_ms)
+    print(f"  {len(refusals_ms)} of {NUM_ASKING} refused: median {median:.1f} ms, worst {worst:.1f} ms")
+    print(f"  Retry-After: {sorted(wait or 0 for wait in waits_s)} s", flush=True)
+
+
+MEASUREMENTS: dict[str, Callable[[Bench, int], Awaitable[None]]] = {
+    "prompt": measure_prompt,
+    "turns": measure_turns,
+    "copy": measure_copy,
+    "ordinary": measure_ordinary,
+    "overload": measure_overload,
+}
 
 
 def stage_configs(arguments: argparse.Namespace, folder: Path, spec: ModelSpec) -> list[WorkerConfig]:
@@ -141,19 +264,15 @@ def stage_configs(arguments: argparse.Namespace, folder: Path, spec: ModelSpec) 
 async def measure(arguments: argparse.Namespace) -> None:
     folder = model_folder(arguments.model, arguments.models_dir)
     spec = spec_from_config(json.loads((folder / "config.json").read_text()))
-    async with running(*stage_configs(arguments, folder, spec)) as workers:
-        for name in arguments.measurements:
-            await _measure_one(name, workers, spec, arguments.rounds)
-
-
-async def _measure_one(name: str, workers: Sequence[RunningWorker], spec: ModelSpec, num_rounds: int) -> None:
-    for number in range(num_rounds):
-        epoch = await join(*workers)
-        async with client_of(workers[0]) as client:
-            pipeline = Pipeline(client, epoch, spec)
-            await pipeline.ask(pipeline.prompt(300, 1), 20)  # warm up
+    configs = stage_configs(arguments, folder, spec)
+    if {"copy", "prompt", "ordinary"} & {*arguments.measurements}:
+        configs += [replace(one, options=replace(one.options, speculation=False)) for one in configs]
+    async with running(*configs) as workers:
+        sets = workers[: arguments.stages], workers[arguments.stages :]
+        bench = Bench(folder, spec, arguments.hop_ms / 1000, *sets)
+        for name, number in itertools.product(arguments.measurements, range(arguments.rounds)):
             print(f"{name}, round {number + 1}:")
-            await MEASUREMENTS[name](pipeline, number)
+            await MEASUREMENTS[name](bench, number)
 
 
 def main() -> None:
@@ -162,6 +281,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--quant", choices=["none", "int8", "int4"], default="int8")
     parser.add_argument("--stages", type=int, choices=[1, 2], default=1)
+    parser.add_argument("--hop-ms", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("measurements", nargs="+", choices=[*MEASUREMENTS])
     asyncio.run(measure(parser.parse_args()))

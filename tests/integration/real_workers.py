@@ -151,10 +151,10 @@ async def client_of(worker: RunningWorker) -> AsyncIterator[WorkerClient]:
         await client.close()
 
 
-async def join(*workers: RunningWorker) -> Epoch:
-    """Make a pipeline of them, in a new epoch."""
+async def join(*workers: RunningWorker, hops: Sequence[Hop] | None = None) -> Epoch:
+    """Make a pipeline of them, in a new epoch. `hops`: where they reach each other, if not where they listen."""
     epoch = next_epoch()
-    hops, last = [worker.hop for worker in workers], len(workers) - 1
+    hops, last = hops or [worker.hop for worker in workers], len(workers) - 1
     for stage in range(last, -1, -1):
         order = ConnectOrder(
             model_id=MODEL,
