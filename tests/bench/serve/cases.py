@@ -223,7 +223,8 @@ def soak(options: Options) -> list[Finding]:
     baseline_s = min(BASELINE_S, options.seconds / 4)
     first = percentile([size for at_s, size in sizes if at_s <= baseline_s][-5:], 50)
     last = percentile([size for _, size in sizes][-5:], 50)
-    print(f"resident: {first / MIB:.0f} MiB after {baseline_s:.0f} s, {last / MIB:.0f} MiB at the end", flush=True)
+    print(f"resident: {first / MIB:.0f} MiB after {baseline_s:.0f} s, {last / MIB:.0f} MiB at the end, on the way")
+    print(*(f"{at_s:.0f} s: {size / MIB:.0f} MiB" for at_s, size in sizes[:: max(1, len(sizes) // 12)]), sep=", ")
     num_errors = sum(one.error is not None for one in answers)
     return [
         Finding("errors", num_errors, 0, at_least=False, unit=""),
