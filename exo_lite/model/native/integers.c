@@ -160,16 +160,24 @@ INLINE void int8_block(
     const int64_t tile_bytes = (int64_t)x->kp * LANES;
     const uint8_t *at = w->weight + tile * tile_bytes;
     const int8_t *bytes = x->bytes + (int64_t)b * x->kp * halves;
-    el_sums s;
+    const int chains = rows == 1 ? 4 : 1; /* of sums that do not wait for each other */
+    el_sums s, others[3];
     for (int i = 0; i < rows * tiles; i++) s.high[i] = s.low[i] = splat_i(0);
-    for (int i = 0; i < x->kp; i += 4, at += 4 * LANES, bytes += rows * halves * 4) {
-        u64v weights[2];
-        for (int t = 0; t < tiles; t++) {
-            weights[t] = load_bytes(at + t * tile_bytes);
-            if (rows > 1) __builtin_prefetch(at + (tiles + t) * tile_bytes);
+    for (int c = 1; c < chains; c++) others[c - 1] = s;
+    for (int i = 0; i < x->kp; i += 4 * chains)
+        for (int c = 0; c < chains; c++, at += 4 * LANES, bytes += rows * halves * 4) {
+            u64v weights[2];
+            for (int t = 0; t < tiles; t++) {
+                weights[t] = load_bytes(at + t * tile_bytes);
+                if (rows > 1) __builtin_prefetch(at + (tiles + t) * tile_bytes);
+            }
+            add_products(c ? others + c - 1 : &s, weights, bytes, tiles, rows, halves);
         }
-        add_products(&s, weights, bytes, tiles, rows, halves);
-    }
+    for (int c = 1; c < chains; c++)
+        for (int i = 0; i < rows * tiles; i++) {
+            s.high[i] += others[c - 1].high[i];
+            s.low[i] += others[c - 1].low[i];
+        }
     for (int r = 0; r < rows; r++)
         for (int t = 0; t < tiles; t++) {
             int64_t offset = WEIGHT_OFFSET * (int64_t)x->sums[b + r];
@@ -254,12 +262,17 @@ INLINE void product_of(const el_linear *w, int tile, int tiles, const el_activat
     }
 }
 
-static void product_of_pair(const el_linear *w, int tile, const el_activations *x, int b, int rows, v16 *y) {
-    product_of(w, tile, 2, x, b, rows, y);
-}
-
 static void product_of_one(const el_linear *w, int tile, const el_activations *x, int b, int rows, v16 *y) {
     product_of(w, tile, 1, x, b, rows, y);
+}
+
+static void product_of_pair(const el_linear *w, int tile, const el_activations *x, int b, int rows, v16 *y) {
+    if (rows > 1) {
+        product_of(w, tile, 2, x, b, rows, y);
+        return;
+    }
+    product_of_one(w, tile, x, b, 1, y); /* memory sets the pace, and likes a single stream */
+    product_of_one(w, tile + 1, x, b, 1, y + 1);
 }
 
 typedef enum { STORE, ADD, SILU } el_finish;
