@@ -5,7 +5,7 @@ from __future__ import annotations
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 from exo_lite.pipeline.speculation import Price
 
-MAX_SLOWDOWN = 1.7
+MAX_SLOWDOWN = 1.6
 """Of running answers by prompts that come in: how many times longer a step with both may take."""
 FIRST_CHUNK_TOKENS = 16
 """Of a prompt beside running answers, as long as nothing is known."""
