@@ -34,7 +34,7 @@ def used_to(costs: StepCosts, machine: Callable[[int], float], num_steps: int = 
 def test_the_budget_settles_where_answers_slow_down_by_the_set_share(machine: Callable[[int], float]):
     budget = used_to(StepCosts(), machine)[-1]
     limit_ms = MAX_SLOWDOWN * machine(NUM_DECODES)
-    assert machine(NUM_DECODES + budget) <= limit_ms * 1.02
+    assert machine(NUM_DECODES + budget) <= limit_ms * 1.02 or budget == NUM_DECODES  # the least that it gives
     assert budget == PREFILL_CHUNK_TOKENS or machine(NUM_DECODES + budget + 2) > limit_ms * 0.95
 
 
