@@ -74,7 +74,7 @@ def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
             "kept_blocks": counts.num_kept_blocks,
         },
         "speculation": {
-            "enabled": instance.options.speculation,
+            "enabled": instance.options.speculation and instance.options.quant != "none",
             "proposed_tokens": counts.num_proposed_tokens,
             "accepted_tokens": counts.num_accepted_tokens,
         },

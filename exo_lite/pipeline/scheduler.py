@@ -1,9 +1,10 @@
 """Which tokens go down the pipeline next: a state machine with requests and results in, steps out.
 
 With S stages up to S steps are under way, so that no stage waits while there is work. Each step carries one group of
-decodes, an S-th of the running sequences, and prompts: a whole chunk's worth where nobody decodes, else as much as
-slows the running answers by no more than a set share. A sequence's decode is in one step at a time; the chunks of a
-prompt follow each other without waiting. Tenants take turns, requests of one tenant go in order.
+decodes, an S-th of the running sequences, and prompts: a whole chunk's worth where nobody decodes, or where numbers
+are not exact, else as much as slows the running answers by no more than a set share. A sequence's decode is in one step
+at a time; the chunks of a prompt follow each other without waiting. Tenants take turns, requests of one tenant go in
+order.
 
 Blocks of the KV cache that all stages are known to have filled are found again by what they hold, so that a prompt is
 computed only from where it differs from those before. Where numbers are not exact, only blocks of whole chunks count:
@@ -299,7 +300,8 @@ class Scheduler:
         ready = [sequence for sequence in self._running.values() if sequence.next_token is not None]
         group = ready[: self._decode_group_size]
         # no step draws from more rows than there are slots: so much room for logits was promised
-        most = (self._num_slots - len(self._running)) // len(group) if group and self._features.speculation else 0
+        guesses = self._features.speculation and self._features.is_exact  # else an answer would hang on what is guessed
+        most = (self._num_slots - len(self._running)) // len(group) if group and guesses else 0
         price = self._costs.proposal_price(self._num_decoding, self._num_stages)
         for sequence in group:
             proposed = sequence.proposals(most, price) if most else ()
@@ -313,10 +315,11 @@ class Scheduler:
         if not prompts or (draft.decodes and self._costs.is_decodes_turn()):
             return
         num_decodes = self._decode_group_size
-        budget = self._costs.prompt_budget(num_decodes) if num_decodes else PREFILL_CHUNK_TOKENS
+        is_cut = num_decodes > 0 and self._features.is_exact  # else numbers would hang on where
+        budget = self._costs.prompt_budget(num_decodes) if is_cut else PREFILL_CHUNK_TOKENS
         while prompts and (room := budget - draft.num_prompt_tokens) > 0:
             sequence = self._next_prompt(prompts)
-            if sequence.num_in_chunk > room and not num_decodes:
+            if sequence.num_in_chunk > room and not is_cut:
                 return
             num_tokens = min(sequence.num_in_chunk, room)
             prompts.remove(sequence)

@@ -12,9 +12,12 @@ from typing import Any, NoReturn
 from exo_lite.api.app import create_app
 from exo_lite.api.server import serve_http
 from exo_lite.domain.errors import ModelNotFound, NotReady
+from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ServedModel
-from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import Assignment, LoadOptions, LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
+from exo_lite.domain.shard import Shard
 from exo_lite.domain.trace import RequestTrace
 
 MIB = 1024 * 1024
@@ -62,6 +65,7 @@ class ScriptedCluster:
         self.answer = "Hello from three machines."
         self.hold_at: int | None = None
         """The token before which an answer waits for ever."""
+        self.traced: tuple[RequestTrace, ...] = ()
         self.was_cancelled = threading.Event()
         self._api_key = api_key
         self._document: Document = state_document([node_document("a", is_self=True)])
@@ -135,7 +139,17 @@ class ScriptedCluster:
         _not_played(model)
 
     async def traces(self, model: str) -> tuple[Instance, tuple[RequestTrace, ...]]:
-        _not_played(model)
+        spec = ModelSpec("llama", 30, 64, 128, 4, 2, 16, 100, 2048)
+        instance = Instance(
+            model_id=ModelId(model),
+            fingerprint="",
+            spec=spec,
+            epoch=Epoch(4),
+            options=LoadOptions("bfloat16"),
+            assignments=tuple(_assignment(model, shard) for shard in self._document["models"][0]["shards"]),
+            state="ready",
+        )
+        return instance, self.traced
 
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         _not_played(model)
@@ -174,6 +188,11 @@ class ScriptedCluster:
 
 def _not_played(model: str) -> NoReturn:
     raise ModelNotFound(f"{model} is not part of this play")
+
+
+def _assignment(model: str, shard: Document) -> Assignment:
+    place = Shard(ModelId(model), shard["start_layer"], shard["end_layer"], 30)
+    return Assignment(NodeId(shard["node_id"]), shard["node"], place, 1, 1, 1)
 
 
 def node_document(letter: str, *, is_self: bool = False, state: str = "alive", **changed: object) -> Document:

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 
+from exo_lite.domain.step import StageTiming
+from exo_lite.domain.trace import RequestTrace, StepTrace
 from tests.e2e.scripted_cluster import (
     MODEL,
     Document,
@@ -241,3 +243,42 @@ def test_nothing_is_wider_than_the_screen(status: Page, cluster: ScriptedCluster
         cluster.show(document)
         expect(verdict(status)).to_contain_text(document["models"][0]["state"].upper())
         assert status.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_where_the_time_goes_is_shown_once_an_answer_has_ended(status: Page, cluster: ScriptedCluster) -> None:
+    asked: list[str] = []
+    status.on("request", lambda request: asked.extend([request.url] if request.url.endswith("/traces") else []))
+    trace = status.get_by_test_id("trace")
+    cluster.show(ready_cluster())
+    expect(status.get_by_test_id("stage")).to_have_count(3)
+    expect(trace).to_be_hidden()  # nothing has been computed yet
+
+    stages = (StageTiming(0.1, 4.0, 0.1), StageTiming(0.2, 9.0, 0.1), StageTiming(0.1, 5.0, 0.0))
+    cluster.traced = (RequestTrace(3.0, (StepTrace(0.0, 20.0, 1, stages),)),)
+    for _ in range(5):
+        cluster.show(served(running=1))
+        expect(status.get_by_test_id("verdict-line")).to_contain_text("1 running", timeout=SHOWN_WITHIN_MS)
+        cluster.show(served(running=0))
+        expect(status.get_by_test_id("verdict-line")).not_to_contain_text("1 running", timeout=SHOWN_WITHIN_MS)
+    expect(trace).to_contain_text("computing on node-b takes 9.0 ms of 20.0 ms", timeout=3 * SHOWN_WITHIN_MS)
+    expect(trace).to_contain_text("192 of 300 prompt tokens were cached")
+    expect(trace).to_contain_text("30 of 40 guessed tokens were right")
+    parts = trace.get_by_test_id("trace-part")
+    expect(parts).to_have_count(10)  # three of each stage, and the wire
+    widths = [float(parts.nth(index).evaluate("part => part.getBoundingClientRect().width")) for index in (1, 4, 9)]
+    assert widths[1] / widths[0] == pytest.approx(9.0 / 4.0, rel=0.1)
+    assert widths[2] / widths[0] == pytest.approx(1.4 / 4.0, rel=0.1)
+    assert len(asked) < 6  # fewer than there were answers: not more than one in two seconds
+
+
+def served(*, running: int) -> Document:
+    """A ready model that has saved some work."""
+    shards = [shard_document(*shard) for shard in RANGES]
+    model = model_document(
+        "ready",
+        shards,
+        requests={"running": running, "waiting": 0},
+        prefix_cache={"enabled": True, "prompt_tokens": 300, "cached_tokens": 192, "kept_blocks": 4},
+        speculation={"enabled": True, "proposed_tokens": 40, "accepted_tokens": 30},
+    )
+    return state_document(three_nodes(), [model])

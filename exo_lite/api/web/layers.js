@@ -4,6 +4,7 @@ import { setHue } from "./colors.js";
 import { byId, element, part, patchChildren, setAttribute, setProperty, setText } from "./dom.js";
 import { bytes, layerCount, layerRange, milliseconds, rate } from "./format.js";
 import { drawSparkline } from "./sparkline.js";
+import { createTrace, updateTrace } from "./trace.js";
 import { isServing, toneOf } from "./verdict.js";
 
 export function showModels(models) {
@@ -46,6 +47,7 @@ function createModel() {
       element("span", { "data-part": "last" }),
     ),
     element("ul", { class: "stages", "data-part": "stages" }),
+    createTrace(),
   );
 }
 
@@ -73,6 +75,7 @@ function updateModel(node, model) {
   const keyed = { key: (segment) => `${segment.node_id} ${segment.start_layer} ${segment.state === "missing"}` };
   patchChildren(part(node, "strip"), segments, { ...keyed, create: createSegment, update: updateSegment });
   patchChildren(part(node, "stages"), segments, { ...keyed, create: createStage, update: updateStage });
+  updateTrace(node, model);
 }
 
 const stateText = (segment) =>
