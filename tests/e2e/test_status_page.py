@@ -270,14 +270,19 @@ def test_where_the_time_goes_is_shown_once_an_answer_has_ended(status: Page, clu
     assert widths[2] / widths[0] == pytest.approx(1.4 / 4.0, rel=0.1)
     assert len(asked) < 6  # fewer than there were answers: not more than one in two seconds
 
+    cluster.traced = ()
+    cluster.show(served(running=0, epoch=5))
+    expect(trace).not_to_contain_text("node-b", timeout=SHOWN_WITHIN_MS)  # another placement, not measured yet
 
-def served(*, running: int) -> Document:
+
+def served(*, running: int, epoch: int = 4) -> Document:
     """A ready model that has saved some work."""
     shards = [shard_document(*shard) for shard in RANGES]
     model = model_document(
         "ready",
         shards,
         requests={"running": running, "waiting": 0},
+        epoch=epoch,
         prefix_cache={"enabled": True, "prompt_tokens": 300, "cached_tokens": 192, "kept_blocks": 4},
         speculation={"enabled": True, "proposed_tokens": 40, "accepted_tokens": 30},
     )

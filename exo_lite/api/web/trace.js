@@ -23,8 +23,7 @@ export function createTrace() {
 
 /** `node` is the model's card. */
 export function updateTrace(node, model) {
-  const trace = known.get(model.id) ?? { isWanted: true, running: 0, askedAtMs: -Infinity, summary: null };
-  known.set(model.id, trace);
+  const trace = traceOf(model);
   trace.isWanted ||= model.requests.running < trace.running;
   trace.running = model.requests.running;
   if (isDue(trace, model)) ask(trace, model);
@@ -39,6 +38,14 @@ export function updateTrace(node, model) {
     create: () => element("i", { "data-testid": "trace-part" }),
     update: updatePart,
   });
+}
+
+/** What is known of this placement: what an earlier one measured says nothing of it. */
+function traceOf(model) {
+  if (known.get(model.id)?.epoch !== model.epoch) {
+    known.set(model.id, { epoch: model.epoch, isWanted: true, running: 0, askedAtMs: -Infinity, summary: null });
+  }
+  return known.get(model.id);
 }
 
 const isDue = (trace, model) =>
