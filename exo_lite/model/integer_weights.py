@@ -43,7 +43,7 @@ def load_integer_shard(
     """
     entries = shard_entries(model_dir, spec, shard)
     reader = TensorReader(entries, TORCH_DTYPES[dtype], torch.device("cpu"), on_progress)
-    loader = _Loader(reader, QuantizedCache(model_dir, kind), kind, torch.device(device))
+    loader = _Loader(reader, model_dir, kind, torch.device(device))
     embedding = reader.tensor(f"{EMBEDDING}.weight").to(device) if shard.is_first else None
     layers = tuple(_layer(loader, spec, layer) for layer in shard.layers)
     library = native_library()
@@ -53,7 +53,7 @@ def load_integer_shard(
         layers=layers,
         embedding=embedding,
         norm=loader.vector(f"{NORM}.weight") if shard.is_last else None,
-        head=_head(loader, spec) if shard.is_last else None,
+        head=_head(loader.of_kind("int8"), spec) if shard.is_last else None,
         kv_dtype=TORCH_DTYPES[dtype],
         device=torch.device(device),
         kernels=NativeKernels(library) if library is not None else None,
@@ -82,18 +82,26 @@ def _qk_norm(loader: _Loader, spec: ModelSpec, prefix: str) -> Tensor:
 
 
 def _head(loader: _Loader, spec: ModelSpec) -> QuantizedLinear:
-    """A matrix of its own also where it is tied: what is looked up stays float, what is multiplied is integer."""
+    """A matrix of its own also where it is tied: what is looked up stays float, what is multiplied is integer.
+
+    int8 also beside layers of int4: of a model's weights, the head's errors cost the most.
+    """
     return loader.linears("head", {"head": (head_name(spec),)})["head"]
 
 
 class _Loader:
     """Quantizes what a reader reads, through the cache."""
 
-    def __init__(self, reader: TensorReader, cache: QuantizedCache, kind: Kind, device: torch.device) -> None:
+    def __init__(self, reader: TensorReader, model_dir: Path, kind: Kind, device: torch.device) -> None:
         self._reader = reader
-        self._cache = cache
+        self._model_dir = model_dir
         self._kind = kind
+        self._cache = QuantizedCache(model_dir, kind)
         self._device = device
+
+    def of_kind(self, kind: Kind) -> _Loader:
+        """Of the same reader."""
+        return _Loader(self._reader, self._model_dir, kind, self._device)
 
     def vector(self, name: str) -> Tensor:
         """Norms and biases stay float32."""

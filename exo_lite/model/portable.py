@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program gives it
 from torch import Tensor
 
-from exo_lite.model.quantized import GROUP_SIZE, QuantizedLinear
+from exo_lite.model.quantized import QuantizedLinear
 
 MAX_Q = {1: 127, 2: 32512}
 """By bytes of a quantized activation; 127 · 256: the high one fits an int8."""
@@ -51,33 +51,17 @@ def quantize(x: Tensor, norm: Tensor | None, eps: float, activation_bytes: int =
 
 def linear(w: QuantizedLinear, x: Activations) -> Tensor:
     """float32 [rows, num_outputs]."""
-    y = _int8_product(w, x) if w.kind == "int8" else _int4_product(w, x)
+    y = _product(w, x)
     return y if w.bias is None else y + w.bias[: w.num_outputs]
 
 
-def _int8_product(w: QuantizedLinear, x: Activations) -> Tensor:
+def _product(w: QuantizedLinear, x: Activations) -> Tensor:
     weight = w.integers()[:, : w.num_inputs]
     sums = torch.zeros((x.bytes.shape[0], w.num_outputs), dtype=torch.int64, device=weight.device)
     for start in range(0, w.num_inputs, EXACT_INPUTS):
         part = slice(start, start + EXACT_INPUTS)
         sums += (x.bytes[:, part].float() @ weight[:, part].float().t()).to(torch.int64)
     return _joined(sums, x).float() * x.scales.unsqueeze(1) * w.scale[: w.num_outputs]
-
-
-def _int4_product(w: QuantizedLinear, x: Activations) -> Tensor:
-    """Group after group, as the C kernels add them."""
-    assert w.steps is not None
-    assert w.minima is not None
-    assert w.minimum is not None
-    weight, steps, minima = w.integers().float(), w.per_group(w.steps), w.per_group(w.minima)
-    activations = F.pad(x.bytes, (0, weight.shape[1] - w.num_inputs)).float()
-    sums, less = (torch.zeros((x.scales.shape[0], w.num_outputs), device=weight.device) for _ in range(2))
-    for group in range(steps.shape[1]):
-        part = slice(group * GROUP_SIZE, (group + 1) * GROUP_SIZE)
-        sums += _joined(activations[:, part] @ weight[:, part].t(), x) * steps[:, group]
-        less += _joined(activations[:, part].sum(dim=1, keepdim=True), x) * minima[:, group]
-    n = w.num_outputs
-    return (sums * w.scale[:n] - less * w.minimum[:n]) * x.scales.unsqueeze(1)
 
 
 def _joined(sums: Tensor, x: Activations) -> Tensor:

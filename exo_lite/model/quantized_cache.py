@@ -17,12 +17,12 @@ from exo_lite.model.quantized import Kind, QuantizedLinear
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = "quantized"
 
 _SIZES = "sizes"
 """Outputs and inputs of each linear, in the file's metadata: what is stored is padded."""
-_PARTS = ("weight", "scale", "steps", "minima", "minimum", "bias")
+_PARTS = ("weight", "scale", "steps", "minima", "bias")
 
 
 class QuantizedCache:

@@ -14,8 +14,7 @@ QUANTIZED_GROUP_SIZE = 32
 QUANTIZED_TILE = 16
 """Output channels of quantized matrices are padded to it."""
 _INT4_GROUP_BYTES = 2
-_INT4_SCALE_BYTES = 8
-_INT8_SCALE_BYTES = 4
+_SCALE_BYTES = 4
 _FLOAT32_BYTES = 4
 
 Matrix = tuple[int, int]
@@ -65,14 +64,14 @@ def edge_weight_bytes(spec: ModelSpec, options: LoadOptions, *, is_first: bool, 
     """Embedding on the first shard, final norm and head on the last.
 
     A tied head shares the embedding's memory only where both are on one shard and neither is quantized: the
-    embedding is looked up in the compute type, a quantized head is a matrix of its own.
+    embedding is looked up in the compute type, a quantized head is a matrix of its own, int8 also beside int4 layers.
     """
     dtype_bytes = DTYPE_BYTES[options.dtype]
     embedding = spec.embedding_parameters * dtype_bytes if is_first else 0
     if not is_last:
         return embedding
     if options.quant != "none":
-        head = _quantized_bytes((spec.vocab_size, spec.hidden_size), options.quant)
+        head = _quantized_bytes((spec.vocab_size, spec.hidden_size), "int8")
         return embedding + spec.hidden_size * _FLOAT32_BYTES + head
     is_shared = is_first and spec.tie_word_embeddings
     head = 0 if is_shared else spec.embedding_parameters * dtype_bytes
@@ -108,9 +107,9 @@ def _quantized_bytes(matrix: Matrix, quant: Quantization) -> int:
     """Elements and the scales that belong to them."""
     num_outputs, num_inputs = _padded(matrix[0], QUANTIZED_TILE), _padded(matrix[1], QUANTIZED_GROUP_SIZE)
     if quant != "int4":
-        return num_outputs * (num_inputs + _INT8_SCALE_BYTES)
+        return num_outputs * (num_inputs + _SCALE_BYTES)
     group_bytes = num_inputs // QUANTIZED_GROUP_SIZE * _INT4_GROUP_BYTES
-    return num_outputs * (num_inputs // 2 + group_bytes + _INT4_SCALE_BYTES)
+    return num_outputs * (num_inputs // 2 + group_bytes + _SCALE_BYTES)
 
 
 def _padded(size: int, unit: int) -> int:

@@ -21,7 +21,6 @@ typedef struct {
     const int8_t *bytes;     /* [blocks of rows, kp / 4, rows of the block, halves, 4] */
     const float *scales;     /* [rows] */
     const int32_t *sums;     /* [rows], of the integers */
-    const float *group_sums; /* [rows, kp / EL_GROUP] */
     int kp;
 } el_activations;
 
@@ -32,28 +31,22 @@ INLINE int num_blocks(int rows) { return (rows + MAX_ROWS - 1) / MAX_ROWS; }
 static void quantize_row(const float *x, int k, int halves, int row, int first, int count, const el_scratch *s) {
     int kp = padded(k, EL_GROUP), inside = row - first;
     int8_t *bytes = s->bytes + (int64_t)first * kp * halves;
-    float *group_sums = s->group_sums + (int64_t)row * (kp / EL_GROUP);
     v16 top = splat(0.0f);
     for (int i = 0; i < k; i += LANES) top = max16(abs16(load_at(x, i, k)), top);
     float most = most16(top), limit = halves == 2 ? MAX_Q16 : MAX_Q8;
     v16 inverse = splat(most > 0.0f ? limit / most : 0.0f), magic = splat(12582912.0f);
     i16v total = splat_i(0);
-    for (int i = 0; i < kp; i += EL_GROUP) {
-        i16v group = splat_i(0);
-        for (int j = i; j < i + EL_GROUP; j += LANES) {
-            v16 value = j < k ? load_at(x, j, k) : splat(0.0f);
-            i16v q = bits_of(value * inverse + magic) - bits_of(magic); /* to the nearest, ties to even */
-            i16v h = halves == 2 ? (q + 128) >> 8 : q;
-            b16v high = bytes_of(h), low = bytes_of(q - 256 * h);
-            for (int i4 = 0; i4 < LANES; i4 += 4) {
-                int8_t *to = bytes + ((int64_t)(j + i4) / 4 * count + inside) * halves * 4;
-                memcpy(to, (const int8_t *)&high + i4, 4);
-                if (halves == 2) memcpy(to + 4, (const int8_t *)&low + i4, 4);
-            }
-            group += q;
+    for (int i = 0; i < kp; i += LANES) {
+        v16 value = i < k ? load_at(x, i, k) : splat(0.0f);
+        i16v q = bits_of(value * inverse + magic) - bits_of(magic); /* to the nearest, ties to even */
+        i16v h = halves == 2 ? (q + 128) >> 8 : q;
+        b16v high = bytes_of(h), low = bytes_of(q - 256 * h);
+        for (int j = 0; j < LANES; j += 4) {
+            int8_t *to = bytes + ((int64_t)(i + j) / 4 * count + inside) * halves * 4;
+            memcpy(to, (const int8_t *)&high + j, 4);
+            if (halves == 2) memcpy(to + 4, (const int8_t *)&low + j, 4);
         }
-        group_sums[i / EL_GROUP] = (float)sum_i(group);
-        total += group;
+        total += q;
     }
     s->scales[row] = most / limit;
     s->sums[row] = sum_i(total);
@@ -79,7 +72,7 @@ static el_activations enter_linear(
             quantize_row(row, w->k, w->halves, r, first, end - first, s);
         }
     }
-    return (el_activations){s->bytes, s->scales, s->sums, s->group_sums, kp};
+    return (el_activations){s->bytes, s->scales, s->sums, kp};
 }
 
 /* ---- linears ----------------------------------------------------------------------------------------------------- */
@@ -139,140 +132,141 @@ INLINE v16 exact_float(i16v high, i16v low, int64_t offset) {
 #endif
 }
 
-/* Sums of products of whole numbers, [row][tile][half]. */
+/* Tiles as the products want them, a byte per input and channel, and what will be wanted next. */
 typedef struct {
-    i16v high[MAX_ROWS * 2], low[MAX_ROWS * 2];
-} el_sums;
+    const uint8_t *bytes, *next;
+    int next_pace; /* bytes of `next` per input of a tile */
+} el_tiles;
 
-/* Add four inputs of `rows` rows times the weights of `tiles` tiles. All counts are constants where this is inlined. */
-INLINE void add_products(el_sums *s, const u64v *weights, const int8_t *bytes, int tiles, int rows, int halves) {
-    for (int r = 0; r < rows; r++) {
-        const int8_t *four = bytes + r * halves * 4;
-        for (int t = 0; t < tiles; t++) s->high[r * tiles + t] = dot4(s->high[r * tiles + t], weights[t], four);
-        for (int t = 0; t < tiles && halves == 2; t++)
-            s->low[r * tiles + t] = dot4(s->low[r * tiles + t], weights[t], four + 4);
-    }
-}
-
-/* Outputs of `tiles` tiles from `tile` on for `rows` rows from b on, without bias, to y[row][tile]. */
-INLINE void int8_block(
-    const el_linear *w, int tile, int tiles, const el_activations *x, int b, int rows, int halves, v16 *y) {
-    const int64_t tile_bytes = (int64_t)x->kp * LANES;
-    const uint8_t *at = w->weight + tile * tile_bytes;
-    const int8_t *bytes = x->bytes + (int64_t)b * x->kp * halves;
-    const int chains = rows == 1 ? 4 : 1; /* of sums that do not wait for each other */
-    el_sums s, others[3];
-    for (int i = 0; i < rows * tiles; i++) s.high[i] = s.low[i] = splat_i(0);
-    for (int c = 1; c < chains; c++) others[c - 1] = s;
-    for (int i = 0; i < x->kp; i += 4 * chains)
-        for (int c = 0; c < chains; c++, at += 4 * LANES, bytes += rows * halves * 4) {
-            u64v weights[2];
-            for (int t = 0; t < tiles; t++) {
-                weights[t] = load_bytes(at + t * tile_bytes);
-                if (rows > 1) __builtin_prefetch(at + (tiles + t) * tile_bytes);
-            }
-            add_products(c ? others + c - 1 : &s, weights, bytes, tiles, rows, halves);
-        }
-    for (int c = 1; c < chains; c++)
-        for (int i = 0; i < rows * tiles; i++) {
-            s.high[i] += others[c - 1].high[i];
-            s.low[i] += others[c - 1].low[i];
-        }
-    for (int r = 0; r < rows; r++)
-        for (int t = 0; t < tiles; t++) {
-            int64_t offset = WEIGHT_OFFSET * (int64_t)x->sums[b + r];
-            i16v h = s.high[r * tiles + t];
-            v16 total = halves == 2 ? exact_float(h, s.low[r * tiles + t], offset) : exact_float(splat_i(0), h, offset);
-            y[r * tiles + t] = total * splat(x->scales[b + r]) * load(w->scale + (tile + t) * LANES);
-        }
-}
-
-INLINE v16 floats_of_bytes(const uint8_t *p) {
+/* The eight bytes of four inputs each of a group of one int4 tile. */
+INLINE void unpack_group(const el_linear *w, int tile, int group, int kp, u64v *to) {
+    const uint8_t *from = w->weight + ((int64_t)tile * kp + group * EL_GROUP) * LANES / 2;
+    int64_t at = ((int64_t)tile * kp / EL_GROUP + group) * LANES;
 #ifdef EL_AVX512
-    return (v16)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+    /* Halves of bytes are multiplied where they stand: the product's upper half has the first byte of a pair, its lower
+       half the second one, and nothing needs to be shifted. */
+    const __m512i to_words = _mm512_set_epi32(
+        (int)0x800f800f, (int)0x800e800e, (int)0x800d800d, (int)0x800c800c, (int)0x800b800b, (int)0x800a800a, (int)0x80098009, (int)0x80088008,
+        (int)0x80078007, (int)0x80068006, (int)0x80058005, (int)0x80048004, (int)0x80038003, (int)0x80028002, (int)0x80018001, (int)0x80008000);
+    const __m512i to_bytes = _mm512_set_epi32(
+        0x0f0f0f0f, 0x0e0e0e0e, 0x0d0d0d0d, 0x0c0c0c0c, 0x0b0b0b0b, 0x0a0a0a0a, 0x09090909, 0x08080808, 0x07070707, 0x06060606,
+        0x05050505, 0x04040404, 0x03030303, 0x02020202, 0x01010101, 0);
+    __m512i step = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(w->steps + at))), to_words);
+    __m512i minimum = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(w->minima + at))), to_bytes);
+    __m512i step16 = _mm512_slli_epi16(step, 4), second = _mm512_set1_epi16((short)0xff00);
+    for (int i = 0; i < EL_GROUP / 4; i += 2, from += 4 * LANES) {
+        __m512i q = _mm512_loadu_si512(from);
+        __m512i first0 = _mm512_mulhi_epu16(_mm512_and_si512(q, _mm512_set1_epi16(0x0f00)), step16);
+        __m512i second0 = _mm512_mullo_epi16(_mm512_and_si512(q, _mm512_set1_epi16(0x000f)), step16);
+        __m512i first1 = _mm512_mulhi_epu16(_mm512_and_si512(q, _mm512_set1_epi16((short)0xf000)), step);
+        __m512i second1 = _mm512_mullo_epi16(_mm512_and_si512(q, _mm512_set1_epi16(0x00f0)), step);
+        to[i] = (u64v)_mm512_add_epi8(_mm512_ternarylogic_epi32(second0, second, first0, 0xea), minimum); /* (a & b) | c */
+        to[i + 1] = (u64v)_mm512_add_epi8(_mm512_ternarylogic_epi32(second1, second, first1, 0xea), minimum);
+    }
 #else
-    return floats_of(__builtin_convertvector(*(const u16v *)p, i16v));
+    for (int i = 0; i < EL_GROUP / 4; i += 2, from += 4 * LANES)
+        for (int j = 0; j < 4 * LANES; j++) {
+            int step = w->steps[at + j / 4], minimum = w->minima[at + j / 4], q = from[j ^ 1];
+            to[i][j] = (uint8_t)((step * (q & 15) >> 4) + minimum);
+            to[i + 1][j] = (uint8_t)((step * (q >> 4) >> 4) + minimum);
+        }
 #endif
 }
 
-/* As int8_block. A group's sums are whole numbers below 2^24: exact as floats. */
-INLINE void int4_block(
-    const el_linear *w, int tile, int tiles, const el_activations *x, int b, int rows, int halves, v16 *y) {
-    const int groups = x->kp / EL_GROUP;
-    const int64_t tile_bytes = (int64_t)x->kp * LANES / 2, tile_groups = (int64_t)groups * LANES;
-    const uint8_t *at = w->weight + tile * tile_bytes, *steps = w->steps + tile * tile_groups;
-    const uint8_t *minima = w->minima + tile * tile_groups;
-    const int8_t *bytes = x->bytes + (int64_t)b * x->kp * halves;
-    v16 sums[MAX_ROWS * 2], less[MAX_ROWS * 2];
-    for (int i = 0; i < rows * tiles; i++) sums[i] = less[i] = splat(0.0f);
-    for (int g = 0; g < groups; g++, steps += LANES) {
-        el_sums s;
-        for (int i = 0; i < rows * tiles; i++) s.high[i] = s.low[i] = splat_i(0);
-        for (int i = 0; i < EL_GROUP; i += 8, at += 4 * LANES) {
-            u64v both[2], weights[2];
-            for (int t = 0; t < tiles; t++) {
-                both[t] = load_bytes(at + t * tile_bytes);
-                weights[t] = both[t] & 15;
-                if (rows > 1) __builtin_prefetch(at + (tiles + t) * tile_bytes);
-            }
-            add_products(&s, weights, bytes, tiles, rows, halves);
-            for (int t = 0; t < tiles; t++) weights[t] = both[t] >> 4;
-            add_products(&s, weights, bytes + rows * halves * 4, tiles, rows, halves);
-            bytes += 2 * rows * halves * 4;
-        }
-        for (int t = 0; t < tiles; t++) {
-            v16 step = floats_of_bytes(steps + t * tile_groups);
-            for (int r = 0; r < rows; r++) {
-                i16v total = s.high[r * tiles + t];
-                if (halves == 2) total = (total << 8) + s.low[r * tiles + t];
-                sums[r * tiles + t] += floats_of(total) * step;
-            }
-        }
-    }
-    for (int g = 0; g < groups; g++, minima += LANES)
-        for (int t = 0; t < tiles; t++) {
-            v16 minimum = floats_of_bytes(minima + t * tile_groups);
-            for (int r = 0; r < rows; r++)
-                less[r * tiles + t] += splat(x->group_sums[(int64_t)(b + r) * groups + g]) * minimum;
-        }
-    for (int t = 0; t < tiles; t++) {
-        v16 scale = load(w->scale + (tile + t) * LANES), minimum = load(w->minimum + (tile + t) * LANES);
-        for (int i = t; i < rows * tiles; i += tiles)
-            y[i] = (sums[i] * scale - less[i] * minimum) * splat(x->scales[b + i / tiles]);
-    }
+/* Tiles [tile, tile + tiles) as bytes; int4 is unpacked to `room`. */
+static el_tiles open_tiles(const el_linear *w, int tile, int tiles, int kp, uint8_t *room) {
+    int pace = w->kind == EL_INT4 ? LANES / 2 : LANES;
+    int64_t tile_bytes = (int64_t)kp * pace;
+    const uint8_t *bytes = w->weight + tile * tile_bytes;
+    if (w->kind == EL_INT4)
+        for (int t = 0; t < tiles; t++)
+            for (int g = 0; g < kp / EL_GROUP; g++)
+                unpack_group(w, tile + t, g, kp, (u64v *)(room + ((int64_t)t * kp + g * EL_GROUP) * LANES));
+    return (el_tiles){w->kind == EL_INT4 ? room : bytes, bytes + tiles * tile_bytes, pace};
 }
 
-#define BLOCK_CASE(ROWS) \
+/* The products' sum as the output that it stands for, without bias. */
+INLINE v16 scaled(const el_linear *w, int tile, const el_activations *x, int row, int halves, i16v high, i16v low) {
+    int64_t offset = WEIGHT_OFFSET * (int64_t)x->sums[row];
+    v16 total = halves == 2 ? exact_float(high, low, offset) : exact_float(splat_i(0), high, offset);
+    return total * splat(x->scales[row]) * load(w->scale + tile * LANES);
+}
+
+/* Outputs of a tile for one row, in four chains of sums that do not wait for each other. */
+INLINE v16 row_product(const el_linear *w, int tile, const el_activations *x, int row, int kind, int halves) {
+    const u64v *tiles = (const u64v *)(w->weight + (int64_t)tile * x->kp * LANES);
+    const int8_t *bytes = x->bytes + (int64_t)row * x->kp * halves;
+    i16v high[4], low[4];
+    for (int c = 0; c < 4; c++) high[c] = low[c] = splat_i(0);
+    for (int group = 0; group < x->kp / EL_GROUP; group++) {
+        u64v unpacked[EL_GROUP / 4];
+        if (kind == EL_INT4) unpack_group(w, tile, group, x->kp, unpacked);
+        for (int i = 0; i < EL_GROUP / 4; i++, tiles++, bytes += halves * 4) {
+            u64v weights = kind == EL_INT4 ? unpacked[i] : *tiles;
+            high[i % 4] = dot4(high[i % 4], weights, bytes);
+            if (halves == 2) low[i % 4] = dot4(low[i % 4], weights, bytes + 4);
+        }
+    }
+    return scaled(w, tile, x, row, halves, (high[0] + high[1]) + (high[2] + high[3]), (low[0] + low[1]) + (low[2] + low[3]));
+}
+
+/* Outputs of `tiles` tiles for `rows` rows from b on: y[row][tile]. Counts are constants where this is inlined. */
+INLINE void rows_product(
+    const el_linear *w, const el_tiles *at, int tile, int tiles, const el_activations *x, int b, int rows, int halves, v16 *y) {
+    const uint8_t *next = at->next;
+    const int8_t *bytes = x->bytes + (int64_t)b * x->kp * halves;
+    i16v high[MAX_ROWS * 2], low[MAX_ROWS * 2];
+    for (int i = 0; i < rows * tiles; i++) high[i] = low[i] = splat_i(0);
+    for (int i = 0; i < x->kp; i += 4, next += 4 * at->next_pace, bytes += rows * halves * 4) {
+        u64v weights[2];
+        for (int t = 0; t < tiles; t++) {
+            weights[t] = load_bytes(at->bytes + ((int64_t)t * x->kp + i) * LANES);
+            __builtin_prefetch(next + (int64_t)t * x->kp * at->next_pace);
+        }
+        for (int r = 0; r < rows; r++) {
+            const int8_t *four = bytes + r * halves * 4;
+            for (int t = 0; t < tiles; t++) high[r * tiles + t] = dot4(high[r * tiles + t], weights[t], four);
+            for (int t = 0; t < tiles && halves == 2; t++)
+                low[r * tiles + t] = dot4(low[r * tiles + t], weights[t], four + 4);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < tiles; t++)
+            y[r * tiles + t] = scaled(w, tile + t, x, b + r, halves, high[r * tiles + t], low[r * tiles + t]);
+}
+
+static v16 product_of_row(const el_linear *w, int tile, const el_activations *x, int row) {
+    if (w->kind == EL_INT4)
+        return w->halves == 2 ? row_product(w, tile, x, row, EL_INT4, 2) : row_product(w, tile, x, row, EL_INT4, 1);
+    return w->halves == 2 ? row_product(w, tile, x, row, EL_INT8, 2) : row_product(w, tile, x, row, EL_INT8, 1);
+}
+
+#define ROWS_CASE(ROWS) \
     case ROWS: \
-        if (w->kind == EL_INT8 && w->halves == 2) int8_block(w, tile, tiles, x, b, ROWS, 2, y); \
-        else if (w->kind == EL_INT8) int8_block(w, tile, tiles, x, b, ROWS, 1, y); \
-        else int4_block(w, tile, tiles, x, b, ROWS, 2, y); \
+        if (w->halves == 2) rows_product(w, at, tile, tiles, x, b, ROWS, 2, y); \
+        else rows_product(w, at, tile, tiles, x, b, ROWS, 1, y); \
         break;
 
-INLINE void product_of(const el_linear *w, int tile, int tiles, const el_activations *x, int b, int rows, v16 *y) {
+INLINE void product_of(
+    const el_linear *w, const el_tiles *at, int tile, int tiles, const el_activations *x, int b, int rows, v16 *y) {
     switch (rows) {
-        BLOCK_CASE(1)
-        BLOCK_CASE(2)
+        ROWS_CASE(1)
+        ROWS_CASE(2)
 #if MAX_ROWS > 2
-        BLOCK_CASE(3)
-        BLOCK_CASE(4)
-        BLOCK_CASE(5)
-        BLOCK_CASE(6)
+        ROWS_CASE(3)
+        ROWS_CASE(4)
+        ROWS_CASE(5)
+        ROWS_CASE(6)
 #endif
     }
 }
 
-static void product_of_one(const el_linear *w, int tile, const el_activations *x, int b, int rows, v16 *y) {
-    product_of(w, tile, 1, x, b, rows, y);
+static void product_of_one(const el_linear *w, const el_tiles *at, int tile, const el_activations *x, int b, int rows, v16 *y) {
+    product_of(w, at, tile, 1, x, b, rows, y);
 }
 
-static void product_of_pair(const el_linear *w, int tile, const el_activations *x, int b, int rows, v16 *y) {
-    if (rows > 1) {
-        product_of(w, tile, 2, x, b, rows, y);
-        return;
-    }
-    product_of_one(w, tile, x, b, 1, y); /* memory sets the pace, and likes a single stream */
-    product_of_one(w, tile + 1, x, b, 1, y + 1);
+static void product_of_pair(const el_linear *w, const el_tiles *at, int tile, const el_activations *x, int b, int rows, v16 *y) {
+    product_of(w, at, tile, 2, x, b, rows, y);
 }
 
 typedef enum { STORE, ADD, SILU } el_finish;
@@ -298,18 +292,25 @@ INLINE void finish(
 
 /* This part's channels for all rows, a pair of tiles at a time: it stays in the processor's cache over the rows. */
 static void linear(
-    const el_linear *w, const el_activations *x, int rows, el_finish how, float *y, int stride, int part, int parts) {
-    int num_tiles = padded(w->n, LANES) / LANES, from, to;
-    int blocks = num_blocks(rows);
+    const el_linear *w, const el_activations *x, int rows, el_finish how, float *y, int stride, const el_scratch *s,
+    int part, int parts) {
+    int num_tiles = padded(w->n, LANES) / LANES, blocks = num_blocks(rows), from, to;
+    uint8_t *room = s->unpacked + (int64_t)part * 2 * LANES * x->kp;
     share((num_tiles + 1) / 2, part, parts, &from, &to);
     for (int pair = from; pair < to; pair++) {
         int tile = 2 * pair, tiles = num_tiles - tile < 2 ? 1 : 2;
+        v16 values[MAX_ROWS * 2];
+        if (rows == 1) { /* memory sets the pace, and likes a single stream */
+            for (int t = 0; t < tiles; t++) values[t] = product_of_row(w, tile + t, x, 0);
+            finish(w, tile, tiles, 0, 1, values, how, y, stride);
+            continue;
+        }
+        el_tiles at = open_tiles(w, tile, tiles, x->kp, room);
         for (int block = 0; block < blocks; block++) {
-            v16 values[MAX_ROWS * 2];
             int b, end;
             share(rows, block, blocks, &b, &end);
-            if (tiles == 2) product_of_pair(w, tile, x, b, end - b, values);
-            else product_of_one(w, tile, x, b, end - b, values);
+            if (tiles == 2) product_of_pair(w, &at, tile, x, b, end - b, values);
+            else product_of_one(w, &at, tile, x, b, end - b, values);
             finish(w, tile, tiles, b, end - b, values, how, y, stride);
         }
     }
@@ -458,7 +459,7 @@ static void layer_rows(
     int dim = m->head_dim, q_size = m->heads * dim, qkv_size = q_size + 2 * m->kv_heads * dim;
     el_activations x = enter_linear(&layer->qkv, hidden, m->hidden, layer->attention_norm, m->eps, rows, s, part, parts);
 #pragma omp barrier
-    linear(&layer->qkv, &x, rows, STORE, s->qkv, qkv_size, part, parts);
+    linear(&layer->qkv, &x, rows, STORE, s->qkv, qkv_size, s, part, parts);
 #pragma omp barrier
     for (int task = part; task < rows * m->kv_heads; task += parts)
         enter_cache(m, layer, where[task / m->kv_heads], task % m->kv_heads, s->qkv + (int64_t)(task / m->kv_heads) * qkv_size);
@@ -469,16 +470,16 @@ static void layer_rows(
 #pragma omp barrier
     x = enter_linear(&layer->output, s->x, q_size, NULL, 0.0f, rows, s, part, parts);
 #pragma omp barrier
-    linear(&layer->output, &x, rows, ADD, hidden, m->hidden, part, parts);
+    linear(&layer->output, &x, rows, ADD, hidden, m->hidden, s, part, parts);
 #pragma omp barrier
     x = enter_linear(&layer->gate_up, hidden, m->hidden, layer->mlp_norm, m->eps, rows, s, part, parts);
 #pragma omp barrier
     int inner = padded(m->intermediate, LANES);
-    linear(&layer->gate_up, &x, rows, SILU, s->x, inner, part, parts);
+    linear(&layer->gate_up, &x, rows, SILU, s->x, inner, s, part, parts);
 #pragma omp barrier
     x = enter_linear(&layer->down, s->x, inner, NULL, 0.0f, rows, s, part, parts);
 #pragma omp barrier
-    linear(&layer->down, &x, rows, ADD, hidden, m->hidden, part, parts);
+    linear(&layer->down, &x, rows, ADD, hidden, m->hidden, s, part, parts);
 #pragma omp barrier
 }
 
@@ -498,6 +499,6 @@ EXPORT void el_linear_rows(
     {
         el_activations quantized = enter_linear(w, x, w->k, weight, eps, rows, s, PART, PARTS);
 #pragma omp barrier
-        linear(w, &quantized, rows, STORE, y, w->n, PART, PARTS);
+        linear(w, &quantized, rows, STORE, y, w->n, s, PART, PARTS);
     }
 }

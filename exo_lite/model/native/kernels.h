@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define EL_ABI 6
+#define EL_ABI 7
 
 #define EL_BLOCK 64 /* tokens in a block of the KV cache */
 #define EL_TILE 16  /* output channels in a tile */
@@ -13,16 +13,15 @@
 enum { EL_INT8 = 0, EL_INT4 = 1 };
 enum { EL_FLOAT32 = 0, EL_BFLOAT16 = 1, EL_FLOAT16 = 2 };
 
-/* y = W x, W: [n, k], in tiles of 16 channels, kp = k and tiles * 16 = n rounded up.
-   int8: weight + 128, [tiles, kp / 4, 16, 4]: the four inputs of a channel stand together, as the products want them;
-   w = scale[n] * (weight - 128).
-   int4: [tiles, kp / 8, 16, 4], the low half of a byte belongs to inputs 8 i + 0..3, the high half to 8 i + 4..7;
-   w = scale[n] * steps[n, g] * q - minimum[n] * minima[n, g], steps and minima: [tiles, kp / 32, 16]. */
+/* y = W x, W: [n, k], in tiles of 16 channels, kp = k and tiles * 16 = n rounded up; w = scale[n] * (byte - 128).
+   int8: bytes: [tiles, kp / 4, 16, 4]: the four inputs of a channel stand together, as the products want them.
+   int4: byte = steps[n, g] * q / 16, rounded down, + minima[n, g]; q: [tiles, kp / 8, 16, 4], where inputs 8 i + 1, 0, 3,
+   2 have the low halves and 8 i + 5, 4, 7, 6 the high ones; steps and minima: [tiles, kp / 32, 16]. */
 typedef struct {
     int32_t n, k, kind, halves; /* halves: 2 for activations of 16 bits, 1 for 8 */
     const uint8_t *weight, *steps, *minima;
-    const float *scale, *minimum; /* [tiles * 16] */
-    const float *bias;            /* [tiles * 16] or null */
+    const float *scale; /* [tiles * 16] */
+    const float *bias;  /* [tiles * 16] or null */
 } el_linear;
 
 typedef struct {
@@ -52,7 +51,7 @@ typedef struct {
     int8_t *bytes;     /* [rows, widest, 2] */
     float *scales;     /* [rows] */
     int32_t *sums;     /* [rows] */
-    float *group_sums; /* [rows, widest / EL_GROUP] */
+    uint8_t *unpacked; /* [threads, 2, EL_TILE, widest]: two tiles of int4 as int8 */
     float *scores;     /* [threads, 4, context rounded to EL_BLOCK] */
     float *normed;     /* [threads, widest] */
     int32_t *starts;   /* [rows + 1] */

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exo_lite.model.native.build import load_library
 from exo_lite.model.native.layout import ABI, KINDS, CLinear, CModel, CRow, CScratch, declare, pointer
-from exo_lite.model.quantized import GROUP_SIZE, QuantizedLinear, padded
+from exo_lite.model.quantized import GROUP_SIZE, TILE, QuantizedLinear, padded
 
 LANES = 16
 KV_BLOCK = 64
@@ -84,7 +84,7 @@ class Scratch:
             "bytes": torch.empty(rows * widest * MAX_ACTIVATION_BYTES, dtype=torch.int8),
             "scales": torch.empty(rows),
             "sums": torch.empty(rows, dtype=torch.int32),
-            "group_sums": torch.empty(rows * widest // GROUP_SIZE),
+            "unpacked": torch.empty(threads * 2 * TILE * widest, dtype=torch.uint8),
             "scores": torch.empty(threads * QUERIES * context),
             "normed": torch.empty(threads * widest),
             "starts": torch.empty(rows + 1, dtype=torch.int32),
@@ -106,7 +106,6 @@ def describe(w: QuantizedLinear, activation_bytes: int) -> CLinear:
         steps=pointer(w.steps),
         minima=pointer(w.minima),
         scale=pointer(w.scale),
-        minimum=pointer(w.minimum),
         bias=pointer(w.bias),
     )
 

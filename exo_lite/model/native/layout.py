@@ -8,7 +8,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
 import torch
 from torch import Tensor
 
-ABI = 6
+ABI = 7
 KINDS = {"int8": 0, "int4": 1}
 FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -23,7 +23,6 @@ class CLinear(Structure):
         ("steps", c_void_p),
         ("minima", c_void_p),
         ("scale", c_void_p),
-        ("minimum", c_void_p),
         ("bias", c_void_p),
     )
 
@@ -68,7 +67,7 @@ class CRow(Structure):
 
 class CScratch(Structure):
     _fields_ = tuple(
-        (name, c_void_p) for name in ("qkv", "x", "bytes", "scales", "sums", "group_sums", "scores", "normed", "starts")
+        (name, c_void_p) for name in ("qkv", "x", "bytes", "scales", "sums", "unpacked", "scores", "normed", "starts")
     )
 
 

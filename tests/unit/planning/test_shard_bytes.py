@@ -69,12 +69,12 @@ def test_int8_takes_a_byte_per_element_and_a_scale_per_output_channel() -> None:
     assert bytes_of(SMALL, 2, 2, options).weight_bytes == layer + 128 * 4 + 512 * (128 + 4)
 
 
-def test_int4_takes_half_a_byte_a_step_and_minimum_per_group_of_32_and_two_scales_per_output_channel() -> None:
+def test_int4_takes_half_a_byte_and_a_step_and_minimum_per_group_of_32_but_in_the_head() -> None:
     options = LoadOptions("bfloat16", "int4")
     groups = {64: 2, 128: 4, 224: 7}
-    layer = sum(outputs * (inputs // 2 + 2 * groups[inputs] + 8) for outputs, inputs in QUANTIZED) + 2 * 128 * 4
+    layer = sum(outputs * (inputs // 2 + 2 * groups[inputs] + 4) for outputs, inputs in QUANTIZED) + 2 * 128 * 4
     assert bytes_of(SMALL, 1, 1, options).weight_bytes == layer
-    assert bytes_of(SMALL, 2, 2, options).weight_bytes == layer + 128 * 4 + 512 * (64 + 8 + 8)
+    assert bytes_of(SMALL, 2, 2, options).weight_bytes == layer + 128 * 4 + 512 * (128 + 4)
 
 
 def test_norms_and_biases_are_float32_beside_integers() -> None:
