@@ -13,8 +13,9 @@ from exo_lite.domain.shard import Shard
 from exo_lite.model.dtypes import TORCH_DTYPES
 from exo_lite.model.integer_shard import IntegerLayer, IntegerShard
 from exo_lite.model.native.kernels import NativeKernels, native_library
-from exo_lite.model.quantized import TILE, Kind, QuantizedLinear, empty_linear, padded, quantize_rows
+from exo_lite.model.quantized import TILE, Kind, QuantizedLinear, empty_linear, padded
 from exo_lite.model.quantized_cache import QuantizedCache
+from exo_lite.model.quantizing import quantize_rows
 from exo_lite.model.tensor_names import EMBEDDING, NORM, head_name, layer_prefix
 from exo_lite.model.weights import TensorReader, shard_entries
 

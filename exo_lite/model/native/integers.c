@@ -7,7 +7,6 @@
 
 #define MAX_Q16 32512.0f /* 127 * 256: the high byte of a quantized activation fits an int8 */
 #define MAX_Q8 127.0f
-#define WEIGHT_OFFSET 128 /* of int8 weights, so that the products' unsigned operand can hold them */
 #ifdef EL_AVX512
 #define MAX_ROWS 6 /* multiplied at once: what the registers hold */
 #else
@@ -187,7 +186,7 @@ static el_tiles open_tiles(const el_linear *w, int tile, int tiles, int kp, uint
 
 /* The products' sum as the output that it stands for, without bias. */
 INLINE v16 scaled(const el_linear *w, int tile, const el_activations *x, int row, int halves, i16v high, i16v low) {
-    int64_t offset = WEIGHT_OFFSET * (int64_t)x->sums[row];
+    int64_t offset = EL_WEIGHT_OFFSET * (int64_t)x->sums[row];
     v16 total = halves == 2 ? exact_float(high, low, offset) : exact_float(splat_i(0), high, offset);
     return total * splat(x->scales[row]) * load(w->scale + tile * LANES);
 }

@@ -8,6 +8,7 @@
 
 #define EL_BLOCK 64 /* tokens in a block of the KV cache */
 #define EL_TILE 16  /* output channels in a tile */
+#define EL_WEIGHT_OFFSET 128 /* of weights' bytes, so that the products' unsigned operand can hold them */
 #define EL_GROUP 32 /* inputs that share an int4 step and minimum; rows of activations are padded to it */
 
 enum { EL_INT8 = 0, EL_INT4 = 1 };

@@ -95,6 +95,15 @@ class Scratch:
         return all(has >= wants for has, wants in zip(self.sizes, wanted, strict=True))
 
 
+def to_int4(library: ctypes.CDLL, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q [rows, k], steps and minima [rows, k / 32], all uint8, of weights [rows, k] in their channels' scales."""
+    q = torch.empty_like(units, dtype=torch.uint8)
+    steps, minima = (torch.empty((units.shape[0], units.shape[1] // GROUP_SIZE), dtype=torch.uint8) for _ in range(2))
+    parts = (pointer(units), steps.numel(), pointer(q), pointer(steps), pointer(minima))
+    library.el_to_int4(*parts, torch.get_num_threads())
+    return q, steps, minima
+
+
 def describe(w: QuantizedLinear, activation_bytes: int) -> CLinear:
     """Valid as long as the linear lives."""
     return CLinear(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -124,6 +124,7 @@ def declare(library: ctypes.CDLL) -> None:
     signatures = {
         "el_forward": (p, p, i, p, p, i),
         "el_linear_rows": (p, p, p, f, i, p, p, i),
+        "el_to_int4": (p, c_int64, p, p, p, i),
         "el_float_forward": (p, p, i, p, p, i),
         "el_float_linear_rows": (p, i, p, i, p, p, i),
     }

@@ -28,7 +28,8 @@ from exo_lite.model.native import kernels as native
 from exo_lite.model.native.build import load_library
 from exo_lite.model.native.kernels import NativeKernels
 from exo_lite.model.native.layout import declare
-from exo_lite.model.quantized import TILE, Kind, QuantizedLinear, empty_linear, quantize_rows
+from exo_lite.model.quantized import TILE, Kind, QuantizedLinear, empty_linear
+from exo_lite.model.quantizing import portable_int4, quantize_rows
 from exo_lite.planning.shard_bytes import shard_bytes
 from tests.unit.model.conftest import RandomModel
 
@@ -208,6 +209,19 @@ def test_native_and_portable_products_are_the_same_bits(random_model: Callable[.
             x = torch.randn(num_rows, linear.num_inputs) * 5
             product = portable.linear(linear, portable.quantize(x, None, 0.0, num_bytes))
             assert torch.equal(shard._kernels.linear(linear, x, None, 0.0, activation_bytes=num_bytes), product)
+
+
+def test_native_and_portable_quantizing_err_as_little():
+    units = (torch.randn(40, 96, generator=torch.Generator().manual_seed(0)) * 30).clamp_(-119, 119)
+    units[3, :32] = 7
+    library = native.native_library()
+    assert library is not None
+    errors = []
+    for q, steps, minima in (native.to_int4(library, units), portable_int4(units)):
+        steps, minima = (part.int().repeat_interleave(32, 1) for part in (steps, minima))
+        errors.append(float((q * steps // 16 + minima - 128 - units).norm()))
+        assert torch.equal(q[3, :32] * steps[3, :32] // 16 + minima[3, :32], torch.full((32,), 135))
+    assert errors[0] == pytest.approx(errors[1], rel=1e-3)
 
 
 def other_instructions() -> dict[str, tuple[str, ...]]:
