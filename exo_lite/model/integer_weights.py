@@ -40,7 +40,7 @@ def load_integer_shard(
 ) -> IntegerShard:
     """As load_shard; `dtype` is that of the embedding and the KV cache; activations have one byte or two.
 
-    Memory peaks at what the shard keeps and one tensor of the checkpoint.
+    Memory peaks at what the shard keeps and a block of a few MiB.
     """
     entries = shard_entries(model_dir, spec, shard)
     reader = TensorReader(entries, TORCH_DTYPES[dtype], torch.device("cpu"), on_progress)
@@ -127,7 +127,10 @@ class _Loader:
         for index, (part, shape) in enumerate(zip(parts, shapes, strict=True)):
             rows = torch.arange(shape[0])
             rows = rows + rows // TILE * TILE + index * TILE if is_paired else rows + sum(heights[:index])
-            quantize_rows(linear, rows, self._reader.stored_tensor(f"{part}.weight"))
+            start = 0
+            for block in self._reader.row_blocks(f"{part}.weight"):
+                quantize_rows(linear, rows[start : start + block.shape[0]], block)
+                start += block.shape[0]
             if linear.bias is not None and self._reader.has(f"{part}.bias"):
                 linear.bias[rows] = self._reader.tensor(f"{part}.bias", torch.float32)
         return linear

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from exo_lite.domain.errors import InvalidModel, InvalidShard
-from exo_lite.domain.model_spec import DType, ModelSpec
+from exo_lite.domain.model_spec import DTYPE_BYTES, DType, ModelSpec
 from exo_lite.domain.shard import Shard
 from exo_lite.model.attention import Attention
 from exo_lite.model.checkpoint import Checkpoint, TensorEntry, read_blocks
@@ -137,9 +137,17 @@ class TensorReader:
         """One tensor of the checkpoint, in the shard's type unless another is asked for."""
         return self._fused([name], dtype)
 
-    def stored_tensor(self, name: str) -> Tensor:
-        """One tensor in the checkpoint's own type."""
-        return self._fused([name], TORCH_DTYPES[self._entries[name].stored_dtype])
+    def row_blocks(self, name: str) -> Iterator[Tensor]:
+        """A matrix in the checkpoint's own type, some rows at a time, each block valid until the next one."""
+        entry = self._entries[name]
+        num_columns = entry.shape[1]
+        row_bytes = num_columns * DTYPE_BYTES[entry.stored_dtype]
+        if row_bytes > self._scratch.numel():
+            self._scratch = torch.empty(row_bytes, dtype=torch.uint8)
+        for block in read_blocks(entry, self._scratch[: self._scratch.numel() // row_bytes * row_bytes]):
+            self._check(block, entry)
+            yield block.view(-1, num_columns)
+            self._advance(block.numel())
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entries[name].shape
@@ -171,12 +179,13 @@ class TensorReader:
         for block in read_blocks(entry, self._scratch):
             part = target[start : start + block.numel()]
             part.copy_(block)
-            if not is_finite(part):
-                raise InvalidModel(
-                    f"{entry.path}: tensor {entry.name} holds values that are not finite in {target.dtype}"
-                )
+            self._check(part, entry)
             start += block.numel()
             self._advance(block.numel())
+
+    def _check(self, part: Tensor, entry: TensorEntry) -> None:
+        if not is_finite(part):
+            raise InvalidModel(f"{entry.path}: tensor {entry.name} holds values that are not finite in {part.dtype}")
 
     def _advance(self, num_elements: int) -> None:
         self._num_read += num_elements
