@@ -157,10 +157,10 @@ load_options: Decorator = grouped(
         ),
         "strategy": click.option(
             "--strategy",
-            type=click.Choice(["by_memory"]),
+            type=click.Choice(get_args(Strategy)),
             default="by_memory",
             show_default=True,
-            help="How layers are split over nodes.",
+            help="How layers are split: in proportion to memory, or so that all nodes, if as fast, take as long.",
         ),
         "prefix_cache": click.option(
             "--prefix-cache/--no-prefix-cache",

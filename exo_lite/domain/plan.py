@@ -10,7 +10,8 @@ from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.model_spec import DType, ModelSpec, Quantization
 from exo_lite.domain.shard import Shard
 
-Strategy = Literal["by_memory"]
+Strategy = Literal["by_memory", "by_work"]
+"""Layers in proportion to the memory that nodes offer, or so that stages take about as long."""
 
 DEFAULT_CONTEXT_LENGTH = 2048
 DEFAULT_NUM_SLOTS = 8

@@ -13,11 +13,12 @@ from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import Assignment, LoadOptions, NodeOffer, Plan, Refusal
 from exo_lite.domain.shard import Shard
 from exo_lite.planning.by_memory import split_by_memory
+from exo_lite.planning.by_work import split_by_work
 from exo_lite.planning.exclusions import excluded_from
 from exo_lite.planning.footprint import footprint
 from exo_lite.planning.lineup import Lineup, best_lineup, carries, ranked
 from exo_lite.planning.refusal import refusal
-from exo_lite.planning.shard_bytes import shard_bytes
+from exo_lite.planning.shard_bytes import head_weight_bytes, layer_weight_bytes, shard_bytes
 
 
 def plan(model_id: ModelId, spec: ModelSpec, options: LoadOptions, offers: Sequence[NodeOffer]) -> Plan | Refusal:
@@ -46,6 +47,9 @@ def _assignments(model_id: ModelId, spec: ModelSpec, options: LoadOptions, lineu
     match options.strategy:
         case "by_memory":
             shares = split_by_memory(lineup, spec.n_layers)
+        case "by_work":
+            sizes = {"layer_bytes": layer_weight_bytes(spec, options), "head_bytes": head_weight_bytes(spec, options)}
+            shares = split_by_work(lineup, spec.n_layers, **sizes)
         case _:
             assert_never(options.strategy)
     ends = accumulate(shares)

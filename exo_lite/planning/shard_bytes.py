@@ -66,16 +66,19 @@ def edge_weight_bytes(spec: ModelSpec, options: LoadOptions, *, is_first: bool, 
     A tied head shares the embedding's memory only where both are on one shard and neither is quantized: the
     embedding is looked up in the compute type, a quantized head is a matrix of its own, int8 also beside int4 layers.
     """
-    dtype_bytes = DTYPE_BYTES[options.dtype]
-    embedding = spec.embedding_parameters * dtype_bytes if is_first else 0
+    embedding = spec.embedding_parameters * DTYPE_BYTES[options.dtype] if is_first else 0
     if not is_last:
         return embedding
-    if options.quant != "none":
-        head = _quantized_bytes((spec.vocab_size, spec.hidden_size), "int8")
-        return embedding + spec.hidden_size * _FLOAT32_BYTES + head
-    is_shared = is_first and spec.tie_word_embeddings
-    head = 0 if is_shared else spec.embedding_parameters * dtype_bytes
-    return embedding + spec.hidden_size * dtype_bytes + head
+    norm = spec.hidden_size * (DTYPE_BYTES[options.dtype] if options.quant == "none" else _FLOAT32_BYTES)
+    is_shared = is_first and spec.tie_word_embeddings and options.quant == "none"
+    return embedding + norm + (0 if is_shared else head_weight_bytes(spec, options))
+
+
+def head_weight_bytes(spec: ModelSpec, options: LoadOptions) -> int:
+    """The matrix that makes logits of hidden states, whether or not it is the embedding too."""
+    if options.quant == "none":
+        return spec.embedding_parameters * DTYPE_BYTES[options.dtype]
+    return _quantized_bytes((spec.vocab_size, spec.hidden_size), "int8")
 
 
 def working_bytes(spec: ModelSpec, options: LoadOptions, *, is_last: bool) -> int:

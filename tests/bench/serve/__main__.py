@@ -19,7 +19,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import get_args
 
+from exo_lite.domain.plan import Strategy
 from tests.bench.models import MODEL_NAMES, MODELS_DIR
 from tests.bench.serve.cases import CASES, Options
 from tests.bench.serve.servers import Setting
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--gguf-kind", default="q8_0", help="of llama.cpp's file; smollm2-135m has its own, Q4_1")
     parser.add_argument("--context", type=int, default=2560)
     parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--strategy", choices=get_args(Strategy), default="by_work")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--requests", type=int, default=4, help="of each client in a round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -49,6 +52,7 @@ def main() -> None:
         arguments.gguf_kind,
         arguments.context,
         arguments.slots,
+        arguments.strategy,
     )
     findings = []
     for name in arguments.case:

@@ -29,6 +29,7 @@ class Setting:
     gguf_kind: str = "q8_0"
     context: int = 2560
     slots: int = 8
+    strategy: str = "by_work"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,12 @@ def our_server(setting: Setting, folder: Path, *, num_nodes: int, threads: int) 
     name = f"{num_nodes} node{'s' * (num_nodes > 1)} x {threads} thread{'s' * (threads > 1)}"
     with Daemons(folder / name.replace(" ", "-"), setting.models_dir.resolve()) as daemons:
         nodes = daemons.start_all({f"node-{number + 1}": MEMORY for number in range(num_nodes)}, threads=threads)
-        wish = {"quant": setting.quant, "context": setting.context, "slots": setting.slots}
+        wish = {
+            "quant": setting.quant,
+            "context": setting.context,
+            "slots": setting.slots,
+            "strategy": setting.strategy,
+        }
         loaded = nodes[0].load(model_id, timeout_s=LOAD_TIMEOUT_S, **wish)
         assert len(loaded["shards"]) == num_nodes, loaded["shards"]
         yield Server(name, f"http://{nodes[0].http}", model_id, tuple(nodes))

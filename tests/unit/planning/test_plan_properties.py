@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
+from typing import get_args
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import LoadOptions, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import LoadOptions, NodeOffer, Plan, Refusal, Strategy
 from exo_lite.domain.shard import Shard
 from exo_lite.planning.footprint import footprint
 from exo_lite.planning.lineup import ranked
@@ -37,6 +38,7 @@ def models(draw: st.DrawFn, max_layers: int = 6) -> tuple[ModelSpec, LoadOptions
         draw(st.sampled_from(["none", "int8", "int4"])),
         context_length=draw(st.sampled_from([1, 4, 64])),
         num_slots=draw(st.integers(1, 3)),
+        strategy=draw(st.sampled_from(get_args(Strategy))),
     )
     return small_spec(n_layers, vocab_size, is_tied=draw(st.booleans())), options
 

@@ -1,0 +1,34 @@
+"""The strategy `by_work`: stages that take about as long, on machines that are about as fast.
+
+A pipeline is as fast as its slowest stage. For a token, a stage reads the weights of its layers, and the last one those
+of the head too, which in a model of many words and few layers is as much as several layers.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from exo_lite.planning.lineup import Lineup
+
+
+def split_by_work(lineup: Lineup, n_layers: int, *, layer_bytes: int, head_bytes: int) -> list[int]:
+    """Layers of each node in the line: at least one, never more than fit, the slowest stage as fast as can be.
+
+    layer_bytes, head_bytes: what a token reads of them. Needs a line that carries every layer.
+    """
+    shares = [1] * len(lineup)
+    last = len(lineup) - 1
+
+    def with_one_more(index: int) -> tuple[int, int]:
+        return (shares[index] + 1) * layer_bytes + (head_bytes if index == last else 0), index
+
+    open_seats = [with_one_more(index) for index, seat in enumerate(lineup) if seat.capacity > 1]
+    heapq.heapify(open_seats)
+    for _ in range(n_layers - len(lineup)):
+        _, index = open_seats[0]
+        shares[index] += 1
+        if shares[index] < lineup[index].capacity:
+            heapq.heapreplace(open_seats, with_one_more(index))
+        else:
+            heapq.heappop(open_seats)
+    return shares
