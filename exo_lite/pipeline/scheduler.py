@@ -316,7 +316,9 @@ class Scheduler:
             return
         num_decodes = self._decode_group_size
         is_cut = num_decodes > 0 and self._features.is_exact  # else numbers would hang on where
-        budget = self._costs.prompt_budget(num_decodes) if is_cut else PREFILL_CHUNK_TOKENS
+        budget = PREFILL_CHUNK_TOKENS
+        if is_cut:
+            budget = self._costs.prompt_budget(num_decodes, len(prompts) / self._num_decoding)
         while prompts and (room := budget - draft.num_prompt_tokens) > 0:
             sequence = self._next_prompt(prompts)
             if sequence.num_in_chunk > room and not is_cut:

@@ -6,7 +6,8 @@ from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 from exo_lite.pipeline.speculation import Price
 
 MAX_SLOWDOWN = 1.6
-"""Of running answers by prompts that come in: how many times longer a step with both may take."""
+"""Of running answers by prompts that come in: how many times longer a step with both may take, as long as there are no
+more prompts than answers."""
 FIRST_CHUNK_TOKENS = 16
 """Of a prompt beside running answers, as long as nothing is known."""
 MAX_MIXED_IN_A_ROW = 32
@@ -69,15 +70,18 @@ class StepCosts:
         self._num_mixed = (self._num_mixed + 1) % (MAX_MIXED_IN_A_ROW + 1)
         return self._num_mixed == 0
 
-    def prompt_budget(self, num_decodes: int) -> int:
+    def prompt_budget(self, num_decodes: int, prompts_per_answer: float = 0.0) -> int:
         """Prompt tokens for a step while answers run, `num_decodes` of them in each step.
 
-        At least as many again: whatever a row costs, that at most doubles the rows.
+        Where more prompts than answers are under way, prompts get as many times more of the time: few answers in a
+        step waste it, and those that wait have as good a right. At least as many tokens as decodes: whatever a row
+        costs, that at most doubles the rows.
         """
         alone_ms, token_ms = self.decodes_ms(num_decodes), self._prompt_token.value
         if alone_ms is None or token_ms is None:
             return FIRST_CHUNK_TOKENS
-        affordable = (MAX_SLOWDOWN - 1) * alone_ms / token_ms if token_ms > 0 else PREFILL_CHUNK_TOKENS
+        share = (MAX_SLOWDOWN - 1) * max(1.0, prompts_per_answer)
+        affordable = share * alone_ms / token_ms if token_ms > 0 else PREFILL_CHUNK_TOKENS
         # never more than twice the last one: what a token costs is known only where the budget has been
         self._last_budget = int(max(num_decodes, min(affordable, 2 * self._last_budget, PREFILL_CHUNK_TOKENS)))
         return self._last_budget

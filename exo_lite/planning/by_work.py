@@ -1,7 +1,8 @@
 """The strategy `by_work`: stages that take about as long, on machines that are about as fast.
 
-A pipeline is as fast as its slowest stage. For a token, a stage reads the weights of its layers, and the last one those
-of the head too, which in a model of many words and few layers is as much as several layers.
+A pipeline is as fast as its slowest stage. Each token takes a stage what its layers weigh, and each token of an answer
+takes the last stage what the head weighs, in a model of many words and few layers as much as several layers. Tokens of
+prompts need no head.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import heapq
 from exo_lite.planning.lineup import Lineup
 
 
+_ANSWER_SHARE = 0.5
+"""Of the tokens that come down the line."""
+
+
 def split_by_work(lineup: Lineup, n_layers: int, *, layer_bytes: int, head_bytes: int) -> list[int]:
     """Layers of each node in the line: at least one, never more than fit, the slowest stage as fast as can be.
 
-    layer_bytes, head_bytes: what a token reads of them. Needs a line that carries every layer.
+    layer_bytes, head_bytes: their weights. Needs a line that carries every layer.
     """
     shares = [1] * len(lineup)
     last = len(lineup) - 1
 
-    def with_one_more(index: int) -> tuple[int, int]:
-        return (shares[index] + 1) * layer_bytes + (head_bytes if index == last else 0), index
+    def with_one_more(index: int) -> tuple[float, int]:
+        return (shares[index] + 1) * layer_bytes + (_ANSWER_SHARE * head_bytes if index == last else 0.0), index
 
     open_seats = [with_one_more(index) for index, seat in enumerate(lineup) if seat.capacity > 1]
     heapq.heapify(open_seats)

@@ -38,6 +38,14 @@ def test_the_budget_settles_where_answers_slow_down_by_the_set_share(machine: Ca
     assert budget == PREFILL_CHUNK_TOKENS or machine(NUM_DECODES + budget + 2) > limit_ms * 0.95
 
 
+def test_more_prompts_than_answers_get_more_of_the_time():
+    costs = StepCosts()
+    used_to(costs, lambda rows: 100.0 + 3.0 * rows)
+    alone = costs.prompt_budget(NUM_DECODES)
+    assert costs.prompt_budget(NUM_DECODES, prompts_per_answer=1.0) == alone
+    assert costs.prompt_budget(NUM_DECODES, prompts_per_answer=2.0) == pytest.approx(2 * alone, abs=1)
+
+
 def test_it_follows_a_machine_that_changes():
     costs = StepCosts()
     fast = used_to(costs, lambda rows: 10.0 + 0.5 * rows)[-1]
