@@ -11,7 +11,6 @@ import heapq
 
 from exo_lite.planning.lineup import Lineup
 
-
 _ANSWER_SHARE = 0.5
 """Of the tokens that come down the line."""
 
