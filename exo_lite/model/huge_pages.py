@@ -1,4 +1,4 @@
-"""Weights in huge pages: reading them in order is a quarter faster, since the processor fetches ahead within a page."""
+"""Large tensors in huge pages: reading in order is a quarter faster, as the processor fetches ahead within a page."""
 
 from __future__ import annotations
 

@@ -12,7 +12,13 @@ from torch import Tensor
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.step import KV_BLOCK_TOKENS, SequenceChunk, num_kv_blocks
+from exo_lite.model.huge_pages import advise_huge_pages
 from exo_lite.model.rope import rope_tables
+
+
+def _committed(tensor: Tensor) -> Tensor:
+    """The same tensor, written to once: until then the system only promises memory."""
+    return advise_huge_pages(tensor).zero_()
 
 
 class CacheSpan(Protocol):
@@ -28,10 +34,10 @@ class CacheSpan(Protocol):
 class KVCache:
     """Room for `num_slots` sequences of `context_length` tokens, shared by up to `num_sequences` shorter ones.
 
-    keys, values: [num_layers, kv_heads, num_blocks * KV_BLOCK_TOKENS, head_dim]; the system commits their memory as it
-    is written. Each sequence owns the blocks of its row of `tables`, int32 [num_sequences, blocks of a full context];
-    until it is told otherwise, slot i owns the i-th part of the pool. Keys are kept rotated, by `rope`, whose tables
-    are of `rope_dtype`, the cache's own type by default.
+    keys, values: [num_layers, kv_heads, num_blocks * KV_BLOCK_TOKENS, head_dim], in memory that the system has given
+    from the start, so that none is missing in the middle of an answer. Each sequence owns the blocks of its row of
+    `tables`, int32 [num_sequences, blocks of a full context]; until it is told otherwise, slot i owns the i-th part of
+    the pool. Keys are kept rotated, by `rope`, whose tables are of `rope_dtype`, the cache's own type by default.
     """
 
     def __init__(
@@ -52,8 +58,8 @@ class KVCache:
         self.num_slots = num_sequences or num_slots
         self.context_length = context_length
         shape = (num_layers, spec.num_key_value_heads, self.num_blocks * KV_BLOCK_TOKENS, spec.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.keys = _committed(torch.empty(shape, dtype=dtype, device=device))
+        self.values = _committed(torch.empty(shape, dtype=dtype, device=device))
         self.rope = rope_tables(spec, context_length, rope_dtype or dtype, torch.device(device))
         self.tables = torch.zeros((self.num_slots, blocks_per_slot), dtype=torch.int32)
         self._blocks: list[tuple[int, ...]] = [()] * self.num_slots

@@ -22,12 +22,10 @@ def test_counts_its_bytes_in_whole_blocks():
     assert make_cache(torch.float32).num_bytes == 2 * make_cache().num_bytes
 
 
-def test_memory_is_not_committed_before_it_is_written():
+def test_its_memory_is_there_before_it_is_needed():
     before = psutil.Process().memory_info().rss
-    cache = KVCache(SPEC, 3, 2**17, 64, torch.bfloat16, "cpu", num_sequences=2)
-    cache.keys[0, 0, 0, 0] = 1
-    assert cache.num_bytes == 1.5 * 2**30
-    assert psutil.Process().memory_info().rss - before < 2**28
+    cache = KVCache(SPEC, 3, 2**15, 64, torch.bfloat16, "cpu", num_sequences=2)
+    assert psutil.Process().memory_info().rss - before > 0.9 * cache.num_bytes > 2**28
 
 
 @pytest.mark.parametrize("blocks", [(), (1,), (3, 0), (2, 3)])
