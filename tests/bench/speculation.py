@@ -1,12 +1,9 @@
-"""What the scheduler is for, measured over real workers: a ratio for each of its promises.
+"""What guessing tokens from the text so far brings, over real workers: tokens/s with and without.
 
-    python -m tests.bench.serving --models-dir DIR [--model smollm2-135m] [--quant int8] [--stages 1] MEASUREMENT...
+    python -m tests.bench.speculation --models-dir DIR [--model smollm2-135m] [--quant int8] [--stages 1] MEASUREMENT...
 
-prompt      the time between tokens of 4 running answers, before and while a 2,000-token prompt comes in
-turns       the time to the first token of a chat's second turn against that of its first, of 2,000 tokens
-copy        tokens/s of an answer that repeats a text, with and without guessing, with --hop-ms added to each hop
-ordinary    tokens/s of 1 and of 4 answers that repeat little, with and without guessing
-overload    the time that a refusal takes while all places are taken
+copy        an answer that repeats a text, with --hop-ms added to each hop
+ordinary    1 and 4 answers that repeat little
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import asyncio
 import itertools
 import json
 import random
-import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -24,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from exo_lite.catalog.hf_config import spec_from_config
-from exo_lite.domain.errors import QueueFull
 from exo_lite.domain.ids import Epoch, RequestId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.pipeline import Hop
@@ -37,14 +32,11 @@ from exo_lite.transport.worker_client import WorkerClient
 from tests.bench.delay_proxy import delayed
 from tests.bench.models import model_folder
 from tests.integration.real_workers import MODEL, RunningWorker, client_of, join, running
-from tests.waiting import until
 
 CONTEXT_LENGTH = 4096
 NUM_THREADS = 2
-NUM_PROMPT_TOKENS = 2000
 NUM_ANSWERS = 4
 MAX_COPIED = 200
-NUM_ASKING = 200
 TEXT = (
     "The quick brown fox jumps over the lazy dog near the old stone bridge. In the morning, seven grey herons stood in "
     "the shallow water and waited for fish. A farmer named Peter Hansen carried two baskets of red apples to market "
@@ -62,23 +54,13 @@ _request_ids = itertools.count(1)
 class Answer:
     """An answer as it came, with the monotonic time of each token."""
 
-    sent_at_s: float
     token_ids: list[int] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
-
-    @property
-    def first_token_s(self) -> float:
-        return self.times_s[0] - self.sent_at_s
 
     @property
     def rate(self) -> float:
         """Tokens/s after the first one."""
         return (len(self.times_s) - 1) / (self.times_s[-1] - self.times_s[0])
-
-    def gaps_ms(self, start_s: float, end_s: float) -> list[float]:
-        """Between tokens, of those that came within a span of time."""
-        pairs = itertools.pairwise(self.times_s)
-        return [1000 * (later - earlier) for earlier, later in pairs if start_s <= earlier and later <= end_s]
 
 
 @dataclass(frozen=True)
@@ -92,12 +74,10 @@ class Pipeline:
         self,
         prompt: Sequence[int],
         num_tokens: int,
-        answer: Answer | None = None,
         stop_token_ids: frozenset[int] = frozenset(),
         sampling: Sampling = GREEDY,
     ) -> Answer:
-        """`answer` is filled as tokens come, for those who watch."""
-        answer = answer or Answer(time.monotonic())
+        answer = Answer()
         request = GenerateRequest(
             request_id=RequestId(f"bench-{next(_request_ids)}"),
             model_id=MODEL,
@@ -140,44 +120,6 @@ class Bench:
             yield pipeline
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
-async def measure_prompt(bench: Bench, number: int) -> None:
-    answers = [Answer(time.monotonic()) for _ in range(NUM_ANSWERS)]
-    async with (
-        bench.pipeline(bench.plain) as pipeline,
-        asyncio.TaskGroup() as tasks,
-    ):  # a run of right guesses is no gap
-        asking = [
-            tasks.create_task(pipeline.ask(bench.prompt(20, 10 * number + index), 3000, answer))
-            for index, answer in enumerate(answers)
-        ]
-        await until(lambda: all(len(answer.times_s) >= 100 for answer in answers), "answers run", timeout_s=120.0)
-        start_s = max(answer.times_s[20] for answer in answers)
-        arrival_s = time.monotonic()
-        long = await pipeline.ask(bench.prompt(NUM_PROMPT_TOKENS, 10 * number + 9), 1)
-        end_s = time.monotonic()
-        for one in asking:
-            one.cancel()
-    before = [gap for answer in answers for gap in answer.gaps_ms(start_s, arrival_s)]
-    during = [gap for answer in answers for gap in answer.gaps_ms(arrival_s, end_s)]
-    for label, gaps in (("before", before), ("during", during)):
-        print(f"  {label}: median {statistics.median(gaps):.1f} ms, p95 {percentile(gaps, 0.95):.1f} ms")
-    print(f"  the prompt: {long.first_token_s:.2f} s to its first token")
-    print(f"  p95 during : before = {percentile(during, 0.95) / percentile(before, 0.95):.2f}", flush=True)
-
-
-async def measure_turns(bench: Bench, number: int) -> None:
-    async with bench.pipeline(bench.guessing) as pipeline:
-        prompt = bench.prompt(NUM_PROMPT_TOKENS, 100 + number)
-        first = await pipeline.ask(prompt, 60)
-        second = await pipeline.ask([*prompt, *first.token_ids, *bench.prompt(30, 200 + number)], 2)
-    print(f"  first turn {1000 * first.first_token_s:.0f} ms, second {1000 * second.first_token_s:.0f} ms")
-    print(f"  second : first = {second.first_token_s / first.first_token_s:.3f}", flush=True)
-
-
 async def measure_copy(bench: Bench, number: int) -> None:
     text = ServedText(bench.folder, CONTEXT_LENGTH)
     messages = [{"role": "user", "content": f"Repeat this text word for word, and nothing else:\n\n{TEXT}"}]
@@ -210,33 +152,9 @@ async def measure_ordinary(bench: Bench, number: int) -> None:
         print(f"guessing : plain = {guessing / plain:.2f}", flush=True)
 
 
-async def measure_overload(bench: Bench, number: int) -> None:
-    refusals_ms: list[float] = []
-    waits_s: set[int | None] = set()
-
-    async def ask(pipeline: Pipeline, index: int) -> None:
-        sent_at_s = time.monotonic()
-        try:
-            await pipeline.ask(bench.prompt(100, index), 20)
-        except QueueFull as error:
-            refusals_ms.append(1000 * (time.monotonic() - sent_at_s))
-            waits_s.add(error.retry_after_s)
-
-    async with bench.pipeline(bench.guessing) as pipeline, asyncio.TaskGroup() as tasks:
-        for index in range(NUM_ASKING):
-            tasks.create_task(ask(pipeline, index))
-            await asyncio.sleep(0.01)
-    median, worst = statistics.median(refusals_ms), max(refusals_ms)
-    print(f"  {len(refusals_ms)} of {NUM_ASKING} refused: median {median:.1f} ms, worst {worst:.1f} ms")
-    print(f"  Retry-After: {sorted(wait or 0 for wait in waits_s)} s", flush=True)
-
-
 MEASUREMENTS: dict[str, Callable[[Bench, int], Awaitable[None]]] = {
-    "prompt": measure_prompt,
-    "turns": measure_turns,
     "copy": measure_copy,
     "ordinary": measure_ordinary,
-    "overload": measure_overload,
 }
 
 
@@ -265,8 +183,7 @@ async def measure(arguments: argparse.Namespace) -> None:
     folder = model_folder(arguments.model, arguments.models_dir)
     spec = spec_from_config(json.loads((folder / "config.json").read_text()))
     configs = stage_configs(arguments, folder, spec)
-    if {"copy", "prompt", "ordinary"} & {*arguments.measurements}:
-        configs += [replace(one, options=replace(one.options, speculation=False)) for one in configs]
+    configs += [replace(one, options=replace(one.options, speculation=False)) for one in configs]
     async with running(*configs) as workers:
         sets = workers[: arguments.stages], workers[arguments.stages :]
         bench = Bench(folder, spec, arguments.hop_ms / 1000, *sets)
