@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
@@ -25,6 +26,9 @@ STATUS_TIMEOUT_S = 1.0
 HUNG_AFTER_S = 4.0
 """Without an answer. The compute thread may be busy for longer; the worker's event loop never is."""
 CONNECT_TIMEOUT_S = 10.0
+
+GRPC_SETTINGS = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener"}
+"""gRPC's older event loop hands a message over with fewer threads: a hop takes a quarter less."""
 
 
 class WorkerProcess:
@@ -50,7 +54,7 @@ class WorkerProcess:
         """Start the program and watch it until it ends or this task is cancelled, which ends it."""
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "exo_lite.worker", stdin=PIPE, stdout=PIPE, stderr=None
+                sys.executable, "-m", "exo_lite.worker", stdin=PIPE, stdout=PIPE, env={**GRPC_SETTINGS, **os.environ}
             )
         except OSError as error:
             self._lose(f"no worker can be started on {self.config.node_name}: {error}")
