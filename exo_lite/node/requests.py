@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
 
 from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.errors import InvalidRequest, NodeLost, NotReady
@@ -74,15 +73,30 @@ class Requests:
 
     async def generate_on(self, instance: Instance, request: GenerateRequest) -> AsyncGenerator[Token, None]:
         """As `generate`, on an instance in whatever state."""
-        loss = asyncio.ensure_future(self._wait_for_loss(instance))
-        try:
+        news: asyncio.Queue[Token | BaseException | None] = asyncio.Queue()
+
+        async def read() -> None:
             async with aclosing(self._head_client(instance).generate(request)) as tokens:
-                while (token := await _next_or_loss(tokens, loss)) is not None:
-                    yield token
-                    if token.finish_reason is not None:
-                        return
+                async for token in tokens:
+                    news.put_nowait(token)
+
+        async def watch() -> None:
+            raise NodeLost(await self._wait_for_loss(instance))
+
+        tasks = [asyncio.ensure_future(read()), asyncio.ensure_future(watch())]
+        for task in tasks:
+            task.add_done_callback(lambda done: None if done.cancelled() else news.put_nowait(done.exception()))
+        try:
+            while (item := await news.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
         finally:
-            loss.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def traces(self, instance: Instance) -> tuple[RequestTrace, ...]:
         """Of the instance's last requests, wherever they entered. Raises NotReady or NodeLost."""
@@ -131,18 +145,3 @@ def _loss(state: ClusterState, instance: Instance) -> str | None:
     if current.epoch != instance.epoch:
         return f"{instance.model_id} was placed anew{f' because {current.reason}' if current.reason else ''}"
     return f"{instance.model_id} failed: {current.reason}" if current.state == "failed" else None
-
-
-async def _next_or_loss(tokens: AsyncGenerator[Token, None], loss: asyncio.Future[str]) -> Token | None:
-    """The next token, or None at the end. Raises NodeLost as soon as `loss` is known."""
-    upcoming = asyncio.ensure_future(anext(tokens, None))
-    waited: set[asyncio.Future[Any]] = {upcoming, loss}
-    try:
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if not upcoming.done():
-            raise NodeLost(loss.result())
-        return upcoming.result()
-    finally:
-        if not upcoming.done():
-            upcoming.cancel()
-            await asyncio.wait({upcoming})
