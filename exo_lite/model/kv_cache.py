@@ -16,11 +16,6 @@ from exo_lite.model.huge_pages import advise_huge_pages
 from exo_lite.model.rope import rope_tables
 
 
-def _committed(tensor: Tensor) -> Tensor:
-    """The same tensor, written to once: until then the system only promises memory."""
-    return advise_huge_pages(tensor).zero_()
-
-
 class CacheSpan(Protocol):
     """One chunk's part of the cache: what it writes, and all that it attends to."""
 
@@ -160,3 +155,8 @@ def _views(cache: Tensor, start: int, chunk: SequenceChunk) -> tuple[tuple[Tenso
     held = cache[:, :, start : start + chunk.position + chunk.num_tokens].unsqueeze(1)
     new = held[:, 0, :, chunk.position :].transpose(1, 2)
     return held.unbind(0), new.unbind(0)
+
+
+def _committed(tensor: Tensor) -> Tensor:
+    """The same tensor, written to once: until then the system only promises memory."""
+    return advise_huge_pages(tensor).zero_()
