@@ -83,13 +83,9 @@ class Requests:
         async def watch() -> None:
             raise NodeLost(await self._wait_for_loss(instance))
 
-        def on_done(task: asyncio.Future[None]) -> None:
-            closed = NodeLost(f"the way to the head of {instance.model_id} was closed: ask again")
-            news.put_nowait(closed if task.cancelled() else task.exception())
-
         tasks = [asyncio.ensure_future(read()), asyncio.ensure_future(watch())]
         for task in tasks:
-            task.add_done_callback(on_done)
+            task.add_done_callback(lambda done: None if done.cancelled() else news.put_nowait(done.exception()))
         try:
             while (item := await news.get()) is not None:
                 if isinstance(item, BaseException):
