@@ -8,20 +8,20 @@ import socket
 from contextlib import closing
 
 from exo_lite.api.app import create_app
+from exo_lite.api.listening import bind_http
 from exo_lite.api.server import serve_http
 from exo_lite.api.systemd import notify_systemd
-from exo_lite.domain.errors import PortInUse, StartupError
 from exo_lite.domain.logs import set_up_logging
 from exo_lite.node.config import DEFAULT_HTTP, NodeConfig
-from exo_lite.node.daemon import NUM_PORTS_TO_TRY, Daemon, start_daemon
+from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
-from exo_lite.node.machine import default_name, is_loopback
+from exo_lite.node.machine import default_name
 
 
 def run_daemon(config: NodeConfig) -> int:
     """Run until SIGTERM or SIGINT, drain, and return 0. Raises StartupError."""
     set_up_logging(config.log_format, source=config.name or default_name())
-    with closing(DataFolder(config.data_dir)) as folder, closing(_bind_http(config)) as sock:
+    with closing(DataFolder(config.data_dir)) as folder, closing(bind_http(config.http, config.api_key)) as sock:
         asyncio.run(_run(config, folder, sock))
     return 0
 
@@ -62,28 +62,3 @@ def _note_moved_port(daemon: Daemon, config: NodeConfig, address: str) -> None:
     default = DEFAULT_HTTP[1]
     if config.http is None and not address.endswith(f":{default}"):
         daemon.note("port_moved", f"port {default} is in use: HTTP listens on {address} instead")
-
-
-def _bind_http(config: NodeConfig) -> socket.socket:
-    """Raises PortInUse, or StartupError for an address that would let strangers in."""
-    host, port = config.http or DEFAULT_HTTP
-    if not is_loopback(host) and not config.api_key:
-        raise StartupError(
-            f"--http {host}:{port} can be reached from other machines: set an API key (--api-key or EXO_LITE_API_KEY), "
-            f"or bind 127.0.0.1"
-        )
-    num_ports = NUM_PORTS_TO_TRY if config.http is None else 1
-    for candidate in range(port, port + num_ports):
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, candidate))
-            sock.listen()  # only now is the port taken; who connects before all is up waits
-        except OSError:
-            sock.close()
-            continue
-        return sock
-    last = f" to {port + num_ports - 1}" if num_ports > 1 else ""
-    raise PortInUse(
-        f"HTTP port {port}{last} of {host} is in use: choose another with --http HOST:PORT, 0 for a free one"
-    )
