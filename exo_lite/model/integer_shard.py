@@ -19,6 +19,7 @@ from exo_lite.model.attention import Batch, open_batch
 from exo_lite.model.kv_cache import KVCache
 from exo_lite.model.native.kernels import LANES, NativeKernels, describe
 from exo_lite.model.native.layout import FLOAT_TYPES, CLayer, CModel, pointer
+from exo_lite.model.native.rows import embed
 from exo_lite.model.quantized import TILE, QuantizedLinear
 from exo_lite.model.rope import apply_rope
 from exo_lite.model.step_checks import check_chunks, check_hidden_states, check_logits, check_token_ids
@@ -97,7 +98,6 @@ class IntegerShard:
             rope_dtype=torch.float32,
         )
 
-    @torch.inference_mode()
     def forward(self, inputs: Tensor, chunks: Sequence[SequenceChunk], kv_cache: KVCache) -> Tensor:
         """As LlamaShard.forward."""
         check_chunks(chunks, inputs.shape[0] if inputs.dim() else 0, kv_cache)
@@ -112,7 +112,6 @@ class IntegerShard:
         kv_cache.commit(chunks)
         return hidden
 
-    @torch.inference_mode()
     def logits(self, hidden_states: Tensor) -> Tensor:
         """As LlamaShard.logits."""
         if self.norm is None or self.head is None:
@@ -133,6 +132,8 @@ class IntegerShard:
         if self.embedding is None:
             check_hidden_states(inputs, self.spec.hidden_size, self.dtype)
             return inputs.clone()
+        if self._kernels is not None and (embedded := embed(inputs, self.embedding)) is not None:
+            return embedded
         check_token_ids(inputs, self.spec.vocab_size)
         return F.embedding(inputs, self.embedding).float()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from exo_lite.domain.request import Sampling
+from exo_lite.model.native.rows import greatest, is_quick
 
 NUM_CANDIDATES = 512
 """Most likely tokens looked at first: sorting a whole vocabulary of 128k takes thirty times as long."""
@@ -23,7 +24,6 @@ def uniform(seed: int, index: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-@torch.inference_mode()
 def sample(logits: Tensor, samplings: Sequence[Sampling], indices: Sequence[int]) -> list[int]:
     """Draw one token per row. logits: finite, [rows, vocab_size]; `indices` count the tokens of each answer.
 
@@ -31,7 +31,7 @@ def sample(logits: Tensor, samplings: Sequence[Sampling], indices: Sequence[int]
     at the given temperature (equals by id); top_k, then top_p, then min_p keep the first of them, and `uniform` picks
     by cumulated probability. Bias and penalties come before this (`model.penalties`).
     """
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    tokens = greatest(logits) if is_quick(logits) else logits.argmax(dim=-1).tolist()
     drawn = [row for row, sampling in enumerate(samplings) if not sampling.is_greedy]
     if not drawn:
         return tokens

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +26,8 @@ def from_hidden_states(hidden_states: HiddenStates, device: torch.device | str) 
     num_tokens, hidden_size = hidden_states.num_tokens, hidden_states.hidden_size
     if num_tokens < 0 or hidden_size < 1:
         raise MalformedStep(f"hidden states cannot have the shape [{num_tokens}, {hidden_size}]")
-    tensor = torch.empty(num_tokens, hidden_size, dtype=TORCH_DTYPES[hidden_states.dtype])
-    tensor.view(torch.uint8).numpy().reshape(-1)[:] = np.frombuffer(hidden_states.data, dtype=np.uint8)
+    dtype = TORCH_DTYPES[hidden_states.dtype]
+    if num_tokens == 0:
+        return torch.empty((0, hidden_size), dtype=dtype, device=device)
+    tensor = torch.frombuffer(bytearray(hidden_states.data), dtype=dtype).view(num_tokens, hidden_size)
     return tensor.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -95,7 +96,7 @@ class Stage:
     def _inputs(self, message: StepMessage) -> torch.Tensor:
         if self._shard.shard.is_first:
             token_ids = [token_id for chunk in message.step.chunks for token_id in chunk.token_ids]
-            return torch.tensor(token_ids, dtype=torch.int64, device=self._shard.device)
+            return torch.frombuffer(array("q", token_ids), dtype=torch.int64).to(self._shard.device)
         if message.hidden_states is None:
             raise MalformedStep(f"step {message.step.step_id} came to a later stage without hidden states")
         return from_hidden_states(message.hidden_states, self._shard.device)
@@ -110,7 +111,8 @@ class Stage:
             return ()
         drawing = [chunk for chunk in chunks if chunk.num_draws]
         sampler.check_admitted(drawing)
-        return sampler.draw(self._shard.logits(hidden_states[rows]), drawing)
+        drawn = hidden_states if len(rows) == len(hidden_states) else hidden_states[rows]
+        return sampler.draw(self._shard.logits(drawn), drawing)
 
 
 def _check_proposals(chunks: Sequence[SequenceChunk]) -> None:

@@ -18,7 +18,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("kernels.h", "common.h", "integers.c", "floats.c", "quantize.c")
+SOURCES = ("kernels.h", "common.h", "integers.c", "floats.c", "quantize.c", "rows.c")
 # no contraction: a fused multiply-add rounds once where the portable path rounds twice
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-fvisibility=hidden")
 BUILD_TIMEOUT_S = 120

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define EL_ABI 7
+#define EL_ABI 8
 
 #define EL_BLOCK 64 /* tokens in a block of the KV cache */
 #define EL_TILE 16  /* output channels in a tile */

@@ -8,7 +8,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-ABI = 7
+ABI = 8
 KINDS = {"int8": 0, "int4": 1}
 FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -118,17 +118,23 @@ def pointer(tensor: Tensor | None) -> int | None:
 
 
 def declare(library: ctypes.CDLL) -> None:
-    """Argument types of every function, so that pointers are not cut to 32 bits."""
+    """Types of every function, so that pointers are not cut to 32 bits."""
     p, i, f = c_void_p, c_int32, c_float
-    library.el_abi.restype = c_int32
-    signatures = {
+    answering = {
+        "el_abi": (),
+        "el_all_finite": (p, c_int64),
+        "el_embed": (p, i, p, i, c_int64, i, p),
+    }
+    others = {
         "el_forward": (p, p, i, p, p, i),
         "el_linear_rows": (p, p, p, f, i, p, p, i),
         "el_to_int4": (p, c_int64, p, p, p, i),
         "el_float_forward": (p, p, i, p, p, i),
         "el_float_linear_rows": (p, i, p, i, p, p, i),
+        "el_greatest": (p, i, c_int64, p),
     }
-    for name, types in signatures.items():
-        function = getattr(library, name)
-        function.argtypes = types
-        function.restype = None
+    for signatures, result in ((answering, c_int32), (others, None)):
+        for name, types in signatures.items():
+            function = getattr(library, name)
+            function.argtypes = types
+            function.restype = result
