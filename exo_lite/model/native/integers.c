@@ -220,7 +220,7 @@ INLINE void rows_product(
         u64v weights[2];
         for (int t = 0; t < tiles; t++) {
             weights[t] = load_bytes(at->bytes + ((int64_t)t * x->kp + i) * LANES);
-            __builtin_prefetch(next + (int64_t)t * x->kp * at->next_pace);
+            __builtin_prefetch(next + (int64_t)t * x->kp * at->next_pace, 0, 2); /* to the second level: the first is full */
         }
         for (int r = 0; r < rows; r++) {
             const int8_t *four = bytes + r * halves * 4;
