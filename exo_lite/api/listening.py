@@ -11,8 +11,9 @@ from exo_lite.node.machine import is_loopback
 
 
 def bind_http(address: tuple[str, int] | None, api_key: str | None) -> socket.socket:
-    """A listening socket; without an address, at the first free port from the default one. Raises PortInUse,
-    or StartupError for an address that would let strangers in.
+    """A listening socket; without an address, at the first free port from the default one.
+
+    Raises PortInUse, or StartupError for an address that would let strangers in.
     """
     host, port = address or DEFAULT_HTTP
     if not is_loopback(host) and not api_key:

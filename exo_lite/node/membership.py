@@ -209,6 +209,8 @@ class Membership:
         return {member.status.identity.address for member in members if member.state == "dead"}
 
     async def _shake_hands(self, address: str) -> None:
+        if self._is_leaving:
+            return  # a heartbeat that came after the goodbye was told to
         candidate = self._candidates.setdefault(address, _Candidate(is_wanted=False))
         try:
             async with NodeClient(address) as client:

@@ -272,6 +272,16 @@ async def test_a_node_that_stops_cleanly_is_dead_at_once(cluster: Cluster):
         assert {document(daemon)["leader"] for daemon in (a, b)} == {min(alive)}
 
 
+async def test_a_heartbeat_that_was_under_way_does_not_bring_back_one_that_said_goodbye(cluster: Cluster):
+    async with cluster.node("a") as a, cluster.node("b", peers=(address_of(a),)) as b:
+        await joined(a, b)
+        await b.leave()
+        assert seen_by(a)["b"] == "dead"
+        async with NodeClient(address_of(a)) as client:
+            await b._membership._beat(b._cluster.state.members[a.identity().node_id], client)
+        assert seen_by(a)["b"] == "dead"
+
+
 async def test_a_node_that_comes_back_is_a_member_again(cluster: Cluster):
     async with cluster.node("a") as a:
         async with cluster.node("b", peers=(address_of(a),)) as b:

@@ -16,7 +16,7 @@ EXPORT int el_all_finite(const float *x, int64_t n) {
     return most < NOT_FINITE;
 }
 
-/* ids[r]: where the greatest of row r of x [rows, n] stands, the first among equals. */
+/* ids[r]: where the greatest of row r of x [rows, n] stands, the first among equals; somewhere, if all are NaN. */
 EXPORT void el_greatest(const float *x, int rows, int64_t n, int64_t *ids) {
     for (int r = 0; r < rows; r++, x += n) {
         float top = -INFINITY;
@@ -29,7 +29,7 @@ EXPORT void el_greatest(const float *x, int rows, int64_t n, int64_t *ids) {
             for (; i < end; i++) most = x[i] > most ? x[i] : most;
             if (most > top) top = most, start = from;
         }
-        while (x[start] != top) start++;
+        while (start < n - 1 && x[start] != top) start++;
         ids[r] = start;
     }
 }
