@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -96,7 +95,7 @@ class Stage:
     def _inputs(self, message: StepMessage) -> torch.Tensor:
         if self._shard.shard.is_first:
             token_ids = [token_id for chunk in message.step.chunks for token_id in chunk.token_ids]
-            return torch.frombuffer(array("q", token_ids), dtype=torch.int64).to(self._shard.device)
+            return torch.tensor(token_ids, dtype=torch.int64, device=self._shard.device)
         if message.hidden_states is None:
             raise MalformedStep(f"step {message.step.step_id} came to a later stage without hidden states")
         return from_hidden_states(message.hidden_states, self._shard.device)

@@ -79,9 +79,9 @@ def _tail(pipe: Connection, busy_s: float) -> None:
             sent_at_s, computed_s = TIMES.unpack_from(message)
             yield TIMES.pack(sent_at_s, computed_s + compute()) + PADDING
 
-    pipe.send(_serve(answer))
-    while True:
-        time.sleep(1)
+    server, port = _serve(answer)
+    pipe.send(port)
+    server.wait_for_termination()
 
 
 def _head(pipe: Connection, busy_s: float, num_steps: int, finding: Connection) -> None:
@@ -93,39 +93,34 @@ def _head(pipe: Connection, busy_s: float, num_steps: int, finding: Connection) 
             sent_at_s = waiting.get()
             yield TIMES.pack(sent_at_s, compute()) + PADDING
 
-    port = pipe.recv()
-    pipe.send(_serve(steps))
-    results = _messages_from(port)
+    results = _messages_from(pipe.recv())
+    server, port = _serve(steps)
+    pipe.send(port)
     while len(values) < WARM_UP + num_steps:
         waiting.put(time.perf_counter())
         sent_at_s, computed_s = TIMES.unpack_from(next(results))
         values.append(1000 * (time.perf_counter() - sent_at_s - computed_s))
     finding.send(values[WARM_UP:])
+    server.stop(grace=None)
 
 
-def _serve(messages: Callable[[], Iterator[bytes]]) -> int:
-    """The port at which a stream of them can be opened."""
+def _serve(messages: Callable[[], Iterator[bytes]]) -> tuple[grpc.Server, int]:
+    """A server, and its port, at which a stream of them can be opened."""
     server = grpc.server(ThreadPoolExecutor(1))
     handler = grpc.unary_stream_rpc_method_handler(lambda _, __: messages(), _unchanged, _unchanged)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("Ring", {"Messages": handler})])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    _kept.append(server)
-    return port
+    return server, port
 
 
 def _messages_from(port: int) -> Iterator[bytes]:
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}", [(ChannelOptions.SingleThreadedUnaryStream, 1)])
-    _kept.append(channel)
-    return channel.unary_stream("/Ring/Messages", _unchanged, _unchanged)(b"")
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [(ChannelOptions.SingleThreadedUnaryStream, 1)]) as channel:
+        yield from channel.unary_stream("/Ring/Messages", _unchanged, _unchanged)(b"")
 
 
 def _unchanged(message: bytes) -> bytes:
     return message
-
-
-_kept: list[grpc.Server | grpc.Channel] = []
-"""What ends with the process."""
 
 
 if __name__ == "__main__":
