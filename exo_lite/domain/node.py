@@ -9,7 +9,7 @@ from typing import Literal
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
 from exo_lite.domain.shard import Shard
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Of the wire between nodes. Nodes of another one are refused at the handshake."""
 
 DeviceKind = Literal["cpu", "cuda", "mps"]
@@ -85,6 +85,8 @@ class ShardStatus:
     working_bytes: int
     worker_address: str | None = None
     """HOST:PORT of the worker's gRPC server, once it listens."""
+    stream_address: str | None = None
+    """HOST:PORT where the stage after it gets what it computes."""
     compute_ms: float | None = None
     """Moving average of one step's computing."""
     hop_ms: float | None = None

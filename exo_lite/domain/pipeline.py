@@ -23,7 +23,9 @@ class ConnectOrder:
     epoch: Epoch
     stage: int
     num_stages: int
-    next: Hop | None
-    """Where hidden states go; None on the last stage."""
-    head: Hop | None
-    """Where the last stage of several sends what it sampled."""
+    previous: Hop | None
+    """Where hidden states come from; None on the first stage."""
+    tail: Hop | None
+    """Where sampled tokens come from, on the first stage of several."""
+    next_name: str
+    """Of the node that gets what this stage computes, the head's on the last one: for people."""

@@ -132,6 +132,8 @@ class StepMessage:
     hidden_states: HiddenStates | None = None
     timings: tuple[StageTiming, ...] = ()
     failure: StepFailure | None = None
+    sent_at_s: float = 0.0
+    """By the clock of the stage that sent it: only differences within one stream mean something."""
 
 
 @dataclass(frozen=True, slots=True)

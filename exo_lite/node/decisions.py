@@ -126,7 +126,7 @@ def connect_orders(state: ClusterState, instance: Instance) -> list[tuple[NodeId
     hops = []
     for assignment in instance.assignments:
         status = shard_status(state, instance, assignment)
-        hops.append(Hop(assignment.name, status.worker_address or "" if status else ""))
+        hops.append(Hop(assignment.name, status.stream_address or "" if status else ""))
     last = len(hops) - 1
     orders = [
         ConnectOrder(
@@ -134,8 +134,9 @@ def connect_orders(state: ClusterState, instance: Instance) -> list[tuple[NodeId
             epoch=instance.epoch,
             stage=stage,
             num_stages=len(hops),
-            next=hops[stage + 1] if stage < last else None,
-            head=hops[0] if stage == last > 0 else None,
+            previous=hops[stage - 1] if stage else None,
+            tail=hops[last] if stage == 0 < last else None,
+            next_name=hops[(stage + 1) % len(hops)].name,
         )
         for stage in range(len(hops))
     ]

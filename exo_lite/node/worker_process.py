@@ -9,7 +9,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from exo_lite.domain.errors import ExoLiteError, NodeLost
@@ -27,8 +27,20 @@ HUNG_AFTER_S = 4.0
 """Without an answer. The compute thread may be busy for longer; the worker's event loop never is."""
 CONNECT_TIMEOUT_S = 10.0
 
-GRPC_SETTINGS = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener"}
-"""gRPC's older event loop hands a message over with fewer threads: a hop takes a quarter less."""
+GRPC_SETTINGS = {
+    "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
+    "GRPC_POLL_STRATEGY": "poll",
+}
+"""gRPC's older event loop, and in it the way to wait in which each thread watches its own connections: a message wakes
+no thread but the one that is to have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    """Where a worker's two servers are."""
+
+    address: str
+    stream_address: str
 
 
 class WorkerProcess:
@@ -60,9 +72,9 @@ class WorkerProcess:
             self._lose(f"no worker can be started on {self.config.node_name}: {error}")
             return
         try:
-            address = await self._start(process)
-            self._client = WorkerClient(Hop(self.config.node_name, address))
-            await self._watch(process, address, self._client)
+            listening = await self._start(process)
+            self._client = WorkerClient(Hop(self.config.node_name, listening.address))
+            await self._watch(process, listening, self._client)
         except NodeLost as error:
             self._lose(str(error))
         finally:
@@ -82,8 +94,8 @@ class WorkerProcess:
         """The same shard serves a newer placement."""
         self._update(replace(self.status, assigned_epoch=epoch))
 
-    async def _start(self, process: Process) -> str:
-        """The worker's address, once it listens."""
+    async def _start(self, process: Process) -> _Listening:
+        """The worker's addresses, once it listens."""
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(self.config.to_json().encode() + b"\n")
@@ -91,13 +103,14 @@ class WorkerProcess:
         if not line:
             raise NodeLost(self._exit_cause(await process.wait()))
         try:
-            return f"{self.config.host}:{json.loads(line)['port']}"
+            ports = json.loads(line)
+            return _Listening(f"{self.config.host}:{ports['port']}", f"{self.config.host}:{ports['stream_port']}")
         except (ValueError, KeyError, TypeError) as error:
-            raise NodeLost(f"the worker on {self.config.node_name} said {line!r} in place of its port") from error
+            raise NodeLost(f"the worker on {self.config.node_name} said {line!r} in place of its ports") from error
 
-    async def _watch(self, process: Process, address: str, client: WorkerClient) -> None:
+    async def _watch(self, process: Process, listening: _Listening, client: WorkerClient) -> None:
         exited = asyncio.ensure_future(process.wait())
-        polled = asyncio.ensure_future(self._poll(client, address))
+        polled = asyncio.ensure_future(self._poll(client, listening))
         waited: set[asyncio.Future[Any]] = {exited, polled}
         try:
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +121,7 @@ class WorkerProcess:
             exited.cancel()
             polled.cancel()
 
-    async def _poll(self, client: WorkerClient, address: str) -> NoReturn:
+    async def _poll(self, client: WorkerClient, listening: _Listening) -> NoReturn:
         while True:
             try:
                 async with asyncio.timeout(HUNG_AFTER_S):
@@ -116,7 +129,14 @@ class WorkerProcess:
             except TimeoutError as error:
                 who = f"the worker on {self.config.node_name}"
                 raise NodeLost(f"{who} has not answered for {HUNG_AFTER_S:.0f} s") from error
-            self._update(replace(status, assigned_epoch=self.status.assigned_epoch, worker_address=address))
+            self._update(
+                replace(
+                    status,
+                    assigned_epoch=self.status.assigned_epoch,
+                    worker_address=listening.address,
+                    stream_address=listening.stream_address,
+                )
+            )
             await asyncio.sleep(POLL_EVERY_S)
 
     def _exit_cause(self, return_code: int) -> str:
@@ -125,7 +145,7 @@ class WorkerProcess:
         return f"the worker on {self.config.node_name} {how}{hint}"
 
     def _lose(self, error: str) -> None:
-        self._update(replace(self.status, state="lost", worker_address=None, error=error))
+        self._update(replace(self.status, state="lost", worker_address=None, stream_address=None, error=error))
 
     def _update(self, status: ShardStatus) -> None:
         if status != self.status:

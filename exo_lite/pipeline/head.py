@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from threading import Lock
 
 from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, QueueFull
 from exo_lite.domain.ids import RequestId
@@ -22,8 +23,15 @@ AVERAGE_WEIGHT = 0.1
 MAX_RETRY_AFTER_S = 60
 
 
+News = Sequence[tuple[RequestId, Token | ExoLiteError]]
+
+
 class Head:
-    """Drives a scheduler: sends its steps, hands out its tokens. Lives on one event loop."""
+    """Drives a scheduler: sends its steps, hands out its tokens.
+
+    Requests live on the event loop that this is made on. Results may come from any thread, and the next steps leave
+    from there, with no hand-over on the pipeline's way; the tokens follow to the event loop.
+    """
 
     def __init__(
         self, scheduler: Scheduler, send: Callable[[Step], None], *, num_stages: int, clock: Callable[[], float]
@@ -32,6 +40,8 @@ class Head:
         self._send = send
         self._num_stages = num_stages
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._lock = Lock()  # of the scheduler and what is written down of its steps
         self._answers: dict[RequestId, asyncio.Queue[Token | ExoLiteError]] = {}
         self._sent_at_s: dict[int, float] = {}
         self._token_times_s: deque[float] = deque()
@@ -73,14 +83,16 @@ class Head:
     def tokens_per_second(self) -> float:
         """Over the last RATE_WINDOW_S seconds, all requests together."""
         oldest_s = self._clock() - RATE_WINDOW_S
-        while self._token_times_s and self._token_times_s[0] < oldest_s:
-            self._token_times_s.popleft()
-        return len(self._token_times_s) / RATE_WINDOW_S
+        with self._lock:
+            while self._token_times_s and self._token_times_s[0] < oldest_s:
+                self._token_times_s.popleft()
+            return len(self._token_times_s) / RATE_WINDOW_S
 
     @property
     def traces(self) -> tuple[RequestTrace, ...]:
         """Of the last requests, the newest first."""
-        return self._traces.traces(self._clock())
+        with self._lock:
+            return self._traces.traces(self._clock())
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
         """The answer's tokens. Closing cancels.
@@ -89,11 +101,13 @@ class Head:
         """
         if self._error is not None:
             raise self._error
-        self._submit(request)
-        self._traces.begin(request.request_id, self._clock())
-        answer = self._answers[request.request_id] = asyncio.Queue()
-        deadline_s = None if request.timeout_s is None else asyncio.get_running_loop().time() + request.timeout_s
-        self._pump()
+        answer: asyncio.Queue[Token | ExoLiteError] = asyncio.Queue()
+        with self._lock:
+            self._submit(request)
+            self._traces.begin(request.request_id, self._clock())
+            self._answers[request.request_id] = answer
+            self._pump()
+        deadline_s = None if request.timeout_s is None else self._loop.time() + request.timeout_s
         try:
             while True:
                 item = await _next_before(deadline_s, answer, request)
@@ -105,35 +119,37 @@ class Head:
         finally:
             del self._answers[request.request_id]
             self._last_left_at_s = self._clock()
-            self._scheduler.cancel(request.request_id)
-            self._note_end()
-            self._pump()
+            with self._lock:
+                self._scheduler.cancel(request.request_id)
+                self._note_end()
+                self._pump()
 
     def on_result(self, result: StepResult) -> None:
         """Take what came back from the tail, and send the next steps. Results of unknown steps change nothing."""
-        sent_at_s = self._sent_at_s.pop(result.step_id, None)
-        if sent_at_s is None:
-            return
-        now_s = self._clock()
-        self._measure(result, now_s - sent_at_s)
-        request_ids = self._scheduler.requests_of(result.step_id)
-        news = self._news_of(result, now_s, duration_s=now_s - sent_at_s)
-        self._pump()  # before the tokens are handed out: the stages wait for it
-        for request_id, item in news:
-            self._deliver(request_id, item)
-        for request_id in request_ids:
-            self._traces.add(request_id, sent_at_s, now_s, len(result.tokens), result.timings)
+        with self._lock:
+            sent_at_s = self._sent_at_s.pop(result.step_id, None)
+            if sent_at_s is None:
+                return
+            now_s = self._clock()
+            request_ids = self._scheduler.requests_of(result.step_id)
+            news = self._news_of(result, now_s, duration_s=now_s - sent_at_s)
+            self._pump()  # before anything else: the stages wait for it
+            self._measure(result, now_s - sent_at_s)
+            for request_id in request_ids:
+                self._traces.add(request_id, sent_at_s, now_s, len(result.tokens), result.timings)
+        if news:
+            self._loop.call_soon_threadsafe(self._deliver, news)
 
     def probe_if_idle(self) -> None:
         """Send a step without work through all hops unless steps are under way anyway."""
-        if self._error is None and self._scheduler.num_in_flight == 0:
-            self._send_step(self._scheduler.probe())
+        with self._lock:
+            if self._error is None and self._scheduler.num_in_flight == 0:
+                self._send_step(self._scheduler.probe())
 
     def fail(self, error: ExoLiteError) -> None:
-        """End every request with this error, and refuse new ones."""
+        """End every request with this error, and refuse new ones. From any thread."""
         self._error = error
-        for request_id in list(self._answers):
-            self._deliver(request_id, error)
+        self._loop.call_soon_threadsafe(self._fail_answers, error)
 
     def _submit(self, request: GenerateRequest) -> None:
         """Raises what Scheduler.submit raises; QueueFull tells when to come again."""
@@ -145,7 +161,7 @@ class Head:
         if displaced is not None:
             made_room = QueueFull("the line was full, and others had a smaller share of it: try again later")
             made_room.retry_after_s = self._retry_after_s()
-            self._deliver(displaced, made_room)
+            self._deliver([(displaced, made_room)])
 
     def _retry_after_s(self) -> int | None:
         """When half of the line will have run: late enough to find a place, too early to find nobody waiting."""
@@ -168,9 +184,7 @@ class Head:
         self._sent_at_s[step.step_id] = self._clock()
         self._send(step)
 
-    def _news_of(
-        self, result: StepResult, now_s: float, *, duration_s: float
-    ) -> Sequence[tuple[RequestId, Token | ExoLiteError]]:
+    def _news_of(self, result: StepResult, now_s: float, *, duration_s: float) -> News:
         """The tokens that a result brings, or the error that it brings, to each request of its step."""
         try:
             if result.failure is not None:
@@ -182,9 +196,13 @@ class Head:
         self._token_times_s.extend([now_s] * len(tokens))
         return tokens
 
-    def _deliver(self, request_id: RequestId, item: Token | ExoLiteError) -> None:
-        if request_id in self._answers:
-            self._answers[request_id].put_nowait(item)
+    def _deliver(self, news: News) -> None:
+        for request_id, item in news:
+            if request_id in self._answers:
+                self._answers[request_id].put_nowait(item)
+
+    def _fail_answers(self, error: ExoLiteError) -> None:
+        self._deliver([(request_id, error) for request_id in self._answers])
 
     def _measure(self, result: StepResult, duration_s: float) -> None:
         """What is left of a step's time without the stages' own is the hops'."""

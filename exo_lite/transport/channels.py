@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
+from grpc.experimental import ChannelOptions
 
 from exo_lite.domain.errors import PortInUse
 
@@ -13,6 +16,7 @@ STEP_OVERHEAD_BYTES = 64 * 1024
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
@@ -31,15 +35,21 @@ def open_channel(address: str, *, max_message_bytes: int = CONTROL_MESSAGE_BYTES
     return grpc.aio.insecure_channel(address, options=_with_limit(max_message_bytes))
 
 
-def open_blocking_channel(address: str, *, max_message_bytes: int) -> grpc.Channel:
-    return grpc.insecure_channel(address, options=_with_limit(max_message_bytes))
+def open_stream_channel(address: str, *, max_message_bytes: int) -> grpc.Channel:
+    """For streams that come in: the thread that reads them has no other between it and the connection."""
+    options = [*_with_limit(max_message_bytes), (ChannelOptions.SingleThreadedUnaryStream, 1)]
+    return grpc.insecure_channel(address, options=options)
 
 
 def create_server(*, max_message_bytes: int = CONTROL_MESSAGE_BYTES) -> grpc.aio.Server:
     return grpc.aio.server(options=_with_limit(max_message_bytes))
 
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def create_blocking_server(threads: ThreadPoolExecutor, *, max_message_bytes: int, max_calls: int) -> grpc.Server:
+    return grpc.server(threads, options=_with_limit(max_message_bytes), maximum_concurrent_rpcs=max_calls)
+
+
+def bind(server: grpc.aio.Server | grpc.Server, host: str, port: int) -> int:
     """Take the port, 0 for a free one, and return it. Raises PortInUse."""
     try:
         return server.add_insecure_port(f"{host}:{port}")

@@ -79,6 +79,7 @@ def shard_status_to_proto(status: ShardStatus) -> cluster_pb2.ShardStatus:
         kv_cache_bytes=status.kv_cache_bytes,
         working_bytes=status.working_bytes,
         worker_address=status.worker_address,
+        stream_address=status.stream_address,
         compute_ms=status.compute_ms,
         hop_ms=status.hop_ms,
         tokens_per_second=status.tokens_per_second,
@@ -105,6 +106,7 @@ def shard_status_from_proto(message: cluster_pb2.ShardStatus) -> ShardStatus:
         kv_cache_bytes=message.kv_cache_bytes,
         working_bytes=message.working_bytes,
         worker_address=message.worker_address if message.HasField("worker_address") else None,
+        stream_address=message.stream_address if message.HasField("stream_address") else None,
         compute_ms=message.compute_ms if message.HasField("compute_ms") else None,
         hop_ms=message.hop_ms if message.HasField("hop_ms") else None,
         tokens_per_second=message.tokens_per_second,
@@ -331,8 +333,9 @@ def order_to_proto(order: ConnectOrder) -> node_pb2.ConnectRequest:
         epoch=order.epoch,
         stage=order.stage,
         num_stages=order.num_stages,
-        next=_hop_to_proto(order.next),
-        head=_hop_to_proto(order.head),
+        previous=_hop_to_proto(order.previous),
+        tail=_hop_to_proto(order.tail),
+        next_name=order.next_name,
     )
 
 
@@ -343,8 +346,9 @@ def order_from_proto(message: node_pb2.ConnectRequest) -> ConnectOrder:
         epoch=Epoch(message.epoch),
         stage=message.stage,
         num_stages=message.num_stages,
-        next=Hop(message.next.name, message.next.address) if message.HasField("next") else None,
-        head=Hop(message.head.name, message.head.address) if message.HasField("head") else None,
+        previous=Hop(message.previous.name, message.previous.address) if message.HasField("previous") else None,
+        tail=Hop(message.tail.name, message.tail.address) if message.HasField("tail") else None,
+        next_name=message.next_name,
     )
 
 

@@ -49,12 +49,26 @@ async def errors_as_status(context: grpc.aio.ServicerContext[Any, Any]) -> Async
     try:
         yield
     except ExoLiteError as error:
-        metadata = [(CODE_KEY, error.code)]
-        if error.param is not None:
-            metadata.append((PARAM_KEY, error.param))
-        if error.retry_after_s is not None:
-            metadata.append((RETRY_AFTER_KEY, str(error.retry_after_s)))
-        await context.abort(status_code(error), _details(str(error)), trailing_metadata=tuple(metadata))
+        await context.abort(status_code(error), _details(str(error)), trailing_metadata=_metadata(error))
+
+
+@contextmanager
+def errors_as_blocking_status(context: grpc.ServicerContext) -> Iterator[None]:
+    """The same on a server that is not asyncio's."""
+    try:
+        yield
+    except ExoLiteError as error:
+        context.set_trailing_metadata(_metadata(error))
+        context.abort(status_code(error), _details(str(error)))
+
+
+def _metadata(error: ExoLiteError) -> tuple[tuple[str, str], ...]:
+    metadata = [(CODE_KEY, error.code)]
+    if error.param is not None:
+        metadata.append((PARAM_KEY, error.param))
+    if error.retry_after_s is not None:
+        metadata.append((RETRY_AFTER_KEY, str(error.retry_after_s)))
+    return tuple(metadata)
 
 
 def _details(message: str) -> str:

@@ -105,6 +105,7 @@ def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
         hidden_states=_hidden_states_to_proto(message.hidden_states) if message.hidden_states else None,
         timings=_timings_to_proto(message.timings),
         failure=_failure_to_proto(message.failure),
+        sent_at_s=message.sent_at_s,
     )
 
 
@@ -127,6 +128,7 @@ def step_from_proto(message: worker_pb2.StepMessage) -> StepMessage:
         hidden_states=hidden_states,
         timings=_timings_from_proto(message.timings),
         failure=_failure_from_proto(message),
+        sent_at_s=message.sent_at_s,
     )
 
 

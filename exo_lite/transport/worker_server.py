@@ -11,14 +11,11 @@ import grpc
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.request import GenerateRequest, Token
-from exo_lite.domain.step import StepMessage, StepResult
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport.cluster_codec import order_from_proto, shard_status_to_proto
 from exo_lite.transport.errors import errors_as_status
 from exo_lite.transport.step_codec import (
     request_from_proto,
-    result_from_proto,
-    step_from_proto,
     token_to_proto,
     trace_to_proto,
 )
@@ -38,12 +35,6 @@ class WorkerHandler(Protocol):
     def traces(self) -> tuple[RequestTrace, ...]: ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]: ...
-
-    async def on_steps(self, messages: AsyncIterator[StepMessage]) -> None:
-        """Take the steps of the stage before until its stream, or this stage's epoch, ends."""
-
-    async def on_results(self, results: AsyncIterator[StepResult]) -> None:
-        """Take the tail's results until its stream, or this stage's epoch, ends."""
 
 
 def serve_worker(server: grpc.aio.Server, handler: WorkerHandler) -> None:
@@ -70,17 +61,3 @@ class _WorkerServicer(WorkerServicer):
         async with errors_as_status(context), aclosing(self._handler.generate(request_from_proto(request))) as tokens:
             async for token in tokens:
                 yield token_to_proto(token)
-
-    async def Pipe(
-        self, request_iterator: AsyncIterator[worker_pb2.StepMessage], context: Context
-    ) -> worker_pb2.StreamEnd:
-        async with errors_as_status(context):
-            await self._handler.on_steps(step_from_proto(message) async for message in request_iterator)
-        return worker_pb2.StreamEnd()
-
-    async def Results(
-        self, request_iterator: AsyncIterator[worker_pb2.StepResult], context: Context
-    ) -> worker_pb2.StreamEnd:
-        async with errors_as_status(context):
-            await self._handler.on_results(result_from_proto(message) async for message in request_iterator)
-        return worker_pb2.StreamEnd()

@@ -1,7 +1,7 @@
 """The worker program: `python -m exo_lite.worker`, started by a daemon and never by hand.
 
 The daemon writes one line of WorkerConfig to standard input and keeps it open; the worker answers with one line
-{"port": N} on standard output. When standard input ends, the daemon is gone, and so is the worker.
+{"port": N, "stream_port": M} on standard output. When standard input ends, the daemon is gone, and so is the worker.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.transport.channels import STEP_OVERHEAD_BYTES, bind, create_server
 from exo_lite.transport.sampling_codec import max_admission_bytes
+from exo_lite.transport.stage_server import create_stage_server
 from exo_lite.transport.worker_server import serve_worker
 from exo_lite.worker.worker import Worker
 
@@ -45,14 +46,17 @@ async def _serve(config: WorkerConfig) -> None:
     server = create_server(max_message_bytes=max_message_bytes)
     worker = Worker(config, max_message_bytes=max_message_bytes, clock=time.monotonic)
     serve_worker(server, worker)
-    port = bind(server, config.host, 0)
+    stage_server = create_stage_server(worker, max_message_bytes=max_message_bytes)
+    ports = {"port": bind(server, config.host, 0), "stream_port": bind(stage_server, config.host, 0)}
     await server.start()
-    sys.stdout.write(json.dumps({"port": port}) + "\n")
+    stage_server.start()
+    sys.stdout.write(json.dumps(ports) + "\n")
     sys.stdout.flush()
     try:
         await worker.run()
     finally:
         await server.stop(grace=None)
+        stage_server.stop(grace=None)
 
 
 def _max_message_bytes(config: WorkerConfig) -> int:

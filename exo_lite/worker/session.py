@@ -2,155 +2,205 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Lock, Thread, Timer
 
-from exo_lite.domain.errors import ExoLiteError, MalformedStep, StaleEpoch
+from exo_lite.domain.errors import ExoLiteError, MalformedMessage, NodeLost, StaleEpoch
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.step import StageTiming, Step, StepFailure, StepMessage, StepResult
 from exo_lite.pipeline.head import AVERAGE_WEIGHT, Head
 from exo_lite.pipeline.stage import StageOutput
-from exo_lite.transport.out_stream import OutStream, open_pipe, open_results
-from exo_lite.worker.compute_thread import Job
+from exo_lite.transport.in_stream import InStream, results_from, steps_from
 
 log = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
 Compute = Callable[[StepMessage], StageOutput]
 
-MAX_WAITING_PER_STAGE = 4
-"""Steps that may wait here, for each stage of the pipeline; a sound head has one under way for each."""
+HAND_OVER_S = 20e-6
+"""A pause in which a waiting thread can wake up and take the interpreter's lock."""
+
+UNTOLD_AFTER_S = 2.0
+"""When the stage after the head breaks off, the reason is on its way round the ring: the head waits so long for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    step: Step
+    output: StageOutput
+    timings: tuple[StageTiming, ...]
+    failure: StepFailure | None
 
 
 class Session:
-    """Runs from one Connect to the next. `head` is set on stage 0; `submit` leads to the compute thread.
+    """Runs from one Connect to the next. On stage 0, `start` makes a head part of it.
 
-    Two threads have a part in it. The event loop takes what comes in and, at the head, decides; the compute thread does
-    the steps one by one and sends what comes of them straight on. A hand-over from one to the other takes about as long
-    as a message on the wire, so that there is one per hop.
+    The stages are a ring in which each has a stream from the one before it, and the head one from the tail. One thread
+    computes: it takes a step from the stream that comes in, and hands what comes of it to the stream that goes out. On
+    stage 0 the steps are the head's, whose decisions are made on the thread that brings the tail's results. To wake
+    another thread takes about as long as a message on the wire, so that only the head's results do.
 
-    A broken neighbour ends the session with NodeLost; each stage hands the error to the one before it by ending its
-    stream with it, so that it reaches the head, and from there every request.
+    A broken neighbour ends the session with NodeLost. The error travels as the steps do, by the ends of the streams, so
+    that it reaches the head, and from there every request.
     """
 
     def __init__(
         self,
         order: ConnectOrder,
         compute: Compute,
-        submit: Callable[[Job], None],
+        computing: Lock,
         *,
         max_message_bytes: int,
         clock: Callable[[], float],
     ) -> None:
+        """`computing` is held for each step, and not taken for another once the session has ended."""
         self.order = order
         self.head: Head | None = None
+        self.error: ExoLiteError | None = None
         self.compute_ms: float | None = None
         self._compute = compute
-        self._submit = submit
+        self._computing = computing
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[ExoLiteError] = self._loop.create_future()
-        self._num_taken = 0  # written by the event loop only
-        self._num_done = 0  # written by the compute thread only
-        self._steps_out: OutStream[StepMessage] | None = None
-        self._results_out: OutStream[StepResult] | None = None
-        if order.next is not None:
-            self._steps_out = open_pipe(order.next, self._end_soon, max_message_bytes=max_message_bytes)
-        elif order.head is not None:
-            self._results_out = open_results(order.head, self._end_soon, max_message_bytes=max_message_bytes)
+        self._lock = Lock()  # of `error` and `_is_taken`
+        self._is_taken = False
+        self._own_steps: SimpleQueue[StepMessage | None] = SimpleQueue()
+        self._is_waiting = False
+        self._steps_in: InStream[StepMessage] | None = None
+        self._results_in: InStream[StepResult] | None = None
+        if order.previous is not None:
+            self._steps_in = steps_from(order.previous, order.epoch, max_message_bytes=max_message_bytes)
+        if order.tail is not None:
+            self._results_in = results_from(order.tail, order.epoch, max_message_bytes=max_message_bytes)
 
     @property
     def epoch(self) -> Epoch:
         return self.order.epoch
 
-    @property
-    def error(self) -> ExoLiteError | None:
-        return self._ended.result() if self._ended.done() else None
+    def start(self, head: Head) -> None:
+        """Serve `head`, on stage 0: every other stage of the epoch is there."""
+        self.head = head
+        Thread(target=self._take_results, args=(head,), name="results", daemon=True).start()
 
     def end(self, error: ExoLiteError) -> None:
-        """Whoever waits for the session gets `error`; steps that wait are not computed any more."""
-        if self._ended.done():
-            return
-        self._ended.set_result(error)
-        for stream in (self._steps_out, self._results_out):
+        """Whoever waits for the session gets `error`; no further step is computed. From any thread."""
+        with self._lock:
+            if self.error is not None:
+                return
+            self.error = error
+        self._own_steps.put(None)
+        for stream in (self._steps_in, self._results_in):
             if stream is not None:
                 stream.close()
         if self.head is not None:
             self.head.fail(error)
 
     def enqueue(self, step: Step) -> None:
-        """Take a step that the head made here."""
-        self._accept(StepMessage(step))
+        """Take a step that the head made."""
+        is_waited_for = self._is_waiting
+        self._own_steps.put(StepMessage(step, sent_at_s=self._clock()))
+        if is_waited_for:
+            time.sleep(HAND_OVER_S)  # what the caller does next would keep the lock from the thread for longer
 
-    async def take_steps(self, messages: AsyncIterator[StepMessage]) -> None:
-        """Take the steps of the stage before until either side ends. Raises StaleEpoch or the session's error."""
-        await self._drain(messages, self._take_step)
+    def steps(self) -> Iterator[StepMessage]:
+        """For the next stage: computed on the thread that iterates. Raises MalformedMessage if that is another's."""
+        self._give_outputs(to_head=False)
+        return map(self._as_step, self._outputs())
 
-    async def take_results(self, results: AsyncIterator[StepResult]) -> None:
-        """Take the tail's results until either side ends. Raises StaleEpoch or the session's error."""
-        await self._drain(results, self._take_result)
+    def results(self) -> Iterator[StepResult]:
+        """For the head, as `steps`."""
+        self._give_outputs(to_head=True)
+        return map(self._as_result, self._outputs())
 
-    async def _drain(self, stream: AsyncIterator[Item], take: Callable[[Item], None]) -> None:
-        async def read() -> None:
-            async for item in stream:
-                take(item)
+    def break_off(self) -> None:
+        """What this stage computes goes nowhere any more."""
+        if self.error is not None:
+            return
+        stage, taker = self.order.stage, self.order.next_name
+        error = NodeLost(f"{taker} takes no more of what stage {stage} computes: its stream has broken off")
+        if self.head is None:
+            self.end(error)
+            return
+        untold = Timer(UNTOLD_AFTER_S, self.end, (error,))
+        untold.daemon = True
+        untold.start()
 
-        reader = asyncio.ensure_future(read())
-        try:
-            waited: set[asyncio.Future[Any]] = {reader, self._ended}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    def _give_outputs(self, *, to_head: bool) -> None:
+        stage, is_last = self.order.stage, self.order.stage == self.order.num_stages - 1
+        if is_last != to_head:
+            raise MalformedMessage(f"stage {stage} of {self.order.num_stages} computes no such thing")
+        with self._lock:
             if self.error is not None:
                 raise self.error
-            await reader
-        finally:
-            reader.cancel()
+            if self._is_taken:
+                raise MalformedMessage(f"what stage {stage} computes in epoch {self.epoch} goes to somebody already")
+            self._is_taken = True
 
-    def _take_step(self, message: StepMessage) -> None:
-        self._check_epoch(message.step.epoch)
-        if self.head is not None:
-            raise MalformedStep("stage 0 is the head, which makes its steps itself")
-        num_waiting = self._num_taken - self._num_done
-        if num_waiting >= MAX_WAITING_PER_STAGE * self.order.num_stages:
-            raise MalformedStep(f"{num_waiting} steps wait at stage {self.order.stage}: a sound head sends no more")
-        self._accept(message)
+    def _take_results(self, head: Head) -> None:
+        """On a thread of the head's. With one stage, the one that computes."""
+        results = self.results() if self._results_in is None else self._results_in
+        with self._ended_by_errors():
+            for result in results:
+                self._check_epoch(result.epoch)
+                head.on_result(result)
 
-    def _take_result(self, result: StepResult) -> None:
-        self._check_epoch(result.epoch)
-        if self.head is None:
-            raise MalformedStep(f"stage {self.order.stage} is not the head: results do not belong here")
-        self.head.on_result(result)
+    def _outputs(self) -> Iterator[_Computed]:
+        with self._ended_by_errors():
+            for message, waited_s in self._arrivals():
+                yield self._computed(message, waited_s)
+        assert self.error is not None
+        raise self.error
+
+    @contextmanager
+    def _ended_by_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ExoLiteError as error:
+            self.end(error)
+        except Exception as error:  # the top of what a thread does for a step
+            log.exception("a stage failed", extra={"epoch": self.epoch, "stage": self.order.stage})
+            self.end(ExoLiteError(f"stage {self.order.stage} failed: {error!r}"))
+
+    def _arrivals(self) -> Iterator[tuple[StepMessage, float]]:
+        """Steps, and how long each has waited for this stage, in seconds."""
+        return self._own_arrivals() if self._steps_in is None else self._arrivals_from(self._steps_in)
+
+    def _own_arrivals(self) -> Iterator[tuple[StepMessage, float]]:
+        while True:
+            self._is_waiting = True
+            message = self._own_steps.get()
+            self._is_waiting = False
+            if message is None:
+                return
+            yield message, self._clock() - message.sent_at_s
+
+    def _arrivals_from(self, messages: InStream[StepMessage]) -> Iterator[tuple[StepMessage, float]]:
+        """When a message arrived is unknown, as nobody waits for it while this stage computes.
+
+        Its way took about as long as that of the last one that was waited for; what is more than that, it has waited.
+        Both ways hold the same difference between two clocks.
+        """
+        way_s, asked_at_s = float("inf"), self._clock()
+        for message in messages:
+            self._check_epoch(message.step.epoch)
+            waited_s = asked_at_s - (message.sent_at_s + way_s)
+            if waited_s <= 0:
+                waited_s, way_s = 0.0, self._clock() - message.sent_at_s
+            yield message, waited_s
+            asked_at_s = self._clock()
 
     def _check_epoch(self, epoch: Epoch) -> None:
         if epoch != self.epoch:
             raise StaleEpoch(f"a step of epoch {epoch} came to stage {self.order.stage} of epoch {self.epoch}")
 
-    def _accept(self, message: StepMessage) -> None:
-        if not self._ended.done():
-            self._num_taken += 1
-            self._submit(partial(self._do, message, self._clock()))
-
-    def _end_soon(self, error: ExoLiteError) -> None:
-        """`end`, from any thread."""
-        self._loop.call_soon_threadsafe(self.end, error)
-
-    @contextmanager
-    def _ended_by_bugs(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # the top of what a thread or the event loop does for a step
-            log.exception("a stage failed", extra={"epoch": self.epoch, "stage": self.order.stage})
-            self._end_soon(ExoLiteError(f"stage {self.order.stage} failed: {error!r}"))
-
-    def _do(self, message: StepMessage, arrived_at_s: float) -> None:
-        """One step, on the compute thread."""
-        if self._ended.done():
-            return
-        with self._ended_by_bugs():
+    def _computed(self, message: StepMessage, waited_s: float) -> _Computed:
+        with self._computing:
+            if self.error is not None:
+                raise self.error
             started_at_s = self._clock()
             output, failure = StageOutput(), message.failure
             try:
@@ -158,30 +208,18 @@ class Session:
             except ExoLiteError as error:
                 failure = StepFailure(error.code, str(error))
             compute_ms = (self._clock() - started_at_s) * 1000
-            if self._ended.done():
-                return  # in the meantime
-            self._pass_on(message, output, failure, StageTiming((started_at_s - arrived_at_s) * 1000, compute_ms))
-            self._num_done += 1
-            if message.step.chunks:
-                self._average(compute_ms)
+        if message.step.chunks:
+            self._average(compute_ms)
+        timings = (*message.timings, StageTiming(waited_s * 1000, compute_ms))
+        return _Computed(message.step, output, timings, failure)
 
-    def _pass_on(
-        self, message: StepMessage, output: StageOutput, failure: StepFailure | None, timing: StageTiming
-    ) -> None:
-        step, timings = message.step, (*message.timings, timing)
-        if self._steps_out is not None:
-            self._steps_out.send(StepMessage(step, output.hidden_states, timings, failure))
-            return
-        result = StepResult(step.epoch, step.step_id, output.tokens, timings, failure)
-        if self._results_out is not None:
-            self._results_out.send(result)
-        else:
-            self._loop.call_soon_threadsafe(self._take_own_result, result)
+    def _as_step(self, computed: _Computed) -> StepMessage:
+        hidden_states = computed.output.hidden_states
+        return StepMessage(computed.step, hidden_states, computed.timings, computed.failure, self._clock())
 
-    def _take_own_result(self, result: StepResult) -> None:
-        """That of a pipeline of one stage."""
-        with self._ended_by_bugs():
-            self._take_result(result)
+    def _as_result(self, computed: _Computed) -> StepResult:
+        step = computed.step
+        return StepResult(step.epoch, step.step_id, computed.output.tokens, computed.timings, computed.failure)
 
     def _average(self, compute_ms: float) -> None:
         previous = self.compute_ms

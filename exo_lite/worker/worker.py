@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
+from typing import TypeVar
 
 from exo_lite.domain.errors import ExoLiteError, InvalidRequest, MalformedMessage, NodeLost, NotReady, StaleEpoch
 from exo_lite.domain.ids import Epoch
@@ -14,17 +17,18 @@ from exo_lite.domain.node import ServingCounts, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
-from exo_lite.domain.step import StepMessage, StepResult, num_kv_blocks
+from exo_lite.domain.step import num_kv_blocks
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage
-from exo_lite.worker.compute_thread import ComputeThread
 from exo_lite.worker.loading import load_stage
 from exo_lite.worker.session import Session
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 PROBE_EVERY_S = 2.0
 """How often an idle head proves its hops."""
@@ -37,13 +41,13 @@ class _Loading:
 
 
 class Worker:
-    """Handles the calls of WorkerServicer. All computing goes to one thread, which alone touches torch."""
+    """Handles the calls of the worker's two servers. One step is computed at a time."""
 
     def __init__(self, config: WorkerConfig, *, max_message_bytes: int, clock: Callable[[], float]) -> None:
         self._config = config
         self._max_message_bytes = max_message_bytes
         self._clock = clock
-        self._thread = ComputeThread()
+        self._computing = Lock()
         self._loading = _Loading()
         self._stage: Stage | None = None
         self._session: Session | None = None
@@ -60,11 +64,10 @@ class Worker:
         finally:
             if self._session is not None:
                 self._session.end(NodeLost(f"the worker on {self._config.node_name} ends"))
-            self._thread.stop()
 
     async def _load(self) -> None:
         try:
-            self._stage = await self._thread.run(partial(load_stage, self._config, self._set_progress))
+            self._stage = await _on_own_thread(partial(load_stage, self._config, self._set_progress))
         except ExoLiteError as error:
             log.error("loading failed", extra={"shard": str(self._config.shard), "cause": str(error)})
             self._loading.error = error
@@ -108,8 +111,12 @@ class Worker:
                 if order.epoch <= self._session.epoch:
                     raise StaleEpoch(f"epoch {order.epoch} is not newer than {self._session.epoch}")
                 self._session.end(NodeLost(f"the placement changed to epoch {order.epoch}"))
-            await self._thread.run(stage.reset)
+            await asyncio.to_thread(self._reset, stage)
             self._session = self._open_session(order, stage)
+
+    def _reset(self, stage: Stage) -> None:
+        with self._computing:  # a step of the session before may be under way
+            stage.reset()
 
     def _require_stage(self) -> Stage:
         if self._stage is not None:
@@ -121,7 +128,7 @@ class Worker:
 
     def _open_session(self, order: ConnectOrder, stage: Stage) -> Session:
         limit = self._max_message_bytes
-        session = Session(order, stage.compute, self._thread.submit, max_message_bytes=limit, clock=self._clock)
+        session = Session(order, stage.compute, self._computing, max_message_bytes=limit, clock=self._clock)
         if order.stage == 0:
             options = self._config.options
             scheduler = Scheduler(
@@ -137,7 +144,7 @@ class Worker:
                     is_exact=options.quant != "none",
                 ),
             )
-            session.head = Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock)
+            session.start(Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock))
         return session
 
     def traces(self) -> tuple[RequestTrace, ...]:
@@ -153,11 +160,13 @@ class Worker:
         finally:
             await tokens.aclose()
 
-    async def on_steps(self, messages: AsyncIterator[StepMessage]) -> None:
-        await self._require_session().take_steps(messages)
-
-    async def on_results(self, results: AsyncIterator[StepResult]) -> None:
-        await self._require_session().take_results(results)
+    def outputs_of(self, epoch: Epoch) -> Session:
+        """Raises NotReady without a pipeline, StaleEpoch for another one's. From any thread."""
+        session = self._require_session()
+        if session.epoch != epoch:
+            place = f"{self._config.node_name} is stage {session.order.stage} of epoch {session.epoch}"
+            raise StaleEpoch(f"{place}, and was asked for what it computes in epoch {epoch}")
+        return session
 
     def _require_head(self) -> Head:
         session = self._require_session()
@@ -181,10 +190,25 @@ def _check_place(order: ConnectOrder, shard: Shard) -> None:
         order.model_id == shard.model_id
         and 0 <= order.stage < order.num_stages
         and shard.is_first == (order.stage == 0)
-        and shard.is_last == is_last == (order.next is None)
-        and (order.head is not None) == (is_last and order.stage > 0)
+        and shard.is_last == is_last
+        and (order.previous is None) == shard.is_first
+        and (order.tail is not None) == (shard.is_first and not is_last)
     )
     if not agrees:
         place = f"stage {order.stage} of {order.num_stages} of {order.model_id}"
-        ends = f"{'no' if order.next is None else 'a'} next stage and {'no' if order.head is None else 'a'} way back"
+        ends = (
+            f"{'no' if order.previous is None else 'a'} stage before it and {'no' if order.tail is None else 'a'} tail"
+        )
         raise MalformedMessage(f"{shard} cannot be {place} with {ends}")
+
+
+async def _on_own_thread(function: Callable[[], Result]) -> Result:
+    """What `function` returns or raises, on a thread that ends with it.
+
+    OpenMP keeps helpers for every thread that has computed: idle ones would cost those of the computing thread.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="loading")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, function)
+    finally:
+        thread.shutdown(wait=False)

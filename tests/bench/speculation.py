@@ -112,7 +112,7 @@ class Bench:
     async def pipeline(self, workers: Sequence[RunningWorker], *, hop_s: float = 0.0) -> AsyncIterator[Pipeline]:
         """A new epoch of these workers, warmed up."""
         async with AsyncExitStack() as proxies, client_of(workers[0]) as client:
-            hops = [worker.hop for worker in workers]
+            hops = [worker.stream_hop for worker in workers]
             if hop_s:
                 hops = [Hop(hop.name, await proxies.enter_async_context(delayed(hop.address, hop_s))) for hop in hops]
             pipeline = Pipeline(client, await join(*workers, hops=hops))

@@ -113,6 +113,11 @@ class RunningWorker:
         assert self.status.worker_address is not None, self.status
         return Hop(self.name, self.status.worker_address)
 
+    @property
+    def stream_hop(self) -> Hop:
+        assert self.status.stream_address is not None, self.status
+        return Hop(self.name, self.status.stream_address)
+
     def program(self) -> psutil.Process:
         """The program behind it, found by the port that it listens on."""
         port = int(self.hop.address.rpartition(":")[2])
@@ -154,15 +159,16 @@ async def client_of(worker: RunningWorker) -> AsyncIterator[WorkerClient]:
 async def join(*workers: RunningWorker, hops: Sequence[Hop] | None = None) -> Epoch:
     """Make a pipeline of them, in a new epoch. `hops`: where they reach each other, if not where they listen."""
     epoch = next_epoch()
-    hops, last = hops or [worker.hop for worker in workers], len(workers) - 1
+    hops, last = hops or [worker.stream_hop for worker in workers], len(workers) - 1
     for stage in range(last, -1, -1):
         order = ConnectOrder(
             model_id=MODEL,
             epoch=epoch,
             stage=stage,
             num_stages=len(workers),
-            next=hops[stage + 1] if stage < last else None,
-            head=hops[0] if stage == last > 0 else None,
+            previous=hops[stage - 1] if stage else None,
+            tail=hops[last] if stage == 0 < last else None,
+            next_name=hops[(stage + 1) % len(hops)].name,
         )
         await workers[stage].process.connect(order)
     return epoch

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from threading import Event
 
 import pytest
 
@@ -13,6 +13,7 @@ from exo_lite.domain.errors import (
     ConnectionRefused,
     ExoLiteError,
     InvalidRequest,
+    MalformedMessage,
     ModelDoesNotFit,
     NodeLost,
     NotReady,
@@ -27,13 +28,16 @@ from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import HiddenStates, Step, StepMessage, StepResult
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport.channels import bind, create_server
+from exo_lite.transport.in_stream import InStream, results_from, steps_from
+from exo_lite.transport.stage_server import create_stage_server
 from exo_lite.transport.worker_client import WorkerClient
 from exo_lite.transport.worker_server import serve_worker
-from tests.pipes import Pipe, pipe_to
+from tests.stages import reading
 from tests.waiting import until
 
 DEADLINE_S = 5.0
-ORDER = ConnectOrder(ModelId("m"), Epoch(1), stage=0, num_stages=1, next=None, head=None)
+EPOCH = Epoch(1)
+ORDER = ConnectOrder(ModelId("m"), EPOCH, stage=0, num_stages=1, previous=None, tail=None, next_name="attic")
 REQUEST = GenerateRequest(RequestId("r"), ModelId("m"), Epoch(1), 0, (1, 2), 4, Sampling())
 LONG = "a sentence about one of many nodes; " * 100
 
@@ -43,12 +47,13 @@ class ScriptedWorker:
 
     def __init__(self, error: ExoLiteError | None = None) -> None:
         self.error = error
-        self.num_pipes = self.num_steps = 0
+        self.num_connects = 0
 
     def status(self) -> ShardStatus:
         return ShardStatus(Shard(ModelId("m"), 0, 0, 1), Epoch(1), Epoch(1), "ready", 1.0, 1, 1, 1)
 
     async def on_connect(self, order: ConnectOrder) -> None:
+        self.num_connects += 1
         await self._raise()
 
     def traces(self) -> tuple[RequestTrace, ...]:
@@ -58,23 +63,58 @@ class ScriptedWorker:
         yield Token(0, 7)
         await self._raise()
 
-    async def on_steps(self, messages: AsyncIterator[StepMessage]) -> None:
-        self.num_pipes += 1
-        try:
-            await anext(messages)
-            self.num_steps += 1
-            await self._raise()
-        finally:
-            self.num_pipes -= 1
-
-    async def on_results(self, results: AsyncIterator[StepResult]) -> None:
-        await self._raise()
-
     async def _raise(self) -> None:
         if self.error is None:
             await asyncio.get_running_loop().create_future()
         else:
             raise self.error
+
+
+class ScriptedStage:
+    """Gives `num_steps` steps, then raises `error`, or waits for whoever takes them to go."""
+
+    def __init__(self, error: ExoLiteError | None = None, num_steps: int = 1) -> None:
+        self.error = error
+        self.num_steps = num_steps
+        self.num_open = 0
+        self._end = Event()
+
+    def outputs_of(self, epoch: Epoch) -> ScriptedStage:
+        if epoch != EPOCH:
+            raise StaleEpoch(f"this is no stage of epoch {epoch}")
+        return self
+
+    def steps(self) -> Iterator[StepMessage]:
+        self.num_open += 1
+        for step_id in range(self.num_steps):
+            yield StepMessage(Step(EPOCH, step_id), HiddenStates("float32", 8, 1024, bytes(32768)))
+        if self.error is None:
+            self._end.wait(DEADLINE_S)
+            raise NotReady("nobody hears this")
+        raise self.error
+
+    def results(self) -> Iterator[StepResult]:
+        raise MalformedMessage("there are none here")
+
+    def break_off(self) -> None:
+        self.num_open -= 1
+        self._end.set()
+
+
+@asynccontextmanager
+async def stage_served(stage: ScriptedStage) -> AsyncIterator[str]:
+    """Its address."""
+    server = create_stage_server(stage, max_message_bytes=2**20)
+    port = bind(server, "127.0.0.1", 0)
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await asyncio.to_thread(server.stop(grace=None).wait)
+
+
+def steps_of(address: str, epoch: Epoch = EPOCH) -> InStream[StepMessage]:
+    return steps_from(Hop("attic", address), epoch, max_message_bytes=2**20)
 
 
 @asynccontextmanager
@@ -101,11 +141,12 @@ async def client_of(address: str) -> AsyncIterator[WorkerClient]:
 
 
 class Wire:
-    """A connection to an address that can be torn, as by a power failure."""
+    """A connection to an address that can be torn, as by a reset, or go silent, as by a power failure."""
 
     def __init__(self, address: str) -> None:
         self._target_host, _, self._target_port = address.rpartition(":")
         self._writers: list[asyncio.StreamWriter] = []
+        self._is_silent = False
 
     async def __aenter__(self) -> Wire:
         self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
@@ -121,17 +162,22 @@ class Wire:
         for writer in self._writers:
             writer.transport.abort()
 
+    def silence(self) -> None:
+        """Nothing arrives any more, on either side, and nobody is told."""
+        self._is_silent = True
+
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         target_reader, target_writer = await asyncio.open_connection(self._target_host, self._target_port)
         self._writers += [writer, target_writer]
-        await asyncio.gather(_copy(reader, target_writer), _copy(target_reader, writer), return_exceptions=True)
+        copies = (self._copy(reader, target_writer), self._copy(target_reader, writer))
+        await asyncio.gather(*copies, return_exceptions=True)
         target_writer.close()
         writer.close()
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if not self._is_silent:
+                writer.write(data)
 
 
 def every_error(cls: type[ExoLiteError] = ExoLiteError) -> Iterator[type[ExoLiteError]]:
@@ -149,29 +195,25 @@ async def test_when_to_come_again_travels_with_a_refusal():
     assert refused.value.retry_after_s == 17
 
 
-async def test_every_error_arrives_as_itself_from_calls_streams_and_pipes():
-    worker = ScriptedWorker()
-    async with served(worker) as address, client_of(address) as client:
+async def test_every_error_arrives_as_itself_from_calls_answers_and_stages():
+    worker, stage = ScriptedWorker(), ScriptedStage()
+    async with served(worker) as address, client_of(address) as client, stage_served(stage) as stage_address:
         for cls in every_error():
-            worker.error = cls(f"{cls.__name__}: 3.5 GiB are 100% of “memory”\nask node-b")
+            worker.error = stage.error = cls(f"{cls.__name__}: 3.5 GiB are 100% of “memory”\nask node-b")
             with pytest.raises(ExoLiteError) as of_call:
                 await client.connect(ORDER, timeout_s=DEADLINE_S)
             with pytest.raises(ExoLiteError) as of_stream:
                 await _collect(client)
-            with pytest.raises(ExoLiteError) as of_pipe:
-                await _send_a_step(client.hop)
-            for raised in (of_call, of_stream, of_pipe):
+            async with reading(steps_of(stage_address)) as steps:
+                assert (await steps.next()).step.step_id == 0
+                with pytest.raises(ExoLiteError) as of_stage:
+                    await steps.next()
+            for raised in (of_call, of_stream, of_stage):
                 assert (type(raised.value), str(raised.value)) == (cls, str(worker.error))
 
 
 async def _collect(client: WorkerClient) -> list[int]:
     return [token.token_id async for token in client.generate(REQUEST)]
-
-
-async def _send_a_step(hop: Hop) -> None:
-    with pipe_to(hop) as pipe:
-        pipe.send(StepMessage(Step(Epoch(1), 0)))
-        await pipe.wait_ended()
 
 
 def test_the_tree_has_a_code_for_each_class():
@@ -222,70 +264,96 @@ async def test_a_peer_that_dies_in_mid_call_is_lost_by_name():
                 await waiting
 
 
-async def test_a_peer_that_dies_is_seen_by_an_open_pipe():
-    worker = ScriptedWorker()
-    async with served(worker) as address, Wire(address) as wire:
-        with pipe_to(Hop("attic", wire.address)) as pipe:
-            pipe.send(StepMessage(Step(Epoch(1), 0)))
-            await until(lambda: worker.num_steps, "the step has arrived")
-            wire.tear()
-            async with asyncio.timeout(DEADLINE_S):
-                with pytest.raises(NodeLost, match=r"attic \(127\.0\.0\.1:\d+\) did not answer"):
-                    await pipe.wait_ended()
-            pipe.send(StepMessage(Step(Epoch(1), 1)))  # goes nowhere
+async def test_a_stage_that_dies_is_seen_by_whoever_waits_for_its_steps():
+    async with (
+        stage_served(ScriptedStage()) as address,
+        Wire(address) as wire,
+        reading(steps_of(wire.address)) as steps,
+        asyncio.timeout(DEADLINE_S),
+    ):
+        await steps.next()
+        wire.tear()
+        with pytest.raises(NodeLost, match=r"attic \(127\.0\.0\.1:\d+\) did not answer"):
+            await steps.next()
 
 
-async def test_a_pipe_to_where_nothing_listens_is_refused():
-    async with served(ScriptedWorker()) as address:
+async def test_a_connection_that_goes_silent_is_lost_on_both_sides_in_seconds():
+    stage = ScriptedStage()
+    async with (
+        stage_served(stage) as address,
+        Wire(address) as wire,
+        reading(steps_of(wire.address)) as steps,
+        asyncio.timeout(2 * DEADLINE_S),
+    ):
+        await steps.next()
+        wire.silence()
+        with pytest.raises(NodeLost, match=r"attic \(127\.0\.0\.1:\d+\) did not answer"):
+            await steps.next()
+        await until(lambda: not stage.num_open, "the stage has noticed it too")
+
+
+async def test_a_stream_from_where_nothing_listens_is_refused():
+    async with stage_served(ScriptedStage()) as address:
         pass
-    with pipe_to(Hop("attic", address)) as pipe:
-        pipe.send(StepMessage(Step(Epoch(1), 0)))
-        async with asyncio.timeout(DEADLINE_S):
-            with pytest.raises(ConnectionRefused, match=r"attic \(127\.0\.0\.1:\d+\) refuses connections"):
-                await pipe.wait_ended()
+    async with reading(steps_of(address)) as steps, asyncio.timeout(DEADLINE_S):
+        with pytest.raises(ConnectionRefused, match=r"attic \(127\.0\.0\.1:\d+\) refuses connections"):
+            await steps.next()
 
 
-async def test_a_closed_pipe_leaves_neither_thread_nor_stream_and_says_nothing():
-    worker = ScriptedWorker()
-    async with served(worker) as address:
-        threads = set(threading.enumerate())
-        with pipe_to(Hop("attic", address)) as pipe:
-            pipe.send(StepMessage(Step(Epoch(1), 0)))
-            await until(lambda: worker.num_pipes, "the pipe is open")
-            assert set(threading.enumerate()) - threads
-        pipe.send(StepMessage(Step(Epoch(1), 1)))
-        await until(lambda: not worker.num_pipes, "the other side sees its end")
-        await until(lambda: not set(threading.enumerate()) - threads, "its threads are gone")
-        assert not pipe.ended.done()
+async def test_a_closed_stream_says_nothing_and_the_stage_knows():
+    stage = ScriptedStage()
+    async with stage_served(stage) as address, reading(steps_of(address)) as steps, asyncio.timeout(DEADLINE_S):
+        await steps.next()
+        assert stage.num_open == 1
+        steps.stream.close()
+        assert await steps.items.get() is None
+        await until(lambda: not stage.num_open, "the stage sees its end")
 
 
-async def test_a_pipe_that_was_never_used_opens_nothing():
-    worker = ScriptedWorker()
-    async with served(worker) as address:
-        with pipe_to(Hop("attic", address)) as pipe:
-            pass
-        pipe.send(StepMessage(Step(Epoch(1), 0)))
-        assert not pipe.ended.done()
-        assert worker.num_steps == 0
+async def test_a_stream_that_is_closed_before_it_is_read_opens_nothing():
+    stage = ScriptedStage()
+    async with stage_served(stage) as address:
+        stream = steps_of(address)
+        stream.close()
+        assert list(stream) == []
+    assert stage.num_open == 0
 
 
-async def test_a_stream_that_ends_while_it_is_written_to_says_why():
+async def test_what_was_sent_before_an_error_arrives_before_it():
     """Often enough for the end to come in the midst of a write."""
-    worker = ScriptedWorker(StaleEpoch("a step of epoch 1 came to epoch 2"))
-    async with served(worker) as address:
-        for _ in range(500):
-            with pipe_to(Hop("attic", address)) as pipe:
-                sending = asyncio.ensure_future(_send_until_it_ends(pipe))
+    stage = ScriptedStage(StaleEpoch("a step of epoch 1 came to epoch 2"), num_steps=40)
+    async with stage_served(stage) as address:
+        for _ in range(50):
+            async with reading(steps_of(address)) as steps, asyncio.timeout(DEADLINE_S):
+                assert [(await steps.next()).step.step_id for _ in range(40)] == list(range(40))
                 with pytest.raises(StaleEpoch, match="came to epoch 2"):
-                    await pipe.wait_ended()
-                await sending
+                    await steps.next()
+        await until(lambda: not stage.num_open, "the stage has heard of every end")
 
 
-async def _send_until_it_ends(pipe: Pipe) -> None:
-    tensor = HiddenStates("float32", 8, 1024, bytes(32768))
-    while not pipe.ended.done():
-        pipe.send(StepMessage(Step(Epoch(1), 0), tensor))
-        await asyncio.sleep(0)
+async def test_a_stream_that_is_refused_breaks_nothing_off():
+    stage = ScriptedStage()
+    async with stage_served(stage) as address, reading(steps_of(address)) as steps, asyncio.timeout(DEADLINE_S):
+        await steps.next()
+        async with reading(steps_of(address, Epoch(2))) as stale:
+            with pytest.raises(StaleEpoch, match="no stage of epoch 2"):
+                await stale.next()
+        async with reading(results_from(Hop("attic", address), EPOCH, max_message_bytes=2**20)) as results:
+            with pytest.raises(MalformedMessage, match="there are none here"):
+                await results.next()
+        assert stage.num_open == 1
+
+
+async def test_a_stage_server_that_stops_looks_lost():
+    stage = ScriptedStage()
+    server = create_stage_server(stage, max_message_bytes=2**20)
+    port = bind(server, "127.0.0.1", 0)
+    server.start()
+    async with reading(steps_of(f"127.0.0.1:{port}")) as steps, asyncio.timeout(DEADLINE_S):
+        await steps.next()
+        await asyncio.to_thread(server.stop(grace=None).wait)
+        with pytest.raises(NodeLost, match="attic"):
+            await steps.next()
 
 
 async def test_a_server_that_stops_looks_lost_and_not_as_if_this_side_had_cancelled():
@@ -296,12 +364,8 @@ async def test_a_server_that_stops_looks_lost_and_not_as_if_this_side_had_cancel
     async with client_of(f"127.0.0.1:{port}") as client:
         tokens = client.generate(REQUEST)
         await anext(tokens)
-        waiting = [
-            asyncio.ensure_future(one)
-            for one in (_send_a_step(client.hop), anext(tokens), client.connect(ORDER, timeout_s=DEADLINE_S))
-        ]
-        await until(lambda: worker.num_steps, "the step has arrived")
-        await asyncio.sleep(0)
+        waiting = [asyncio.ensure_future(one) for one in (anext(tokens), client.connect(ORDER, timeout_s=DEADLINE_S))]
+        await until(lambda: worker.num_connects, "the call has arrived")
         await server.stop(grace=None)
         for one in waiting:
             with pytest.raises(NodeLost, match="attic"):

@@ -1,30 +1,24 @@
-"""A real last stage, with the test in place of those before it: whatever it is sent, it refuses and goes on."""
+"""A real last stage, with the test in place of those around it: whatever it is sent, it refuses and lives on."""
 
 from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
-import grpc
 import pytest
 import pytest_asyncio
 
-from exo_lite.domain.errors import ExoLiteError, MalformedMessage, MalformedStep, NodeLost, NotReady, StaleEpoch
+from exo_lite.domain.errors import ExoLiteError, MalformedMessage, MalformedStep, NodeLost, StaleEpoch
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
-from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.request import Sampling
 from exo_lite.domain.step import Admission, Step, StepMessage, StepResult
-from exo_lite.domain.trace import RequestTrace
-from exo_lite.transport.channels import bind, create_server, open_channel
-from exo_lite.transport.errors import errors_from_status
+from exo_lite.transport.in_stream import results_from, steps_from
 from exo_lite.transport.step_codec import step_to_proto
 from exo_lite.transport.v1 import worker_pb2
-from exo_lite.transport.v1.worker_pb2_grpc import WorkerStub
-from exo_lite.transport.worker_server import serve_worker
 from tests.integration.real_workers import (
     CONTEXT_LENGTH,
     HIDDEN_SIZE,
@@ -37,73 +31,66 @@ from tests.integration.real_workers import (
     next_epoch,
     running,
 )
+from tests.stages import RawStage, Read, raw_stage, reading
+from tests.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
 DEADLINE_S = 10.0
-Pipe = grpc.aio.StreamUnaryCall[worker_pb2.StepMessage, worker_pb2.StreamEnd]
 
 NUM_TOKENS = 3
 SOUND_VALUES = [0.25] * (NUM_TOKENS * HIDDEN_SIZE)
 
 
 @dataclass
-class ScriptedHead:
-    """Writes down the results that reach it."""
-
-    results: asyncio.Queue[StepResult] = field(default_factory=asyncio.Queue)
-
-    def status(self) -> ShardStatus:
-        raise NotReady("nobody asks")
-
-    async def on_connect(self, order: ConnectOrder) -> None:
-        raise NotReady("nobody connects")
-
-    def traces(self) -> tuple[RequestTrace, ...]:
-        raise NotReady("nobody looks")
-
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
-        raise NotReady("nobody prompts")
-
-    async def on_steps(self, messages: AsyncIterator[StepMessage]) -> None:
-        raise NotReady("nobody is before the head")
-
-    async def on_results(self, results: AsyncIterator[StepResult]) -> None:
-        async for result in results:
-            self.results.put_nowait(result)
-
-
-@dataclass
 class Tail:
-    """A joined last stage that the test feeds."""
+    """A last stage that the test feeds, and whose results it reads."""
 
     worker: RunningWorker
-    head: ScriptedHead
-    epoch: Epoch
+    epoch: Epoch = field(default=Epoch(0), init=False)
+    front: RawStage = field(init=False)
+    results: Read[StepResult] = field(init=False)
+    _joined: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
+
+    async def join(self) -> None:
+        """As the second of two stages, in an epoch of its own."""
+        await self._joined.aclose()
+        self.epoch = next_epoch()
+        self.front = await self._joined.enter_async_context(raw_stage())
+        await self.worker.process.connect(self.order(self.epoch))
+        stream = results_from(self.worker.stream_hop, self.epoch, max_message_bytes=2**26)
+        self.results = await self._joined.enter_async_context(reading(stream))
+
+    def order(self, epoch: Epoch) -> ConnectOrder:
+        return ConnectOrder(MODEL, epoch, 1, 2, Hop("front", self.front.address), tail=None, next_name="front")
+
+    async def aclose(self) -> None:
+        await self._joined.aclose()
+
+    def send(self, message: worker_pb2.StepMessage) -> None:
+        self.front.messages.put(message.SerializeToString())
 
     async def result_of(self, message: worker_pb2.StepMessage) -> StepResult:
         """Of a step that goes through in one way or the other."""
-        async with self.pipe([message]), asyncio.timeout(DEADLINE_S):
-            while (result := await self.head.results.get()).step_id != message.step_id:
+        self.send(message)
+        async with asyncio.timeout(DEADLINE_S):
+            while (result := await self.results.next()).step_id != message.step_id:
                 continue
             return result
 
     async def refusal_of(self, message: worker_pb2.StepMessage) -> ExoLiteError:
-        """Of a message that ends its stream."""
-        with pytest.raises(ExoLiteError) as refused, errors_from_status("tail"):
-            async with self.pipe([message]) as call, asyncio.timeout(DEADLINE_S):
-                await call
-        return refused.value
+        """Of a message that ends the stream, as whoever waits for results gets it."""
+        self.send(message)
+        return await self.end()
 
-    @asynccontextmanager
-    async def pipe(self, messages: list[worker_pb2.StepMessage]) -> AsyncIterator[Pipe]:
-        """An open stream with these messages in it."""
-        async with open_channel(self.worker.hop.address, max_message_bytes=2**26) as channel:
-            call: Pipe = WorkerStub(channel).Pipe()
-            for message in messages:
-                await call.write(message)
-            yield call
-            call.cancel()
+    async def end(self) -> ExoLiteError:
+        """What ends the results."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                try:
+                    await self.results.next()
+                except ExoLiteError as error:
+                    return error
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -116,17 +103,9 @@ async def back(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runnin
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def tail(back: RunningWorker) -> AsyncIterator[Tail]:
-    """It as the second stage of two, in an epoch of its own, with the test as the first."""
-    head, server = ScriptedHead(), create_server()
-    serve_worker(server, head)
-    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
-    await server.start()
-    epoch = next_epoch()
-    await back.process.connect(ConnectOrder(MODEL, epoch, 1, 2, next=None, head=Hop("front", address)))
-    try:
-        yield Tail(back, head, epoch)
-    finally:
-        await server.stop(grace=None)
+    async with aclosing(Tail(back)) as joined:
+        await joined.join()
+        yield joined
 
 
 def hidden_states(values: list[float] | None = None) -> worker_pb2.HiddenStates:
@@ -160,7 +139,14 @@ async def check_alive(tail: Tail) -> None:
     result = await tail.result_of(sound_step(tail, step_id=1000))
     assert result.failure is None
     assert [one.slot for one in result.tokens] == [0]
-    assert tail.worker.program().is_running()
+
+
+async def check_joins_anew(tail: Tail) -> None:
+    """The same program takes a place in the next epoch, and nothing of the one before is left there."""
+    program = tail.worker.program()
+    await tail.join()
+    await check_alive(tail)
+    assert tail.worker.program() == program
 
 
 def _short(message: worker_pb2.StepMessage) -> None:
@@ -192,13 +178,14 @@ def _unknown_type(message: worker_pb2.StepMessage) -> None:
 
 
 @pytest.mark.parametrize("damage", [_short, _long, _more_tokens, _huge, _no_type, _another_type, _unknown_type])
-async def test_a_tensor_that_is_not_what_it_says_ends_its_stream(
+async def test_a_tensor_that_is_not_what_it_says_ends_the_streams_on_both_sides(
     tail: Tail, damage: Callable[[worker_pb2.StepMessage], None]
 ):
     message = sound_step(tail)
     damage(message)
     assert isinstance(await tail.refusal_of(message), MalformedStep)
-    await check_alive(tail)
+    assert await asyncio.to_thread(tail.front.is_over.wait, DEADLINE_S)
+    await check_joins_anew(tail)
 
 
 def _position(message: worker_pb2.StepMessage) -> None:
@@ -302,54 +289,78 @@ async def test_values_that_overflow_on_the_way_fail_the_step_or_stay_finite(tail
 async def test_steps_before_a_malformed_one_are_computed(tail: Tail):
     malformed = sound_step(tail, step_id=3)
     _short(malformed)
-    async with tail.pipe([sound_step(tail, step_id=2), malformed]) as call:
-        with pytest.raises(MalformedStep), errors_from_status("tail"):
-            await call
+    tail.send(sound_step(tail, step_id=2))
+    tail.send(malformed)
     async with asyncio.timeout(DEADLINE_S):
-        assert (await tail.head.results.get()).step_id == 2
-    await check_alive(tail)
+        assert (await tail.results.next()).step_id == 2
+    assert isinstance(await tail.end(), MalformedStep)
 
 
 async def test_a_step_of_another_epoch_is_stale(tail: Tail):
-    for epoch in (0, tail.epoch - 1, tail.epoch + 1, 2**64 - 1):
+    for difference in (-1, 1, 2**40):
         message = sound_step(tail)
-        message.epoch = epoch
-        assert isinstance(await tail.refusal_of(message), StaleEpoch)
-    await check_alive(tail)
+        message.epoch += difference
+        refused = await tail.refusal_of(message)
+        assert isinstance(refused, StaleEpoch)
+        assert str(refused) == f"a step of epoch {message.epoch} came to stage 1 of epoch {tail.epoch}"
+        await check_joins_anew(tail)
 
 
-async def test_bytes_that_are_no_message_end_their_call_only(tail: Tail):
-    async with open_channel(tail.worker.hop.address) as channel:
-        call: grpc.aio.StreamUnaryCall[bytes, bytes] = channel.stream_unary("/exo_lite.transport.v1.Worker/Pipe")()
-        await call.write(b"\xff" * 50)
-        with pytest.raises(grpc.aio.AioRpcError):
-            await call
-    await check_alive(tail)
+async def test_bytes_that_are_no_message_end_the_epoch_and_name_who_sent_them(tail: Tail):
+    tail.front.messages.put(b"\xff" * 50)
+    refused = await tail.end()
+    assert isinstance(refused, NodeLost)
+    assert f"front ({tail.front.address})" in str(refused)
+    await check_joins_anew(tail)
 
 
-async def test_a_message_beyond_the_limit_ends_its_call_only(tail: Tail):
+async def test_a_message_beyond_the_limit_ends_the_epoch_and_says_so(tail: Tail):
     message = sound_step(tail)
     message.hidden_states.data = bytes(2**24)
     refused = await tail.refusal_of(message)
+    assert f"front ({tail.front.address})" in str(refused)
     assert "RESOURCE_EXHAUSTED" in str(refused)
+    await check_joins_anew(tail)
+
+
+async def test_the_last_stage_has_no_steps_for_anybody(tail: Tail):
+    async with reading(steps_from(tail.worker.stream_hop, tail.epoch, max_message_bytes=2**20)) as read:
+        with pytest.raises(MalformedMessage, match="stage 1 of 2 computes no such thing"):
+            await read.next()
     await check_alive(tail)
 
 
-async def test_results_do_not_belong_at_the_last_stage(tail: Tail):
-    async with open_channel(tail.worker.hop.address) as channel:
-        call = WorkerStub(channel).Results()
-        await call.write(worker_pb2.StepResult(epoch=tail.epoch, step_id=1))
-        with pytest.raises(MalformedMessage, match="stage 1 is not the head"), errors_from_status("tail"):
-            await call
+async def test_what_goes_to_one_goes_to_nobody_else(tail: Tail):
+    await check_alive(tail)
+    for _ in range(20):  # more than there are threads for streams
+        async with reading(results_from(tail.worker.stream_hop, tail.epoch, max_message_bytes=2**20)) as read:
+            with pytest.raises(MalformedMessage, match=f"in epoch {tail.epoch} goes to somebody already"):
+                await read.next()
     await check_alive(tail)
 
 
-async def test_after_a_new_connect_nothing_of_the_old_epoch_is_left(tail: Tail, back: RunningWorker):
+async def test_another_epochs_results_are_nobodys(tail: Tail):
+    for epoch in (0, tail.epoch - 1, tail.epoch + 1, 2**64 - 1):
+        async with reading(results_from(tail.worker.stream_hop, Epoch(epoch), max_message_bytes=2**20)) as read:
+            with pytest.raises(StaleEpoch, match=f"back is stage 1 of epoch {tail.epoch}"):
+                await read.next()
+    await check_alive(tail)
+
+
+async def test_after_a_new_connect_nothing_of_the_old_epoch_is_left(tail: Tail):
     assert (await tail.result_of(sound_step(tail))).failure is None
-    order = ConnectOrder(MODEL, next_epoch(), 1, 2, next=None, head=Hop("nobody", "127.0.0.1:9"))
-    async with tail.pipe([sound_step(tail, step_id=2)]) as call:
-        async with asyncio.timeout(DEADLINE_S):
-            await tail.head.results.get()
-        await back.process.connect(order)
-        with pytest.raises(NodeLost, match=f"changed to epoch {order.epoch}"), errors_from_status("tail"):
-            await call
+    epoch = next_epoch()
+    await tail.worker.process.connect(tail.order(epoch))
+    ended = await tail.end()
+    assert isinstance(ended, NodeLost)
+    assert f"changed to epoch {epoch}" in str(ended)
+    assert await asyncio.to_thread(tail.front.is_over.wait, DEADLINE_S)
+
+
+async def test_whoever_stops_taking_ends_the_epoch_and_is_named(tail: Tail):
+    await check_alive(tail)
+    tail.results.stream.close()
+    assert await asyncio.to_thread(tail.front.is_over.wait, DEADLINE_S)
+    said = await until(lambda: tail.worker.status.error, "the worker says what broke")
+    assert said == "front takes no more of what stage 1 computes: its stream has broken off"
+    await check_joins_anew(tail)

@@ -166,6 +166,7 @@ class ShardStatus(_message.Message):
     NUM_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     NUM_FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    STREAM_ADDRESS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     state: _builtins.str
     progress: _builtins.float
@@ -184,6 +185,7 @@ class ShardStatus(_message.Message):
     idle_s: _builtins.float
     num_kv_blocks: _builtins.int
     num_free_kv_blocks: _builtins.int
+    stream_address: _builtins.str
     @_builtins.property
     def shard(self) -> Global___Shard: ...
     @_builtins.property
@@ -211,10 +213,11 @@ class ShardStatus(_message.Message):
         num_kv_blocks: _builtins.int = ...,
         num_free_kv_blocks: _builtins.int = ...,
         counts: Global___ServingCounts | None = ...,
+        stream_address: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "compute_ms", b"compute_ms", "counts", b"counts", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "worker_address", b"worker_address"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_address", b"_stream_address", "_worker_address", b"_worker_address", "compute_ms", b"compute_ms", "counts", b"counts", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "stream_address", b"stream_address", "worker_address", b"worker_address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_worker_address", b"_worker_address", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "counts", b"counts", "epoch", b"epoch", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_address", b"worker_address", "working_bytes", b"working_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_address", b"_stream_address", "_worker_address", b"_worker_address", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "counts", b"counts", "epoch", b"epoch", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "stream_address", b"stream_address", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_address", b"worker_address", "working_bytes", b"working_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_ms: _TypeAlias = _typing.Literal["compute_ms"]  # noqa: Y015
     _WhichOneofArgType__compute_ms: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms"]  # noqa: Y015
@@ -226,6 +229,8 @@ class ShardStatus(_message.Message):
     _WhichOneofArgType__idle_s: _TypeAlias = _typing.Literal["_idle_s", b"_idle_s"]  # noqa: Y015
     _WhichOneofReturnType__proof_age_s: _TypeAlias = _typing.Literal["proof_age_s"]  # noqa: Y015
     _WhichOneofArgType__proof_age_s: _TypeAlias = _typing.Literal["_proof_age_s", b"_proof_age_s"]  # noqa: Y015
+    _WhichOneofReturnType__stream_address: _TypeAlias = _typing.Literal["stream_address"]  # noqa: Y015
+    _WhichOneofArgType__stream_address: _TypeAlias = _typing.Literal["_stream_address", b"_stream_address"]  # noqa: Y015
     _WhichOneofReturnType__worker_address: _TypeAlias = _typing.Literal["worker_address"]  # noqa: Y015
     _WhichOneofArgType__worker_address: _TypeAlias = _typing.Literal["_worker_address", b"_worker_address"]  # noqa: Y015
     @_typing.overload
@@ -238,6 +243,8 @@ class ShardStatus(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__idle_s) -> _WhichOneofReturnType__idle_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__proof_age_s) -> _WhichOneofReturnType__proof_age_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_address) -> _WhichOneofReturnType__stream_address | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_address) -> _WhichOneofReturnType__worker_address | None: ...
 

@@ -319,19 +319,22 @@ class ConnectRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     NUM_STAGES_FIELD_NUMBER: _builtins.int
-    NEXT_FIELD_NUMBER: _builtins.int
-    HEAD_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    NEXT_NAME_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     epoch: _builtins.int
     stage: _builtins.int
     num_stages: _builtins.int
+    next_name: _builtins.str
+    """of the node that what comes out goes to"""
     @_builtins.property
-    def next(self) -> Global___Hop:
-        """absent on the last stage"""
+    def previous(self) -> Global___Hop:
+        """absent on the first stage"""
 
     @_builtins.property
-    def head(self) -> Global___Hop:
-        """present on the last stage of several"""
+    def tail(self) -> Global___Hop:
+        """present on the first stage of several"""
 
     def __init__(
         self,
@@ -340,21 +343,22 @@ class ConnectRequest(_message.Message):
         epoch: _builtins.int = ...,
         stage: _builtins.int = ...,
         num_stages: _builtins.int = ...,
-        next: Global___Hop | None = ...,
-        head: Global___Hop | None = ...,
+        previous: Global___Hop | None = ...,
+        tail: Global___Hop | None = ...,
+        next_name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_head", b"_head", "_next", b"_next", "head", b"head", "next", b"next"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_previous", b"_previous", "_tail", b"_tail", "previous", b"previous", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_head", b"_head", "_next", b"_next", "epoch", b"epoch", "head", b"head", "model_id", b"model_id", "next", b"next", "num_stages", b"num_stages", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_previous", b"_previous", "_tail", b"_tail", "epoch", b"epoch", "model_id", b"model_id", "next_name", b"next_name", "num_stages", b"num_stages", "previous", b"previous", "stage", b"stage", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__head: _TypeAlias = _typing.Literal["head"]  # noqa: Y015
-    _WhichOneofArgType__head: _TypeAlias = _typing.Literal["_head", b"_head"]  # noqa: Y015
-    _WhichOneofReturnType__next: _TypeAlias = _typing.Literal["next"]  # noqa: Y015
-    _WhichOneofArgType__next: _TypeAlias = _typing.Literal["_next", b"_next"]  # noqa: Y015
+    _WhichOneofReturnType__previous: _TypeAlias = _typing.Literal["previous"]  # noqa: Y015
+    _WhichOneofArgType__previous: _TypeAlias = _typing.Literal["_previous", b"_previous"]  # noqa: Y015
+    _WhichOneofReturnType__tail: _TypeAlias = _typing.Literal["tail"]  # noqa: Y015
+    _WhichOneofArgType__tail: _TypeAlias = _typing.Literal["_tail", b"_tail"]  # noqa: Y015
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__head) -> _WhichOneofReturnType__head | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__previous) -> _WhichOneofReturnType__previous | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__next) -> _WhichOneofReturnType__next | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail) -> _WhichOneofReturnType__tail | None: ...
 
 Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
 

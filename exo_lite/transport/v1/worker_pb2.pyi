@@ -141,19 +141,23 @@ class StepTrace(_message.Message):
 Global___StepTrace: _TypeAlias = StepTrace  # noqa: Y015
 
 @_typing.final
-class StreamEnd(_message.Message):
+class StreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
     def __init__(
         self,
+        *,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StreamEnd: _TypeAlias = StreamEnd  # noqa: Y015
+Global___StreamRequest: _TypeAlias = StreamRequest  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
@@ -533,8 +537,11 @@ class StepMessage(_message.Message):
     HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    SENT_AT_S_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     step_id: _builtins.int
+    sent_at_s: _builtins.float
+    """by the sender's own clock"""
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceChunk]: ...
     @_builtins.property
@@ -557,10 +564,11 @@ class StepMessage(_message.Message):
         hidden_states: Global___HiddenStates | None = ...,
         timings: _abc.Iterable[Global___StageTiming] | None = ...,
         failure: Global___Failure | None = ...,
+        sent_at_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "_hidden_states", b"_hidden_states", "failure", b"failure", "hidden_states", b"hidden_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "_hidden_states", b"_hidden_states", "admissions", b"admissions", "chunks", b"chunks", "epoch", b"epoch", "failure", b"failure", "hidden_states", b"hidden_states", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "_hidden_states", b"_hidden_states", "admissions", b"admissions", "chunks", b"chunks", "epoch", b"epoch", "failure", b"failure", "hidden_states", b"hidden_states", "sent_at_s", b"sent_at_s", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__failure: _TypeAlias = _typing.Literal["failure"]  # noqa: Y015
     _WhichOneofArgType__failure: _TypeAlias = _typing.Literal["_failure", b"_failure"]  # noqa: Y015

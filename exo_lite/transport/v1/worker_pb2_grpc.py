@@ -56,16 +56,6 @@ class WorkerStub:
                 request_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.Token.FromString,
                 _registered_method=True)
-        self.Pipe = channel.stream_unary(
-                '/exo_lite.transport.v1.Worker/Pipe',
-                request_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepMessage.SerializeToString,
-                response_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamEnd.FromString,
-                _registered_method=True)
-        self.Results = channel.stream_unary(
-                '/exo_lite.transport.v1.Worker/Results',
-                request_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepResult.SerializeToString,
-                response_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamEnd.FromString,
-                _registered_method=True)
 
 
 class WorkerServicer:
@@ -97,20 +87,6 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Pipe(self, request_iterator, context):
-        """From the stage before: one long-lived stream of steps.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Results(self, request_iterator, context):
-        """From the tail to the head: one long-lived stream of sampled tokens.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,16 +109,6 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.GenerateRequest.FromString,
                     response_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.Token.SerializeToString,
-            ),
-            'Pipe': grpc.stream_unary_rpc_method_handler(
-                    servicer.Pipe,
-                    request_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepMessage.FromString,
-                    response_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamEnd.SerializeToString,
-            ),
-            'Results': grpc.stream_unary_rpc_method_handler(
-                    servicer.Results,
-                    request_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepResult.FromString,
-                    response_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamEnd.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,8 +229,74 @@ class Worker:
             metadata,
             _registered_method=True)
 
+
+class StageStub:
+    """To a stage, at a port of its own, from the one that comes after it: long-lived streams, one for each epoch.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Steps = channel.unary_stream(
+                '/exo_lite.transport.v1.Stage/Steps',
+                request_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamRequest.SerializeToString,
+                response_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepMessage.FromString,
+                _registered_method=True)
+        self.Results = channel.unary_stream(
+                '/exo_lite.transport.v1.Stage/Results',
+                request_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamRequest.SerializeToString,
+                response_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepResult.FromString,
+                _registered_method=True)
+
+
+class StageServicer:
+    """To a stage, at a port of its own, from the one that comes after it: long-lived streams, one for each epoch.
+    """
+
+    def Steps(self, request, context):
+        """From the next stage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Results(self, request, context):
+        """To the tail, from the head.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StageServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Steps': grpc.unary_stream_rpc_method_handler(
+                    servicer.Steps,
+                    request_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamRequest.FromString,
+                    response_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepMessage.SerializeToString,
+            ),
+            'Results': grpc.unary_stream_rpc_method_handler(
+                    servicer.Results,
+                    request_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamRequest.FromString,
+                    response_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepResult.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'exo_lite.transport.v1.Stage', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('exo_lite.transport.v1.Stage', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Stage:
+    """To a stage, at a port of its own, from the one that comes after it: long-lived streams, one for each epoch.
+    """
+
     @staticmethod
-    def Pipe(request_iterator,
+    def Steps(request,
             target,
             options=(),
             channel_credentials=None,
@@ -274,12 +306,12 @@ class Worker:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
-            request_iterator,
+        return grpc.experimental.unary_stream(
+            request,
             target,
-            '/exo_lite.transport.v1.Worker/Pipe',
-            exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepMessage.SerializeToString,
-            exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamEnd.FromString,
+            '/exo_lite.transport.v1.Stage/Steps',
+            exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamRequest.SerializeToString,
+            exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepMessage.FromString,
             options,
             channel_credentials,
             insecure,
@@ -291,7 +323,7 @@ class Worker:
             _registered_method=True)
 
     @staticmethod
-    def Results(request_iterator,
+    def Results(request,
             target,
             options=(),
             channel_credentials=None,
@@ -301,12 +333,12 @@ class Worker:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
-            request_iterator,
+        return grpc.experimental.unary_stream(
+            request,
             target,
-            '/exo_lite.transport.v1.Worker/Results',
-            exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepResult.SerializeToString,
-            exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamEnd.FromString,
+            '/exo_lite.transport.v1.Stage/Results',
+            exo__lite_dot_transport_dot_v1_dot_worker__pb2.StreamRequest.SerializeToString,
+            exo__lite_dot_transport_dot_v1_dot_worker__pb2.StepResult.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,10 +39,6 @@ class WorkerStub:
     """To the head: where the time of its last requests went."""
     Generate: _grpc.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.Token]
     """To the head: a prompt's tokens in, the answer's tokens out."""
-    Pipe: _grpc.StreamUnaryMultiCallable[_worker_pb2.StepMessage, _worker_pb2.StreamEnd]
-    """From the stage before: one long-lived stream of steps."""
-    Results: _grpc.StreamUnaryMultiCallable[_worker_pb2.StepResult, _worker_pb2.StreamEnd]
-    """From the tail to the head: one long-lived stream of sampled tokens."""
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -53,10 +49,6 @@ class WorkerAsyncStub(WorkerStub):
     """To the head: where the time of its last requests went."""
     Generate: _aio.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.Token]  # type: ignore[assignment]
     """To the head: a prompt's tokens in, the answer's tokens out."""
-    Pipe: _aio.StreamUnaryMultiCallable[_worker_pb2.StepMessage, _worker_pb2.StreamEnd]  # type: ignore[assignment]
-    """From the stage before: one long-lived stream of steps."""
-    Results: _aio.StreamUnaryMultiCallable[_worker_pb2.StepResult, _worker_pb2.StreamEnd]  # type: ignore[assignment]
-    """From the tail to the head: one long-lived stream of sampled tokens."""
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -89,20 +81,47 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.Token], _abc.AsyncIterator[_worker_pb2.Token]]:
         """To the head: a prompt's tokens in, the answer's tokens out."""
 
+def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class StageStub:
+    """To a stage, at a port of its own, from the one that comes after it: long-lived streams, one for each epoch."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> StageAsyncStub: ...
+    Steps: _grpc.UnaryStreamMultiCallable[_worker_pb2.StreamRequest, _worker_pb2.StepMessage]
+    """From the next stage."""
+    Results: _grpc.UnaryStreamMultiCallable[_worker_pb2.StreamRequest, _worker_pb2.StepResult]
+    """To the tail, from the head."""
+
+@_typing.type_check_only
+class StageAsyncStub(StageStub):
+    """To a stage, at a port of its own, from the one that comes after it: long-lived streams, one for each epoch."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Steps: _aio.UnaryStreamMultiCallable[_worker_pb2.StreamRequest, _worker_pb2.StepMessage]  # type: ignore[assignment]
+    """From the next stage."""
+    Results: _aio.UnaryStreamMultiCallable[_worker_pb2.StreamRequest, _worker_pb2.StepResult]  # type: ignore[assignment]
+    """To the tail, from the head."""
+
+class StageServicer(metaclass=_abc_1.ABCMeta):
+    """To a stage, at a port of its own, from the one that comes after it: long-lived streams, one for each epoch."""
+
     @_abc_1.abstractmethod
-    def Pipe(
+    def Steps(
         self,
-        request_iterator: _MaybeAsyncIterator[_worker_pb2.StepMessage],
+        request: _worker_pb2.StreamRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.StreamEnd, _abc.Awaitable[_worker_pb2.StreamEnd]]:
-        """From the stage before: one long-lived stream of steps."""
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.StepMessage], _abc.AsyncIterator[_worker_pb2.StepMessage]]:
+        """From the next stage."""
 
     @_abc_1.abstractmethod
     def Results(
         self,
-        request_iterator: _MaybeAsyncIterator[_worker_pb2.StepResult],
+        request: _worker_pb2.StreamRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.StreamEnd, _abc.Awaitable[_worker_pb2.StreamEnd]]:
-        """From the tail to the head: one long-lived stream of sampled tokens."""
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.StepResult], _abc.AsyncIterator[_worker_pb2.StepResult]]:
+        """To the tail, from the head."""
 
-def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_StageServicer_to_server(servicer: StageServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

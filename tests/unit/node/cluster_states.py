@@ -53,6 +53,7 @@ def shard_status(
     assigned_epoch: Epoch = EPOCH,
     epoch: Epoch = EPOCH,
     worker_address: str | None = "10.0.0.9:7",
+    stream_address: str | None = "10.0.0.9:17",
     error: str | None = None,
 ) -> ShardStatus:
     return ShardStatus(
@@ -65,6 +66,7 @@ def shard_status(
         kv_cache_bytes=20,
         working_bytes=3,
         worker_address=worker_address,
+        stream_address=stream_address,
         error=error,
     )
 
@@ -98,4 +100,8 @@ def two_nodes(
 
 
 def both_ready(*, state: InstanceState = "ready") -> ClusterState:
-    return two_nodes(shard_status(FIRST), shard_status(SECOND, worker_address="10.0.0.8:6"), state=state)
+    return two_nodes(
+        shard_status(FIRST),
+        shard_status(SECOND, worker_address="10.0.0.8:6", stream_address="10.0.0.8:16"),
+        state=state,
+    )

@@ -197,23 +197,25 @@ def test_words_on_another_model_or_epoch_are_not_this_parts():
 
 def test_orders_go_to_the_last_stage_first_and_name_the_neighbours():
     state = both_ready()
-    first, second = Hop("node-a", "10.0.0.9:7"), Hop("node-b", "10.0.0.8:6")
+    first, second = Hop("node-a", "10.0.0.9:17"), Hop("node-b", "10.0.0.8:16")
     assert connect_orders(state, instance(FIRST, SECOND)) == [
-        ("b", ConnectOrder(MODEL, EPOCH, stage=1, num_stages=2, next=None, head=first)),
-        ("a", ConnectOrder(MODEL, EPOCH, stage=0, num_stages=2, next=second, head=None)),
+        ("b", ConnectOrder(MODEL, EPOCH, 1, 2, previous=first, tail=None, next_name="node-a")),
+        ("a", ConnectOrder(MODEL, EPOCH, 0, 2, previous=None, tail=second, next_name="node-b")),
     ]
 
 
-def test_middle_stages_know_the_next_and_a_single_one_knows_nobody():
+def test_each_stage_knows_the_one_before_and_a_single_one_knows_nobody():
     parts = (part("a", 0, 0), part("b", 1, 2), part("c", 3, 3))
     others = [member(node("b", shard_status(parts[1]))), member(node("c", shard_status(parts[2])))]
     three = cluster(node("a", shard_status(parts[0])), others, instance(*parts))
     orders = [order for _, order in connect_orders(three, instance(*parts))]
-    ends = [(order.stage, order.next is not None, order.head is not None) for order in orders]
-    assert ends == [(2, False, True), (1, True, False), (0, True, False)]
+    names = [
+        (order.stage, *(hop and hop.name for hop in (order.previous, order.tail)), order.next_name) for order in orders
+    ]
+    assert names == [(2, "node-b", None, "node-a"), (1, "node-a", None, "node-c"), (0, None, "node-c", "node-b")]
     alone = part("a", 0, 3)
     [(_, order)] = connect_orders(cluster(node("a", shard_status(alone)), [], instance(alone)), instance(alone))
-    assert (order.num_stages, order.next, order.head) == (1, None, None)
+    assert (order.num_stages, order.previous, order.tail) == (1, None, None)
 
 
 def test_an_offer_is_what_other_models_leave():

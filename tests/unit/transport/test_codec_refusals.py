@@ -119,8 +119,9 @@ def test_impossible_shards_samplings_and_ids_are_refused():
 
 def test_unset_optionals_are_none_and_not_zero():
     status = cluster_codec.shard_status_from_proto(cluster_codec.shard_status_to_proto(SHARD_STATUS))
-    optionals = (status.worker_address, status.compute_ms, status.hop_ms, status.proof_age_s, status.error)
-    assert optionals == (None, None, None, None, None)
+    optionals = (status.compute_ms, status.hop_ms, status.proof_age_s, status.error)
+    assert optionals == (None, None, None, None)
+    assert (status.worker_address, status.stream_address) == (None, None)
     assert step_codec.token_from_proto(worker_pb2.Token(index=1, token_id=2)).finish_reason is None
     bare = step_codec.step_from_proto(worker_pb2.StepMessage(epoch=1, chunks=[worker_pb2.SequenceChunk(num_tokens=1)]))
     assert (bare.hidden_states, bare.failure, bare.step.chunks[0].sample_index) == (None, None, None)

@@ -1,146 +1,243 @@
-"""A stage's session without a network: the test is its compute thread."""
+"""A stage's session without a network: the test takes what it computes, and moves its clock."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from threading import Lock, Thread
 
 import pytest
 
-from exo_lite.domain.errors import ExoLiteError, MalformedStep, NodeLost
+from exo_lite.domain.errors import ExoLiteError, MalformedMessage, MalformedStep, NodeLost, StaleEpoch
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Sampling
-from exo_lite.domain.step import SampledToken, SequenceChunk, StageTiming, Step, StepMessage, StepResult
+from exo_lite.domain.step import SampledToken, SequenceChunk, StageTiming, Step, StepMessage
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Scheduler
 from exo_lite.pipeline.stage import StageOutput
-from exo_lite.worker.session import MAX_WAITING_PER_STAGE, Session
+from exo_lite.worker import session as session_module
+from exo_lite.worker.session import Session
+from tests.waiting import until
 
 NOWHERE = Hop("nowhere", "127.0.0.1:9")
+EPOCH = Epoch(1)
 Compute = Callable[[StepMessage], StageOutput]
 
 
-class SentResults:
-    """In place of the stream to the head."""
+class Stream:
+    """In place of the one from another stage: what comes is the test's."""
 
     def __init__(self) -> None:
-        self.results: list[StepResult] = []
+        self.items: SimpleQueue[StepMessage | None] = SimpleQueue()
 
-    def send(self, result: StepResult) -> None:
-        self.results.append(result)
+    def __iter__(self) -> Iterator[StepMessage]:
+        return iter(self.items.get, None)
 
     def close(self) -> None:
-        pass
+        self.items.put(None)
 
 
 class Bench:
-    """A session whose steps are computed when the test says so."""
+    """A session of a stage, whose compute thread is whichever takes its outputs."""
 
     def __init__(self, compute: Compute, *, stage: int, num_stages: int) -> None:
-        order = ConnectOrder(ModelId("m"), Epoch(1), stage, num_stages, None, NOWHERE if stage else None)
-        self.jobs: list[Callable[[], None]] = []
+        is_head = stage == 0 < num_stages - 1
+        order = ConnectOrder(
+            ModelId("m"), EPOCH, stage, num_stages, NOWHERE if stage else None, NOWHERE if is_head else None, "attic"
+        )
         self.now_s = 0.0
-        self.session = Session(order, compute, self.jobs.append, max_message_bytes=2**20, clock=lambda: self.now_s)
-        self.sent = SentResults()
+        self.computing = Lock()
+        self.session = Session(order, compute, self.computing, max_message_bytes=2**20, clock=lambda: self.now_s)
+        self.before, self.tail = Stream(), Stream()
         if stage:
-            self.session._results_out = self.sent  # type: ignore[assignment]
+            self.session._steps_in = self.before  # type: ignore[assignment]
+        if is_head:
+            self.session._results_in = self.tail  # type: ignore[assignment]
 
-    def compute_all(self) -> None:
-        while self.jobs:
-            self.jobs.pop(0)()
+    def start(self) -> None:
+        num_stages = self.session.order.num_stages
+        scheduler = Scheduler(epoch=EPOCH, num_stages=num_stages, num_slots=2, context_length=64, vocab_size=100)
+        self.session.start(Head(scheduler, self.session.enqueue, num_stages=num_stages, clock=lambda: self.now_s))
 
 
-def later_stage(compute: Compute = lambda message: StageOutput()) -> Bench:
+def first_stage(compute: Compute) -> Bench:
+    return Bench(compute, stage=0, num_stages=2)
+
+
+def last_stage(compute: Compute) -> Bench:
     return Bench(compute, stage=1, num_stages=2)
 
 
-def whole_pipeline(compute: Compute) -> Bench:
-    bench = Bench(compute, stage=0, num_stages=1)
-    scheduler = Scheduler(epoch=Epoch(1), num_stages=1, num_slots=2, context_length=64, vocab_size=100)
-    bench.session.head = Head(scheduler, bench.session.enqueue, num_stages=1, clock=lambda: bench.now_s)
-    return bench
-
-
-async def steps(number: int) -> AsyncIterator[StepMessage]:
-    for step_id in range(number):
-        yield StepMessage(Step(Epoch(1), step_id))
+def nothing(message: StepMessage) -> StageOutput:
+    return StageOutput()
 
 
 def draw_five(message: StepMessage) -> StageOutput:
     return StageOutput(tokens=tuple(SampledToken(chunk.slot, 5) for chunk in message.step.chunks))
 
 
+def step(step_id: int, *, epoch: Epoch = EPOCH) -> Step:
+    return Step(epoch, step_id, chunks=(SequenceChunk(0, 0, 1),))
+
+
 def ask(bench: Bench, num_tokens: int) -> asyncio.Future[list[int]]:
     async def collect() -> list[int]:
         assert bench.session.head is not None
-        request = GenerateRequest(RequestId("r"), ModelId("m"), Epoch(1), 0, (1, 2), num_tokens, Sampling())
+        request = GenerateRequest(RequestId("r"), ModelId("m"), EPOCH, 0, (1, 2), num_tokens, Sampling())
         return [token.token_id async for token in bench.session.head.generate(request)]
 
     return asyncio.ensure_future(collect())
 
 
 async def test_a_pipeline_of_one_stage_feeds_itself():
-    bench = whole_pipeline(draw_five)
-    answer = ask(bench, 3)
-    while not answer.done():
-        bench.compute_all()
-        await asyncio.sleep(0)
-    assert answer.result() == [5, 5, 5]
+    bench = Bench(draw_five, stage=0, num_stages=1)
+    bench.start()
+    assert await ask(bench, 3) == [5, 5, 5]
+    bench.session.end(NodeLost("the test is over"))
 
 
-async def test_more_steps_than_a_sound_head_sends_end_their_stream():
-    bench, most = later_stage(), 2 * MAX_WAITING_PER_STAGE
-    with pytest.raises(MalformedStep, match=f"{most} steps wait at stage 1"):
-        await bench.session.take_steps(steps(most + 1))
-    assert len(bench.jobs) == most
-    bench.compute_all()
-    assert [result.step_id for result in bench.sent.results] == list(range(most))
-    await bench.session.take_steps(steps(most))
-    assert len(bench.jobs) == most
-
-
-async def test_steps_that_wait_when_the_session_ends_are_not_computed():
+def test_steps_that_wait_when_the_session_ends_are_not_computed():
     computed: list[StepMessage] = []
 
     def compute(message: StepMessage) -> StageOutput:
         computed.append(message)
         return StageOutput()
 
-    bench = later_stage(compute)
-    await bench.session.take_steps(steps(2))
+    bench = first_stage(compute)
+    outputs = bench.session.steps()
+    for step_id in range(3):
+        bench.session.enqueue(step(step_id))
+    assert next(outputs).step.step_id == 0
     bench.session.end(NodeLost("the placement changed"))
-    bench.compute_all()
-    assert computed == []
-    bench.session.enqueue(Step(Epoch(1), 3))
-    assert bench.jobs == []
     with pytest.raises(NodeLost, match="the placement changed"):
-        await bench.session.take_steps(steps(1))
+        next(outputs)
+    assert [message.step.step_id for message in computed] == [0]
+    with pytest.raises(NodeLost, match="the placement changed"):
+        bench.session.steps()
 
 
-async def test_only_the_computing_is_measured_as_such():
-    bench = later_stage(lambda message: _take(bench, 0.25))
-    bench.session.enqueue(Step(Epoch(1), 0, chunks=(SequenceChunk(0, 0, 1),)))
+async def test_a_step_that_waits_for_its_turn_is_not_computed_after_the_end():
+    """The next session may have reset the stage by then."""
+    computed: list[StepMessage] = []
+
+    def compute(message: StepMessage) -> StageOutput:
+        computed.append(message)
+        return StageOutput()
+
+    bench = first_stage(compute)
+    outputs, ended = bench.session.steps(), list[ExoLiteError]()
+
+    def take() -> None:
+        with pytest.raises(NodeLost) as raised:
+            next(outputs)
+        ended.append(raised.value)
+
+    thread = Thread(target=take, daemon=True)
+    with bench.computing:
+        thread.start()
+        bench.session.enqueue(step(0))
+        await until(lambda: bench.session._own_steps.empty(), "the step is taken")
+        bench.session.end(NodeLost("the placement changed"))
+    await until(lambda: ended, "whoever takes the steps hears of it")
+    assert computed == []
+
+
+def test_what_a_stage_computes_goes_to_one_only():
+    bench = first_stage(nothing)
+    with pytest.raises(MalformedMessage, match="stage 0 of 2 computes no such thing"):
+        bench.session.results()
+    bench.session.steps()
+    with pytest.raises(MalformedMessage, match="goes to somebody already"):
+        bench.session.steps()
+
+
+def test_only_the_computing_is_measured_as_such():
+    bench = first_stage(lambda message: _take(bench, 0.25))
+    bench.session.enqueue(step(0))
     bench.now_s += 3.0  # in the queue
-    bench.compute_all()
+    message = next(bench.session.steps())
     assert bench.session.compute_ms == pytest.approx(250.0)
-    assert [result.timings for result in bench.sent.results] == [(StageTiming(3000.0, 250.0),)]
+    assert message.timings == (StageTiming(3000.0, 250.0),)
+    assert message.sent_at_s == 3.25
+
+
+def test_what_a_step_waited_beyond_the_usual_way_was_for_this_stage():
+    """The other stage's clock is 100 s ahead, and the way takes 2 s."""
+    bench = last_stage(lambda message: _take(bench, 10.0))
+    results = bench.session.results()
+    sent_at_s = (0.0, 1.0, 6.0, 38.0)
+    for step_id, at_s in enumerate(sent_at_s):
+        bench.before.items.put(StepMessage(step(step_id), sent_at_s=100 + at_s))
+    queue_ms = []
+    for at_s in sent_at_s:
+        bench.now_s = max(bench.now_s, at_s + 2.0)
+        queue_ms.append(next(results).timings[-1].queue_ms)
+    assert queue_ms == pytest.approx([0.0, 9_000.0, 14_000.0, 0.0])
+
+
+def test_a_step_of_another_epoch_ends_the_session():
+    bench = last_stage(nothing)
+    bench.before.items.put(StepMessage(step(0, epoch=Epoch(2))))
+    with pytest.raises(StaleEpoch, match="a step of epoch 2 came to stage 1 of epoch 1"):
+        next(bench.session.results())
+    assert isinstance(bench.session.error, StaleEpoch)
+
+
+def test_a_step_that_cannot_be_computed_fails_alone():
+    def refuse(message: StepMessage) -> StageOutput:
+        raise MalformedStep("no such slot")
+
+    bench = last_stage(refuse)
+    results = bench.session.results()
+    for step_id in range(2):
+        bench.before.items.put(StepMessage(step(step_id)))
+        failure = next(results).failure
+        assert failure is not None
+        assert str(failure.error) == "no such slot"
+    assert bench.session.error is None
 
 
 async def test_a_bug_ends_the_session_and_every_answer_with_it(caplog: pytest.LogCaptureFixture):
     def fail(message: StepMessage) -> StageOutput:
         raise RuntimeError("no such kernel")
 
-    bench = whole_pipeline(fail)
-    answer = ask(bench, 3)
-    await asyncio.sleep(0)
-    with caplog.at_level(logging.ERROR):
-        bench.compute_all()
-    with pytest.raises(ExoLiteError, match=r"stage 0 failed: .*no such kernel"):
-        await answer
+    bench = Bench(fail, stage=0, num_stages=1)
+    bench.start()
+    with caplog.at_level(logging.ERROR), pytest.raises(ExoLiteError, match=r"stage 0 failed: .*no such kernel"):
+        await ask(bench, 3)
     assert "no such kernel" in caplog.text
     assert isinstance(bench.session.error, ExoLiteError)
+
+
+def test_a_later_stage_ends_when_nobody_takes_what_it_computes():
+    bench = last_stage(nothing)
+    results = bench.session.results()
+    bench.session.break_off()
+    with pytest.raises(NodeLost, match="attic takes no more of what stage 1 computes"):
+        next(results)
+
+
+async def test_the_head_waits_for_the_reason_before_it_ends_on_a_stream_that_broke_off():
+    bench = first_stage(nothing)
+    bench.start()
+    bench.session.break_off()
+    assert bench.session.error is None
+    bench.session.end(NodeLost("cellar was killed"))
+    assert str(bench.session.error) == "cellar was killed"
+    bench.session.break_off()
+    assert str(bench.session.error) == "cellar was killed"
+
+
+async def test_the_head_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session_module, "UNTOLD_AFTER_S", 0.01)
+    bench = first_stage(nothing)
+    bench.start()
+    bench.session.break_off()
+    error = await until(lambda: bench.session.error, "the session has ended")
+    assert str(error) == "attic takes no more of what stage 0 computes: its stream has broken off"
 
 
 def _take(bench: Bench, seconds: float) -> StageOutput:

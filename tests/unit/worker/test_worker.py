@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from exo_lite.domain.errors import MalformedStep, NotReady, StaleEpoch
+from exo_lite.domain.errors import MalformedMessage, NotReady, StaleEpoch
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
-from exo_lite.domain.step import Step, StepMessage
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.worker.worker import Worker
 from tests.unit.store.tiny_models import SPEC, random_tensors, write_hf_folder
@@ -59,7 +58,7 @@ async def loaded(model_dir: Path) -> AsyncIterator[Worker]:
 
 
 def order(epoch: int) -> ConnectOrder:
-    return ConnectOrder(MODEL, Epoch(epoch), stage=0, num_stages=1, next=None, head=None)
+    return ConnectOrder(MODEL, Epoch(epoch), 0, 1, previous=None, tail=None, next_name="attic")
 
 
 async def tokens_of(worker: Worker, epoch: int, num_tokens: int = 3) -> list[int]:
@@ -90,17 +89,27 @@ async def test_the_newest_of_orders_that_come_at_once_wins(model_dir: Path):
 async def test_without_a_pipeline_nothing_is_taken(model_dir: Path):
     async with loaded(model_dir) as worker:
         assert (worker.status().epoch, worker.status().proof_age_s) == (0, None)
-        for refused in (tokens_of(worker, 1), worker.on_steps(_one_step())):
-            with pytest.raises(NotReady, match="is in no pipeline yet"):
-                await refused
+        with pytest.raises(NotReady, match="is in no pipeline yet"):
+            await tokens_of(worker, 1)
+        with pytest.raises(NotReady, match="is in no pipeline yet"):
+            worker.outputs_of(Epoch(1))
 
 
-async def test_steps_do_not_come_to_the_head(model_dir: Path):
+async def test_what_a_whole_pipeline_computes_goes_to_nobody(model_dir: Path):
     async with loaded(model_dir) as worker:
         await worker.on_connect(order(1))
-        with pytest.raises(MalformedStep, match="makes its steps itself"):
-            await worker.on_steps(_one_step())
+        with pytest.raises(MalformedMessage, match="stage 0 of 1 computes no such thing"):
+            worker.outputs_of(Epoch(1)).steps()
+        await until(lambda: _is_taken(worker), "the head takes its results")
         assert len(await tokens_of(worker, 1)) == 3
+
+
+def _is_taken(worker: Worker) -> bool:
+    try:
+        worker.outputs_of(Epoch(1)).results()
+    except MalformedMessage as error:
+        return "goes to somebody already" in str(error)
+    return False
 
 
 async def test_what_it_cannot_load_is_its_status_and_its_answer(tmp_path: Path):
@@ -117,7 +126,3 @@ async def test_before_it_has_loaded_it_says_how_far_it_is(model_dir: Path):
     assert (worker.status().state, worker.status().progress) == ("loading", 0.0)
     with pytest.raises(NotReady, match=r"tiny\[0\.\.\d\] on attic is 0% loaded"):
         await worker.on_connect(order(1))
-
-
-async def _one_step() -> AsyncIterator[StepMessage]:
-    yield StepMessage(Step(Epoch(1), 0))

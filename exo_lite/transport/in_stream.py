@@ -1,0 +1,75 @@
+"""A long-lived stream of what another worker computes, read by the thread that goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from threading import Event, Lock
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from exo_lite.domain.errors import NodeLost
+from exo_lite.domain.ids import Epoch
+from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.step import StepMessage, StepResult
+from exo_lite.transport.channels import open_stream_channel
+from exo_lite.transport.errors import error_from_status
+from exo_lite.transport.step_codec import result_from_proto, step_from_proto
+from exo_lite.transport.v1 import worker_pb2
+from exo_lite.transport.v1.worker_pb2_grpc import StageStub
+
+Item = TypeVar("Item")
+
+
+class InStream(Generic[Item]):
+    """Opens when it is iterated, once. `close` may come from any thread, and ends the iteration."""
+
+    def __init__(
+        self,
+        hop: Hop,
+        start_call: Callable[[StageStub], Any],
+        from_proto: Callable[[Any], Item],
+        *,
+        max_message_bytes: int,
+    ) -> None:
+        self._peer = f"{hop.name} ({hop.address})"
+        self._channel = open_stream_channel(hop.address, max_message_bytes=max_message_bytes)
+        self._start_call = start_call
+        self._from_proto = from_proto
+        self._call: Any = None
+        self._closed = Event()
+        self._lock = Lock()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Waits for each. Raises what the other side raised, NodeLost naming it, or what damaged messages raise."""
+        with self._lock:
+            if self._closed.is_set():
+                return
+            call = self._call = self._start_call(StageStub(self._channel))
+        try:
+            for message in call:
+                yield self._from_proto(message)
+        except grpc.RpcError as error:
+            if self._closed.is_set():
+                return
+            raise error_from_status(call, peer=self._peer) from error
+        raise NodeLost(f"{self._peer} closed the stream")
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed.set()
+            if self._call is not None:
+                self._call.cancel()
+            self._channel.close()
+
+
+def steps_from(hop: Hop, epoch: Epoch, *, max_message_bytes: int) -> InStream[StepMessage]:
+    """What the stage before computes."""
+    request = worker_pb2.StreamRequest(epoch=epoch)
+    return InStream(hop, lambda stub: stub.Steps(request), step_from_proto, max_message_bytes=max_message_bytes)
+
+
+def results_from(hop: Hop, epoch: Epoch, *, max_message_bytes: int) -> InStream[StepResult]:
+    """What the tail computes."""
+    request = worker_pb2.StreamRequest(epoch=epoch)
+    return InStream(hop, lambda stub: stub.Results(request), result_from_proto, max_message_bytes=max_message_bytes)

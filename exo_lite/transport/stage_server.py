@@ -1,0 +1,94 @@
+"""The gRPC face of what a stage computes: the stage after it opens a stream, and gets what comes out.
+
+gRPC's blocking server and not its asyncio one: the thread that sends is the one that computes, and no step changes
+hands on its way from one stage to the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+import grpc
+
+from exo_lite.domain.ids import Epoch
+from exo_lite.domain.step import StepMessage, StepResult
+from exo_lite.transport.channels import create_blocking_server
+from exo_lite.transport.errors import errors_as_blocking_status
+from exo_lite.transport.step_codec import result_to_proto, step_to_proto
+from exo_lite.transport.v1 import worker_pb2
+from exo_lite.transport.v1.worker_pb2_grpc import StageServicer, add_StageServicer_to_server
+
+Item = TypeVar("Item")
+Message = TypeVar("Message", worker_pb2.StepMessage, worker_pb2.StepResult)
+
+MAX_STREAMS = 8
+"""One is in use; those of epochs before may take a moment to end."""
+
+
+class StageOutputs(Protocol):
+    """What a stage computes in one epoch, on the thread that iterates: it goes on until an ExoLiteError is raised.
+
+    Whoever asks for it in the wrong place, or second, gets that error from the call itself.
+    """
+
+    def steps(self) -> Iterator[StepMessage]: ...
+
+    def results(self) -> Iterator[StepResult]: ...
+
+    def break_off(self) -> None:
+        """Nobody takes them any more. Comes after every stream, on any thread."""
+
+
+class StageHandler(Protocol):
+    """Whose outputs are served. Raises ExoLiteError, which reaches the caller as such."""
+
+    def outputs_of(self, epoch: Epoch) -> StageOutputs: ...
+
+
+def create_stage_server(handler: StageHandler, *, max_message_bytes: int) -> grpc.Server:
+    threads = ThreadPoolExecutor(MAX_STREAMS, thread_name_prefix="stage")
+    server = create_blocking_server(threads, max_message_bytes=max_message_bytes, max_calls=MAX_STREAMS)
+    add_StageServicer_to_server(_StageServicer(handler), server)
+    return server
+
+
+class _StageServicer(StageServicer):
+    def __init__(self, handler: StageHandler) -> None:
+        self._handler = handler
+
+    def Steps(
+        self, request: worker_pb2.StreamRequest, context: grpc.ServicerContext
+    ) -> Iterator[worker_pb2.StepMessage]:
+        return self._serve(request, context, lambda outputs: outputs.steps(), step_to_proto)
+
+    def Results(
+        self, request: worker_pb2.StreamRequest, context: grpc.ServicerContext
+    ) -> Iterator[worker_pb2.StepResult]:
+        return self._serve(request, context, lambda outputs: outputs.results(), result_to_proto)
+
+    def _serve(
+        self,
+        request: worker_pb2.StreamRequest,
+        context: grpc.ServicerContext,
+        take: Callable[[StageOutputs], Iterator[Item]],
+        to_proto: Callable[[Item], Message],
+    ) -> Iterator[Message]:
+        with errors_as_blocking_status(context):
+            outputs = self._handler.outputs_of(Epoch(request.epoch))
+            items = take(outputs)
+            if not context.add_callback(outputs.break_off):
+                outputs.break_off()  # it is over already
+            for item in items:
+                yield _timed(to_proto, item)
+
+
+def _timed(to_proto: Callable[[Item], Message], item: Item) -> Message:
+    """The message, which carries in the last of its timings what it took to build."""
+    started_at_s = time.perf_counter()
+    message = to_proto(item)
+    if message.timings:
+        message.timings[-1].serialize_ms = (time.perf_counter() - started_at_s) * 1000
+    return message
