@@ -28,6 +28,10 @@ WARM_UP_TIMEOUT_S = 60.0
 MAX_WORKER_FAILURES = 3
 """Within FAILURE_WINDOW_S, after which an instance is given up."""
 FAILURE_WINDOW_S = 120.0
+UNTOLD_FOR_S = 0.5
+"""After a warm-up that failed: if a worker is gone, its daemon tells of it in that time, and that is the reason."""
+SAME_FAILURE_S = 5.0
+"""A worker that hangs or dies is told of by its neighbours before its own daemon knows, and breaks the next try too."""
 MAX_DEPARTURES = 8
 """That a placement remembers."""
 
@@ -45,11 +49,13 @@ class PlacementController:
         generate: Generate,
         *,
         is_up_to_date: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._connect_shard = connect_shard
         self._generate = generate
         self._is_up_to_date = is_up_to_date
+        self._clock = clock
         self._under_way: set[Action] = set()
         self._failures: dict[ModelId, deque[float]] = defaultdict(deque)
         self._failed_on: dict[ModelId, frozenset[NodeId]] = {}
@@ -151,8 +157,9 @@ class PlacementController:
                 self._place_anew(instance.model_id, "the nodes changed", is_loss=True)
 
     def _fails_too_often(self, model_id: ModelId) -> bool:
-        failures, now_s = self._failures[model_id], time.monotonic()
-        failures.append(now_s)
+        failures, now_s = self._failures[model_id], self._clock()
+        if not failures or now_s - failures[-1] > SAME_FAILURE_S:
+            failures.append(now_s)
         while failures[0] < now_s - FAILURE_WINDOW_S:
             failures.popleft()
         return len(failures) >= MAX_WORKER_FAILURES
@@ -166,9 +173,9 @@ class PlacementController:
                     await self._connect_shard(node_id, order)
                 await self._send_token(instance)
         except TimeoutError:
-            self._note_warm_up_failure(action, f"no token came through within {WARM_UP_TIMEOUT_S:.0f} s")
+            await self._note_warm_up_failure(action, f"no token came through within {WARM_UP_TIMEOUT_S:.0f} s")
         except ExoLiteError as error:
-            self._note_warm_up_failure(action, str(error))
+            await self._note_warm_up_failure(action, str(error))
         else:
             if self._is_current(action):
                 self._failures.pop(action.model_id, None)
@@ -191,7 +198,8 @@ class PlacementController:
                 return
         raise NodeLost(f"{instance.assignments[0].name} ended the answer without a token")
 
-    def _note_warm_up_failure(self, action: WarmUp, reason: str) -> None:
+    async def _note_warm_up_failure(self, action: WarmUp, reason: str) -> None:
+        await asyncio.sleep(UNTOLD_FOR_S)
         if self._is_current(action):
             self._place_anew(action.model_id, f"warming up failed: {reason}", is_loss=False)
 

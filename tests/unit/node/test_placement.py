@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.cluster import ClusterState, SelfChanged
 from exo_lite.domain.errors import ModelDoesNotFit, ModelNotFound
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
@@ -14,7 +17,7 @@ from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, InstanceState, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.placement import MAX_DEPARTURES, PlacementController
+from exo_lite.node.placement import MAX_DEPARTURES, MAX_WORKER_FAILURES, SAME_FAILURE_S, PlacementController
 from exo_lite.node.requests import Requests
 from tests.unit.node.cluster_states import (
     EPOCH,
@@ -28,6 +31,7 @@ from tests.unit.node.cluster_states import (
     part,
     shard_status,
 )
+from tests.waiting import until
 
 TINY = ModelDescription(MODEL, FINGERPRINT, SPEC)
 OTHER = ModelId("other")
@@ -37,12 +41,14 @@ WISH = LoadWish(context_length=64)
 ON_DEMAND = LoadWish(context_length=64, keep_alive_s=60.0, is_on_demand=True)
 
 
-def controller(state: ClusterState) -> tuple[PlacementController, Cluster]:
+def controller(
+    state: ClusterState, *, clock: Callable[[], float] = time.monotonic
+) -> tuple[PlacementController, Cluster]:
     async def connect(node_id: NodeId, order: ConnectOrder) -> None:
         raise AssertionError("nobody is to be connected")
 
     seen = Cluster(state)
-    return PlacementController(seen, connect, Requests(seen).generate_on), seen
+    return PlacementController(seen, connect, Requests(seen).generate_on, clock=clock), seen
 
 
 def instances(seen: Cluster) -> dict[str, Instance]:
@@ -130,3 +136,34 @@ def test_unloading_is_said_and_the_list_of_departures_stays_short():
     assert [one.text for one in seen.state.placement.departures] == ["tiny was unloaded"] * MAX_DEPARTURES
     with pytest.raises(ModelNotFound):
         subject.unplace(MODEL)
+
+
+async def test_failures_that_come_together_are_one_and_the_third_is_the_last():
+    now_s = 1000.0
+    broken = shard_status(part("a", 0, 3), "lost", worker_address=None, error="killed by signal 9")
+    state = cluster(node("a", limit_bytes=ROOMY_BYTES), [], instance(part("a", 0, 3)))
+    subject, seen = controller(state, clock=lambda: now_s)
+    running = asyncio.create_task(subject.run())
+
+    async def fail() -> Instance:
+        """The worker of the placement as it is now is gone; what the leader makes of it."""
+        before = instances(seen)[MODEL]
+        status = replace(node("a", limit_bytes=ROOMY_BYTES), shards=(replace(broken, assigned_epoch=before.epoch),))
+        seen.apply(SelfChanged(status))
+        await until(lambda: instances(seen)[MODEL] != before, "the leader has acted")
+        return instances(seen)[MODEL]
+
+    try:
+        for _ in range(MAX_WORKER_FAILURES - 1):
+            now_s += 2 * SAME_FAILURE_S
+            for _ in range(3):
+                now_s += SAME_FAILURE_S / 4
+                placed = await fail()
+                assert (placed.state, placed.reason) == ("loading", "killed by signal 9")
+        now_s += 2 * SAME_FAILURE_S
+        given_up = await fail()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+    assert given_up.state == "failed"
+    assert given_up.reason == f"{MAX_WORKER_FAILURES} failures in a row, the last: killed by signal 9"
