@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock, Thread, Timer
+from typing import TypeVar
 
 from exo_lite.domain.errors import ExoLiteError, MalformedMessage, NodeLost, StaleEpoch
 from exo_lite.domain.ids import Epoch
@@ -20,21 +20,16 @@ from exo_lite.transport.in_stream import InStream, results_from, steps_from
 
 log = logging.getLogger(__name__)
 
+Output = TypeVar("Output")
 Compute = Callable[[StepMessage], StageOutput]
+Timings = tuple[StageTiming, ...]
+Build = Callable[[Step, StageOutput, Timings, StepFailure | None], Output]
 
 HAND_OVER_S = 20e-6
 """A pause in which a waiting thread can wake up and take the interpreter's lock."""
 
 UNTOLD_AFTER_S = 2.0
 """When the stage after the head breaks off, the reason is on its way round the ring: the head waits so long for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    step: Step
-    output: StageOutput
-    timings: tuple[StageTiming, ...]
-    failure: StepFailure | None
 
 
 class Session:
@@ -109,12 +104,12 @@ class Session:
     def steps(self) -> Iterator[StepMessage]:
         """For the next stage: computed on the thread that iterates. Raises MalformedMessage if that is another's."""
         self._give_outputs(to_head=False)
-        return map(self._as_step, self._outputs())
+        return self._outputs(self._as_step)
 
     def results(self) -> Iterator[StepResult]:
         """For the head, as `steps`."""
         self._give_outputs(to_head=True)
-        return map(self._as_result, self._outputs())
+        return self._outputs(self._as_result)
 
     def break_off(self) -> None:
         """What this stage computes goes nowhere any more."""
@@ -148,10 +143,12 @@ class Session:
                 self._check_epoch(result.epoch)
                 head.on_result(result)
 
-    def _outputs(self) -> Iterator[_Computed]:
+    def _outputs(self, build: Build[Output]) -> Iterator[Output]:
         with self._ended_by_errors():
             for message, waited_s in self._arrivals():
-                yield self._computed(message, waited_s)
+                output, compute_ms, failure = self._computed(message)
+                timings = (*message.timings, StageTiming(waited_s * 1000, compute_ms))
+                yield build(message.step, output, timings, failure)
         assert self.error is not None
         raise self.error
 
@@ -197,7 +194,8 @@ class Session:
         if epoch != self.epoch:
             raise StaleEpoch(f"a step of epoch {epoch} came to stage {self.order.stage} of epoch {self.epoch}")
 
-    def _computed(self, message: StepMessage, waited_s: float) -> _Computed:
+    def _computed(self, message: StepMessage) -> tuple[StageOutput, float, StepFailure | None]:
+        """What came of it, how many ms that took, and the failure, of this stage or one before."""
         with self._computing:
             if self.error is not None:
                 raise self.error
@@ -210,16 +208,13 @@ class Session:
             compute_ms = (self._clock() - started_at_s) * 1000
         if message.step.chunks:
             self._average(compute_ms)
-        timings = (*message.timings, StageTiming(waited_s * 1000, compute_ms))
-        return _Computed(message.step, output, timings, failure)
+        return output, compute_ms, failure
 
-    def _as_step(self, computed: _Computed) -> StepMessage:
-        hidden_states = computed.output.hidden_states
-        return StepMessage(computed.step, hidden_states, computed.timings, computed.failure, self._clock())
+    def _as_step(self, step: Step, output: StageOutput, timings: Timings, failure: StepFailure | None) -> StepMessage:
+        return StepMessage(step, output.hidden_states, timings, failure, self._clock())
 
-    def _as_result(self, computed: _Computed) -> StepResult:
-        step = computed.step
-        return StepResult(step.epoch, step.step_id, computed.output.tokens, computed.timings, computed.failure)
+    def _as_result(self, step: Step, output: StageOutput, timings: Timings, failure: StepFailure | None) -> StepResult:
+        return StepResult(step.epoch, step.step_id, output.tokens, timings, failure)
 
     def _average(self, compute_ms: float) -> None:
         previous = self.compute_ms
