@@ -73,7 +73,7 @@ class Checkpoint:
 
     def _header(self, file_name: str) -> Mapping[str, TensorEntry]:
         if file_name not in self._headers:
-            self._headers[file_name] = _read_header(self._model_dir / file_name)
+            self._headers[file_name] = read_header(self._model_dir / file_name)
         return self._headers[file_name]
 
 
@@ -93,6 +93,16 @@ def read_blocks(entry: TensorEntry, scratch: Tensor) -> Iterator[Tensor]:
                 _read_exactly(file, block, entry)
                 remaining_bytes -= block.numel()
                 yield block.view(getattr(torch, dtype))
+    except OSError as error:
+        raise InvalidModel(f"{entry.path}: {entry.name} cannot be read ({error})") from error
+
+
+def read_whole(entry: TensorEntry, target: Tensor) -> None:
+    """The tensor's bytes into `target`, contiguous and as long. Raises InvalidModel."""
+    try:
+        with entry.path.open("rb", buffering=0) as file:
+            file.seek(entry.offset_bytes)
+            _read_exactly(file, target.view(-1).view(torch.uint8), entry)
     except OSError as error:
         raise InvalidModel(f"{entry.path}: {entry.name} cannot be read ({error})") from error
 
@@ -120,7 +130,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _read_header(path: Path) -> dict[str, TensorEntry]:
+def read_header(path: Path) -> dict[str, TensorEntry]:
     """Where each tensor of a file lies: the library checks the header, ranges and length, then the offsets are read."""
     try:
         with safe_open(path, framework="pt"):

@@ -1,4 +1,4 @@
-"""Loading a shard as integers: tensor by tensor, quantized as they are read, or mapped from an earlier load."""
+"""Loading a shard as integers: tensor by tensor, quantized as they are read, or as an earlier load has kept them."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import platform
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -265,13 +266,16 @@ def test_bytes_are_those_that_planning_promised(random_model: Callable[..., Rand
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_second_load_maps_the_first_ones_work(random_model: Callable[..., RandomModel], prompt: Tensor, kind: Kind):
+def test_a_second_load_reads_the_first_ones_work(random_model: Callable[..., RandomModel], prompt: Tensor, kind: Kind):
     model = random_model(**WIDE)
     first = load(model, kind)
     expected = run(first, prompt, [20])
     kept = sorted(path.name for path in (model.path / "quantized").glob("*/*"))
     assert kept == ["head.safetensors", *(f"layer-{layer:05d}.safetensors" for layer in range(3))]
-    assert torch.equal(run(load(model, kind), prompt, [20]), expected)
+    second = load(model, kind)
+    assert torch.equal(run(second, prompt, [20]), expected)
+    mapped = Path("/proc/self/maps").read_text() if sys.platform == "linux" else ""
+    assert str(model.path) not in mapped, "mapped files have small pages"
     damaged = next((model.path / "quantized").glob("*/layer-00001.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:200])
     assert torch.equal(run(load(model, kind), prompt, [20]), expected)
