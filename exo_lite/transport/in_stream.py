@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from threading import Event, Lock
 from typing import Any, Generic, TypeVar
 
 import grpc
 
-from exo_lite.domain.errors import NodeLost
+from exo_lite.domain.errors import ExoLiteError, NodeLost
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.step import StepMessage, StepResult
@@ -36,7 +37,6 @@ class InStream(Generic[Item]):
         self._channel = open_stream_channel(hop.address, max_message_bytes=max_message_bytes)
         self._start_call = start_call
         self._from_proto = from_proto
-        self._call: Any = None
         self._closed = Event()
         self._lock = Lock()
 
@@ -45,22 +45,31 @@ class InStream(Generic[Item]):
         with self._lock:
             if self._closed.is_set():
                 return
-            call = self._call = self._start_call(StageStub(self._channel))
+            call = self._start_call(StageStub(self._channel))
         try:
-            for message in call:
-                yield self._from_proto(message)
-        except grpc.RpcError as error:
+            yield from map(self._from_proto, call)
+            ended: ExoLiteError = NodeLost(f"{self._peer} closed the stream")
+        except grpc.RpcError as broken:
+            broken.with_traceback(None)  # it is the call, and would hold the connection until the next collection
             if self._closed.is_set():
                 return
-            raise error_from_status(call, peer=self._peer) from error
-        raise NodeLost(f"{self._peer} closed the stream")
+            ended = error_from_status(call, peer=self._peer)
+        finally:
+            self.close()
+            _read_to_end(call)
+        raise ended
 
     def close(self) -> None:
         with self._lock:
             self._closed.set()
-            if self._call is not None:
-                self._call.cancel()
             self._channel.close()
+
+
+def _read_to_end(call: Any) -> None:
+    """Of a call that was cut off: gRPC keeps its connection until whoever reads has heard of the end."""
+    with suppress(grpc.RpcError):
+        for _ in call:
+            pass
 
 
 def steps_from(hop: Hop, epoch: Epoch, *, max_message_bytes: int) -> InStream[StepMessage]:

@@ -63,6 +63,7 @@ class Session:
         self._clock = clock
         self._lock = Lock()  # of `error` and `_is_taken`
         self._is_taken = False
+        self._untold: Timer | None = None
         self._own_steps: SimpleQueue[StepMessage | None] = SimpleQueue()
         self._is_waiting = False
         self._steps_in: InStream[StepMessage] | None = None
@@ -88,6 +89,8 @@ class Session:
                 return
             self.error = error
         self._own_steps.put(None)
+        if self._untold is not None:
+            self._untold.cancel()
         for stream in (self._steps_in, self._results_in):
             if stream is not None:
                 stream.close()
@@ -120,9 +123,9 @@ class Session:
         if self.head is None:
             self.end(error)
             return
-        untold = Timer(UNTOLD_AFTER_S, self.end, (error,))
-        untold.daemon = True
-        untold.start()
+        self._untold = Timer(UNTOLD_AFTER_S, self.end, (error,))
+        self._untold.daemon = True
+        self._untold.start()
 
     def _give_outputs(self, *, to_head: bool) -> None:
         stage, is_last = self.order.stage, self.order.stage == self.order.num_stages - 1

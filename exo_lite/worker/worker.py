@@ -112,7 +112,12 @@ class Worker:
                     raise StaleEpoch(f"epoch {order.epoch} is not newer than {self._session.epoch}")
                 self._session.end(NodeLost(f"the placement changed to epoch {order.epoch}"))
             await asyncio.to_thread(self._reset, stage)
-            self._session = self._open_session(order, stage)
+            limit = self._max_message_bytes
+            session = Session(order, stage.compute, self._computing, max_message_bytes=limit, clock=self._clock)
+            self._session = session
+            if order.stage == 0:  # only now: what the head starts comes round to this stage's outputs
+                scheduler = self._scheduler(order, stage)
+                session.start(Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock))
 
     def _reset(self, stage: Stage) -> None:
         with self._computing:  # a step of the session before may be under way
@@ -126,26 +131,21 @@ class Worker:
             raise NotReady(f"{where} cannot be loaded: {self._loading.error}")
         raise NotReady(f"{where} is {self._loading.progress:.0%} loaded")
 
-    def _open_session(self, order: ConnectOrder, stage: Stage) -> Session:
-        limit = self._max_message_bytes
-        session = Session(order, stage.compute, self._computing, max_message_bytes=limit, clock=self._clock)
-        if order.stage == 0:
-            options = self._config.options
-            scheduler = Scheduler(
-                epoch=order.epoch,
-                num_stages=order.num_stages,
-                num_slots=options.num_sequences,
-                num_blocks=options.num_slots * num_kv_blocks(options.context_length),
-                context_length=options.context_length,
-                vocab_size=stage.vocab_size,
-                features=Features(
-                    prefix_cache=options.prefix_cache,
-                    speculation=options.speculation,
-                    is_exact=options.quant != "none",
-                ),
-            )
-            session.start(Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock))
-        return session
+    def _scheduler(self, order: ConnectOrder, stage: Stage) -> Scheduler:
+        options = self._config.options
+        return Scheduler(
+            epoch=order.epoch,
+            num_stages=order.num_stages,
+            num_slots=options.num_sequences,
+            num_blocks=options.num_slots * num_kv_blocks(options.context_length),
+            context_length=options.context_length,
+            vocab_size=stage.vocab_size,
+            features=Features(
+                prefix_cache=options.prefix_cache,
+                speculation=options.speculation,
+                is_exact=options.quant != "none",
+            ),
+        )
 
     def traces(self) -> tuple[RequestTrace, ...]:
         """Of the last requests, the newest first. Raises as `generate`."""

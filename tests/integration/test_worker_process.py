@@ -258,6 +258,24 @@ async def test_whoever_asks_for_the_steps_of_others_disturbs_nothing(
     assert await undisturbed == tiny_llama.greedy(PROMPT, 60)
 
 
+async def test_what_was_joined_often_holds_no_more_than_what_was_joined_once(workers: dict[str, RunningWorker]):
+    front, back = workers["front"], workers["back"]
+
+    async def join_and_answer() -> None:
+        assert len(await answer(front, request(await join(front, back), PROMPT, 2))) == 2
+
+    def held() -> list[tuple[int, int]]:
+        return [(one.program().num_fds(), one.program().num_threads()) for one in (front, back)]
+
+    for _ in range(10):  # streams that end may overlap with the next ones, each on a thread of its own
+        await join_and_answer()
+    most = [(num_fds + 4, num_threads + 4) for num_fds, num_threads in held()]
+    for _ in range(30):
+        await join_and_answer()
+    is_bounded = lambda: all(now <= bound for now, bound in zip(held(), most, strict=True))  # noqa: E731
+    await until(is_bounded, f"files and threads are no more than {most}")
+
+
 async def test_the_death_of_the_second_worker_ends_the_answer_and_is_told(
     workers: dict[str, RunningWorker], tiny_llama: TinyLlama
 ):
