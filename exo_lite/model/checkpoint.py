@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -85,24 +86,27 @@ def read_blocks(entry: TensorEntry, scratch: Tensor) -> Iterator[Tensor]:
     """
     dtype = _DTYPES[entry.dtype]
     remaining_bytes = entry.num_elements * DTYPE_BYTES[dtype]
-    try:
-        with entry.path.open("rb", buffering=0) as file:
-            file.seek(entry.offset_bytes)
-            while remaining_bytes:
-                block = scratch[:remaining_bytes]
-                _read_exactly(file, block, entry)
-                remaining_bytes -= block.numel()
-                yield block.view(getattr(torch, dtype))
-    except OSError as error:
-        raise InvalidModel(f"{entry.path}: {entry.name} cannot be read ({error})") from error
+    with _opened(entry) as file:
+        while remaining_bytes:
+            block = scratch[:remaining_bytes]
+            _read_exactly(file, block, entry)
+            remaining_bytes -= block.numel()
+            yield block.view(getattr(torch, dtype))
 
 
 def read_whole(entry: TensorEntry, target: Tensor) -> None:
     """The tensor's bytes into `target`, contiguous and as long. Raises InvalidModel."""
+    with _opened(entry) as file:
+        _read_exactly(file, target.view(-1).view(torch.uint8), entry)
+
+
+@contextmanager
+def _opened(entry: TensorEntry) -> Iterator[BinaryIO]:
+    """Its file, at its first byte."""
     try:
         with entry.path.open("rb", buffering=0) as file:
             file.seek(entry.offset_bytes)
-            _read_exactly(file, target.view(-1).view(torch.uint8), entry)
+            yield file
     except OSError as error:
         raise InvalidModel(f"{entry.path}: {entry.name} cannot be read ({error})") from error
 

@@ -49,8 +49,7 @@ class InStream(Generic[Item]):
         try:
             yield from map(self._from_proto, call)
             ended: ExoLiteError = NodeLost(f"{self._peer} closed the stream")
-        except grpc.RpcError as broken:
-            broken.with_traceback(None)  # it is the call, and would hold the connection until the next collection
+        except grpc.RpcError:
             if self._closed.is_set():
                 return
             ended = error_from_status(call, peer=self._peer)

@@ -3,8 +3,7 @@
     python -m tests.bench.split_floor [--model 1b] [--quant int8] [--steps 64] [--rounds 6]
 
 A thread each, and nothing between them but a pipe; in turn with the whole model in one process. Prints what a decode
-step computes in each way: its median, of all rounds. What the halves take more, no transport can give back: a core that
-has waited for the other half computes more slowly for a while.
+step computes in each way: its median, of all rounds. What the halves take more, no transport can give back.
 """
 
 from __future__ import annotations
