@@ -40,6 +40,11 @@ def _device(_: click.Context, param: click.Parameter, value: str) -> str:
 @keep_alive_option(
     "How long a model that a request brought in stays idle; 0: not at all, -1: for ever.  [default: 5m]", default="5m"
 )
+@click.option(
+    "--cores-may-sleep",
+    is_flag=True,
+    help="Save power while answers are under way, at the cost of speed.  [default: Linux keeps cores awake if allowed]",
+)
 @folder_options
 @click.option(
     "--log-format",
@@ -64,6 +69,7 @@ def node(
     threads: int | None,
     device: str,
     keep_alive_s: float,
+    cores_may_sleep: bool,
     folders: Folders,
     log_format: Literal["text", "json"],
     api_key: str | None,
@@ -91,5 +97,6 @@ def node(
         log_format=log_format,
         api_key=api_key,
         keep_alive_s=keep_alive_s,
+        cores_may_sleep=cores_may_sleep,
     )
     ctx.exit(run_daemon(config))

@@ -27,6 +27,8 @@ class WorkerConfig:
     device: str
     threads: int
     log_format: LogFormat = "text"
+    cores_may_sleep: bool = False
+    """Between steps."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

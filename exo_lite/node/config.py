@@ -32,3 +32,5 @@ class NodeConfig:
     api_key: str | None
     keep_alive_s: float = DEFAULT_KEEP_ALIVE_S
     """Of models that requests bring in, once they are idle."""
+    cores_may_sleep: bool = False
+    """Also while answers are under way."""

@@ -61,6 +61,7 @@ class Daemon:
             torch_device=torch_device(config.device, device),
             host=host,
             log_format=config.log_format,
+            cores_may_sleep=config.cores_may_sleep,
         )
         self._requests = Requests(self._cluster)
         self._placement = PlacementController(

@@ -39,6 +39,7 @@ class ShardHost:
         torch_device: str,
         host: str,
         log_format: LogFormat,
+        cores_may_sleep: bool,
     ) -> None:
         self._cluster = cluster
         self._store = store
@@ -46,6 +47,7 @@ class ShardHost:
         self._torch_device = torch_device
         self._host = host
         self._log_format = log_format
+        self._cores_may_sleep = cores_may_sleep
         self._held: dict[ModelId, _Held] = {}
         self.changed = asyncio.Event()
         """Set when a worker's status changed; cleared by whoever publishes it."""
@@ -115,6 +117,7 @@ class ShardHost:
             device=self._torch_device,
             threads=self._device.threads,
             log_format=self._log_format,
+            cores_may_sleep=self._cores_may_sleep,
         )
         process = WorkerProcess(config, instance.fingerprint, instance.epoch, self.changed.set)
         self._held[instance.model_id] = _Held(process, tasks.create_task(process.run()))

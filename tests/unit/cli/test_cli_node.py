@@ -82,7 +82,7 @@ def test_every_flag(cli, daemon_module, default):
         "--api-key": "secret",
     }
     arguments = [part for pair in flags.items() for part in pair]
-    result = cli("node", *arguments, "--no-mdns", "--peer", "a:1", "--peer", "b:2")
+    result = cli("node", *arguments, "--no-mdns", "--cores-may-sleep", "--peer", "a:1", "--peer", "b:2")
     assert result.exit_code == 0, result.stderr
     assert daemon_module.config == NodeConfig(
         name="attic",
@@ -99,6 +99,7 @@ def test_every_flag(cli, daemon_module, default):
         models_dir=Path("/m"),
         log_format="json",
         api_key="secret",
+        cores_may_sleep=True,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.worker.awake_cores import AwakeCores
 from exo_lite.worker.worker import Worker
 from tests.unit.store.tiny_models import SPEC, random_tensors, write_hf_folder
 from tests.waiting import until
@@ -45,9 +47,9 @@ def config(model_dir: Path) -> WorkerConfig:
 
 
 @asynccontextmanager
-async def loaded(model_dir: Path) -> AsyncIterator[Worker]:
+async def loaded(settings: WorkerConfig) -> AsyncIterator[Worker]:
     """A worker that has loaded, or has failed to."""
-    worker = Worker(config(model_dir), max_message_bytes=2**20, clock=lambda: 0.0)
+    worker = Worker(settings, max_message_bytes=2**20, clock=lambda: 0.0)
     running = asyncio.create_task(worker.run())
     try:
         await until(lambda: worker.status().state != "loading", "loaded")
@@ -70,7 +72,7 @@ async def tokens_of(worker: Worker, epoch: int, num_tokens: int = 3) -> list[int
 
 
 async def test_of_orders_with_one_epoch_that_come_at_once_one_is_taken(model_dir: Path):
-    async with loaded(model_dir) as worker:
+    async with loaded(config(model_dir)) as worker:
         for epoch in (1, 2):
             outcomes = await asyncio.gather(
                 *(worker.on_connect(order(epoch)) for _ in range(3)), return_exceptions=True
@@ -80,14 +82,14 @@ async def test_of_orders_with_one_epoch_that_come_at_once_one_is_taken(model_dir
 
 
 async def test_the_newest_of_orders_that_come_at_once_wins(model_dir: Path):
-    async with loaded(model_dir) as worker:
+    async with loaded(config(model_dir)) as worker:
         await asyncio.gather(worker.on_connect(order(1)), worker.on_connect(order(2)))
         assert worker.status().epoch == 2
         assert len(await tokens_of(worker, 2)) == 3
 
 
 async def test_without_a_pipeline_nothing_is_taken(model_dir: Path):
-    async with loaded(model_dir) as worker:
+    async with loaded(config(model_dir)) as worker:
         assert (worker.status().epoch, worker.status().proof_age_s) == (0, None)
         with pytest.raises(NotReady, match="is in no pipeline yet"):
             await tokens_of(worker, 1)
@@ -96,12 +98,28 @@ async def test_without_a_pipeline_nothing_is_taken(model_dir: Path):
 
 
 async def test_what_a_whole_pipeline_computes_goes_to_nobody(model_dir: Path):
-    async with loaded(model_dir) as worker:
+    async with loaded(config(model_dir)) as worker:
         await worker.on_connect(order(1))
         with pytest.raises(MalformedMessage, match="stage 0 of 1 computes no such thing"):
             worker.outputs_of(Epoch(1)).steps()
         await until(lambda: _is_taken(worker), "the head takes its results")
         assert len(await tokens_of(worker, 1)) == 3
+
+
+@pytest.mark.parametrize("cores_may_sleep", [False, True])
+async def test_cores_stay_awake_for_steps_and_for_no_longer(
+    model_dir: Path, tmp_path: Path, monkeypatch, cores_may_sleep
+):
+    latency_file = tmp_path / "latency"
+    latency_file.touch()
+    cores = AwakeCores(latency_file)
+    monkeypatch.setattr("exo_lite.worker.worker.AwakeCores", lambda: cores)
+    monkeypatch.setattr("exo_lite.worker.worker.PROBE_EVERY_S", 0.05)
+    async with loaded(replace(config(model_dir), cores_may_sleep=cores_may_sleep)) as worker:
+        await worker.on_connect(order(1))
+        await tokens_of(worker, 1)
+        assert (latency_file.stat().st_size > 0) != cores_may_sleep
+        await until(lambda: not cores.is_held, "no step for a while, but for those that prove hops")
 
 
 def _is_taken(worker: Worker) -> bool:
@@ -113,7 +131,7 @@ def _is_taken(worker: Worker) -> bool:
 
 
 async def test_what_it_cannot_load_is_its_status_and_its_answer(tmp_path: Path):
-    async with loaded(tmp_path) as worker:
+    async with loaded(config(tmp_path)) as worker:
         status = worker.status()
         assert (status.state, status.worker_address) == ("lost", None)
         assert "config.json" in (status.error or "")

@@ -1,0 +1,72 @@
+"""Cores that stay awake while steps come: a stage waits for most of each, and a core that has slept is slow at first.
+
+Linux grants a bound on how long a core may take to wake up for as long as the file stays open to which it was written:
+https://docs.kernel.org/power/pm_qos_interface.html.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from io import FileIO
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+LATENCY_FILE = Path("/dev/cpu_dma_latency")
+IDLE_DRIVER_FILE = Path("/sys/devices/system/cpu/cpuidle/current_driver")
+
+MAX_WAKE_UP_US = 10
+"""Allows the shallow sleep, in which a core keeps its caches."""
+VIRTUAL_MAX_WAKE_UP_US = 0
+"""In a virtual machine any sleep gives the core away: there only waiting awake helps."""
+
+
+class AwakeCores:
+    """A wish that holds from one `hold` to a `release_if_unused` with no other between this and the one before."""
+
+    def __init__(self, latency_file: Path = LATENCY_FILE, idle_driver_file: Path = IDLE_DRIVER_FILE) -> None:
+        self._latency_file = latency_file
+        self._idle_driver_file = idle_driver_file
+        self._held: FileIO | None = None
+        self._is_used = False
+        self._is_refused = False
+
+    @property
+    def is_held(self) -> bool:
+        return self._held is not None
+
+    def hold(self) -> None:
+        """For each step: nothing after the first. Where the system does not allow it, cores sleep as they did."""
+        self._is_used = True
+        if self._held is None and not self._is_refused:
+            self._open()
+
+    def release_if_unused(self) -> None:
+        """To be called from time to time."""
+        if self._held is not None and not self._is_used:
+            self._held.close()
+            self._held = None
+        self._is_used = False
+
+    def release(self) -> None:
+        self._is_used = False
+        self.release_if_unused()
+
+    def _open(self) -> None:
+        try:
+            held = FileIO(self._latency_file, "r+")
+            held.write(self._max_wake_up_us().to_bytes(4, sys.byteorder))
+            self._held = held
+        except OSError as error:
+            self._is_refused = True
+            if isinstance(error, PermissionError):
+                fix = f"let this user write {self._latency_file}, see README"
+                log.info("cores may sleep between steps, which costs speed", extra={"cause": str(error), "fix": fix})
+
+    def _max_wake_up_us(self) -> int:
+        try:
+            driver = self._idle_driver_file.read_text(encoding="ascii").strip()
+        except OSError:
+            return MAX_WAKE_UP_US
+        return VIRTUAL_MAX_WAKE_UP_US if driver == "haltpoll" else MAX_WAKE_UP_US
