@@ -131,11 +131,12 @@ class Head:
             if sent_at_s is None:
                 return
             now_s = self._clock()
-            request_ids = self._scheduler.requests_of(result.step_id)
-            news = self._news_of(result, now_s, duration_s=now_s - sent_at_s)
+            step = self._scheduler.step_under_way(result.step_id)
+            news = self._news_of(result, now_s)
             self._pump()  # before anything else: the stages wait for it
             self._measure(result, now_s - sent_at_s)
-            for request_id in request_ids:
+            self._scheduler.learn(step, result, (now_s - sent_at_s) * 1000)
+            for request_id in step.request_ids:
                 self._traces.add(request_id, sent_at_s, now_s, len(result.tokens), result.timings)
         if news:
             self._loop.call_soon_threadsafe(self._deliver, news)
@@ -184,12 +185,12 @@ class Head:
         self._sent_at_s[step.step_id] = self._clock()
         self._send(step)
 
-    def _news_of(self, result: StepResult, now_s: float, *, duration_s: float) -> News:
+    def _news_of(self, result: StepResult, now_s: float) -> News:
         """The tokens that a result brings, or the error that it brings, to each request of its step."""
         try:
             if result.failure is not None:
                 raise result.failure.error
-            tokens = self._scheduler.complete(result, duration_s * 1000)
+            tokens = self._scheduler.complete(result)
         except ExoLiteError as error:
             return [(request_id, error) for request_id in self._scheduler.fail(result.step_id)]
         self.proved_at_s = now_s

@@ -14,7 +14,9 @@ what follows is then computed in the very shapes, and so to the very bits, of a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest, MalformedStep, QueueFull, StaleEpoch
 from exo_lite.domain.ids import Epoch, RequestId
@@ -48,36 +50,27 @@ class Features:
     is_exact: bool = True
 
 
-@dataclass(slots=True)
-class _StepDraft:
-    admissions: list[Admission] = field(default_factory=list)
-    decodes: list[SequenceChunk] = field(default_factory=list)
-    prompts: list[SequenceChunk] = field(default_factory=list)
+Part = tuple[SequenceState, SequenceChunk]
+"""Of a step: a chunk, and whose it is. A slot may have another owner by the time that the step comes back."""
+
+
+class StepUnderWay(NamedTuple):
+    """What a step carries, and for whom: decodes, then prompts."""
+
+    parts: Sequence[Part] = ()
+    num_decodes: int = 0
 
     @property
-    def num_prompt_tokens(self) -> int:
-        return sum(chunk.num_tokens for chunk in self.prompts)
-
-
-@dataclass(frozen=True, slots=True)
-class _StepUnderWay:
-    """What a step carries, and for whom."""
-
-    chunks: tuple[SequenceChunk, ...]
-    owners: dict[int, SequenceState]
-    """By slot: a slot may have another owner by the time the step comes back."""
-    num_decodes: int
+    def request_ids(self) -> list[RequestId]:
+        return [sequence.request.request_id for sequence, _ in self.parts]
 
     @property
     def num_proposed(self) -> int:
-        return sum(len(chunk.proposed_token_ids) for chunk in self.chunks)
+        return sum(len(chunk.proposed_token_ids) for _, chunk in self.parts)
 
     @property
     def num_prompt_tokens(self) -> int:
-        return sum(chunk.num_tokens for chunk in self.chunks[self.num_decodes :])
-
-
-_NO_STEP = _StepUnderWay((), {}, 0)
+        return sum(chunk.num_tokens for _, chunk in self.parts[self.num_decodes :])
 
 
 class Scheduler:
@@ -105,7 +98,7 @@ class Scheduler:
         self._free_slots = list(range(num_slots))[::-1]
         self._blocks = BlockPool(num_slots * num_kv_blocks(context_length) if num_blocks is None else num_blocks)
         self._running: dict[RequestId, SequenceState] = {}
-        self._under_way: dict[int, _StepUnderWay] = {}
+        self._under_way: dict[int, StepUnderWay] = {}
         self._prompt_share = FairShare()
         self._costs = StepCosts()
         self._num_prompt_tokens = 0
@@ -175,41 +168,57 @@ class Scheduler:
         """The next step to send down, or None while there is nothing to send or enough is under way."""
         if len(self._under_way) >= self._num_stages:
             return None
-        draft = _StepDraft()
-        self._admit(draft)
-        self._add_decodes(draft)
-        self._add_prompts(draft)
-        return self._issue(draft) if draft.decodes or draft.prompts else None
+        admissions = self._admit()
+        decoding, prompts = self._by_phase()
+        num_decodes = -(-len(decoding) // self._num_stages)  # in each step under way: spread evenly over them
+        parts = self._decodes(decoding, num_decodes)
+        num_ready = len(parts)
+        if prompts and not (parts and self._costs.is_decodes_turn()):
+            parts += self._prompts(prompts, num_decodes, len(decoding))
+        return self._issue(parts, num_ready, admissions) if parts else None
 
     def probe(self) -> Step:
         """A step without work, which proves every hop."""
-        return self._issue(_StepDraft())
+        return self._issue([], 0, [])
 
-    def requests_of(self, step_id: int) -> list[RequestId]:
-        """Those that a step under way works for."""
-        return [one.request.request_id for one in self._under_way.get(step_id, _NO_STEP).owners.values()]
+    def step_under_way(self, step_id: int) -> StepUnderWay:
+        """An empty one where there is no such step."""
+        return self._under_way.get(step_id, _NO_STEP)
 
-    def complete(self, result: StepResult, duration_ms: float | None = None) -> list[tuple[RequestId, Token]]:
-        """The tokens that a result brings to living requests. `duration_ms`: since the step was sent.
+    def complete(self, result: StepResult) -> list[tuple[RequestId, Token]]:
+        """The tokens that a result brings to living requests.
 
         Raises MalformedStep, changing nothing, unless each sequence that was to have one has its tokens.
         """
-        step = self._under_way.get(result.step_id, _NO_STEP)
-        sampled = _tokens_by_slot(result, step.chunks)
+        step = self.step_under_way(result.step_id)
+        drawn = _drawn_by_part(result, step.parts)
         self._under_way.pop(result.step_id, None)
-        self._learn(step, result, duration_ms)
         tokens: list[tuple[RequestId, Token]] = []
-        for chunk in step.chunks:
-            sequence = step.owners[chunk.slot]
+        for (sequence, chunk), sampled in zip(step.parts, drawn, strict=True):
             if self._is_running(sequence):
-                taken = self._take(step, chunk, sampled.get(chunk.slot, []))
-                tokens += [(sequence.request.request_id, token) for token in taken]
+                for token in self._take(sequence, chunk, sampled, is_alone=step.num_decodes == 0):
+                    tokens.append((sequence.request.request_id, token))
         return tokens
+
+    def learn(self, step: StepUnderWay, result: StepResult, duration_ms: float) -> None:
+        """What a step cost that came back so long after it was sent. Apart from `complete`: the next need not wait."""
+        if not step.num_decodes or result.failure is not None:
+            return
+        num_proposed, num_prompt_tokens = step.num_proposed, step.num_prompt_tokens
+        if result.timings:
+            self._costs.learn(
+                num_decodes=step.num_decodes,
+                num_proposed=num_proposed,
+                num_prompt_tokens=num_prompt_tokens,
+                compute_ms=max(timing.compute_ms for timing in result.timings),
+            )
+        if not num_prompt_tokens and not num_proposed:
+            self._costs.learn_cycle(duration_ms)
 
     def fail(self, step_id: int) -> list[RequestId]:
         """Forget the requests of a step that could not be computed, and name them."""
         step = self._under_way.pop(step_id, _NO_STEP)
-        request_ids = [one.request.request_id for one in step.owners.values() if self._is_running(one)]
+        request_ids = [one.request.request_id for one, _ in step.parts if self._is_running(one)]
         for request_id in request_ids:
             self.cancel(request_id)
         return request_ids
@@ -247,22 +256,24 @@ class Scheduler:
         """Not so once it was cancelled, even if another request has its slot or its name by now."""
         return self._running.get(sequence.request.request_id) is sequence
 
-    def _admit(self, draft: _StepDraft) -> None:
+    def _admit(self) -> list[Admission]:
         """KV blocks for all that a request may come to: no answer runs out of them in the middle."""
+        admissions: list[Admission] = []
         while self._free_slots and (request := self._waiting.first()) is not None:
             keys = self._reusable_keys(request)
             cached = self._reusable(self._blocks.find(keys))
             blocks = self._blocks.take(num_kv_blocks(request.num_tokens), cached)
             if blocks is None:
-                return  # in turn: a long request is not overtaken for ever by short ones
+                break  # in turn: a long request is not overtaken for ever by short ones
             self._waiting.take(request)
             key = keys[len(cached) - 1] if cached else first_key(request.tenant)
             num_cached_tokens = len(cached) * KV_BLOCK_TOKENS
             sequence = SequenceState(request, self._free_slots.pop(), blocks, num_cached_tokens, key)
             self._running[request.request_id] = sequence
-            draft.admissions.append(sequence.admission())
+            admissions.append(sequence.admission())
             self._num_prompt_tokens += len(request.token_ids)
             self._num_cached_tokens += num_cached_tokens
+        return admissions
 
     def _reusable_keys(self, request: GenerateRequest) -> list[Key]:
         """Of the blocks of a prompt but for its last token: that one is always computed, to draw the next."""
@@ -273,13 +284,17 @@ class Scheduler:
         blocks_per_chunk = 1 if self._features.is_exact else PREFILL_CHUNK_TOKENS // KV_BLOCK_TOKENS
         return found[: len(found) // blocks_per_chunk * blocks_per_chunk]
 
-    def _take(self, step: _StepUnderWay, chunk: SequenceChunk, sampled: list[SampledToken]) -> list[Token]:
-        """What a chunk that every stage has computed, as all before it of its sequence, brings to a living request."""
-        sequence = step.owners[chunk.slot]
+    def _take(
+        self, sequence: SequenceState, chunk: SequenceChunk, sampled: Sequence[SampledToken], *, is_alone: bool
+    ) -> list[Token]:
+        """What a chunk that every stage has computed, as all before it of its sequence, brings to a living request.
+
+        `is_alone`: without decodes beside it.
+        """
         tokens = sequence.take(chunk, sampled)
-        self._num_accepted_tokens += max(0, len(sampled) - 1)
-        is_as_idle = step.num_decodes == 0 and _is_next_whole(chunk, sequence)
-        if self._features.prefix_cache and (self._features.is_exact or is_as_idle):
+        if len(sampled) > 1:
+            self._num_accepted_tokens += len(sampled) - 1
+        if self._features.prefix_cache and (self._features.is_exact or (is_alone and _is_next_whole(chunk, sequence))):
             num_wrong = chunk.num_draws - len(sampled)
             for block, key in sequence.newly_full_blocks(chunk.position + chunk.num_tokens - num_wrong):
                 self._blocks.fill(block, key)
@@ -287,46 +302,45 @@ class Scheduler:
             self.cancel(sequence.request.request_id)
         return tokens
 
-    @property
-    def _num_decoding(self) -> int:
-        return sum(sequence.is_decoding for sequence in self._running.values())
+    def _by_phase(self) -> tuple[list[SequenceState], list[SequenceState]]:
+        """Those that decode, and those with prompt left."""
+        decoding: list[SequenceState] = []
+        prompts: list[SequenceState] = []
+        for sequence in self._running.values():
+            (decoding if sequence.is_decoding else prompts).append(sequence)
+        return decoding, prompts
 
-    @property
-    def _decode_group_size(self) -> int:
-        """Of each of the steps under way, when all decodes are spread evenly over them."""
-        return -(-self._num_decoding // self._num_stages)
-
-    def _add_decodes(self, draft: _StepDraft) -> None:
-        ready = [sequence for sequence in self._running.values() if sequence.next_token is not None]
-        group = ready[: self._decode_group_size]
+    def _decodes(self, decoding: list[SequenceState], most: int) -> list[Part]:
+        group = [sequence for sequence in decoding if sequence.next_token is not None][:most]
+        if not group:
+            return []
         # no step draws from more rows than there are slots: so much room for logits was promised
         guesses = self._features.speculation and self._features.is_exact  # else an answer would hang on what is guessed
-        most = (self._num_slots - len(self._running)) // len(group) if group and guesses else 0
-        price = self._costs.proposal_price(self._num_decoding, self._num_stages)
+        num_guesses = (self._num_slots - len(self._running)) // len(group) if guesses else 0
+        price = partial(self._costs.proposal_price, len(decoding), self._num_stages)
+        parts: list[Part] = []
         for sequence in group:
-            proposed = sequence.proposals(most, price) if most else ()
+            proposed = sequence.proposals(num_guesses, price) if num_guesses else ()
             self._num_proposed_tokens += len(proposed)
-            draft.decodes.append(sequence.decode_chunk(proposed))
+            parts.append((sequence, sequence.decode_chunk(proposed)))
             self._move_to_back(sequence)
+        return parts
 
-    def _add_prompts(self, draft: _StepDraft) -> None:
+    def _prompts(self, prompts: list[SequenceState], num_decodes: int, num_decoding: int) -> list[Part]:
         """Whole chunks, several short prompts in one step; where answers run, what they can bear of the next ones."""
-        prompts = [sequence for sequence in self._running.values() if not sequence.is_decoding]
-        if not prompts or (draft.decodes and self._costs.is_decodes_turn()):
-            return
-        num_decodes = self._decode_group_size
         is_cut = num_decodes > 0 and self._features.is_exact  # else numbers would hang on where
-        budget = PREFILL_CHUNK_TOKENS
-        if is_cut:
-            budget = self._costs.prompt_budget(num_decodes, len(prompts) / self._num_decoding)
-        while prompts and (room := budget - draft.num_prompt_tokens) > 0:
+        room = self._costs.prompt_budget(num_decodes, len(prompts) / num_decoding) if is_cut else PREFILL_CHUNK_TOKENS
+        parts: list[Part] = []
+        while prompts and room > 0:
             sequence = self._next_prompt(prompts)
             if sequence.num_in_chunk > room and not is_cut:
-                return
+                break
             num_tokens = min(sequence.num_in_chunk, room)
+            room -= num_tokens
             prompts.remove(sequence)
-            draft.prompts.append(sequence.prompt_chunk(num_tokens))
+            parts.append((sequence, sequence.prompt_chunk(num_tokens)))
             self._prompt_share.charge(sequence.request.tenant, num_tokens)
+        return parts
 
     def _next_prompt(self, prompts: Iterable[SequenceState]) -> SequenceState:
         """Tenants in turn, the requests of each in the order of their admission."""
@@ -340,25 +354,14 @@ class Scheduler:
         request_id = sequence.request.request_id
         self._running[request_id] = self._running.pop(request_id)
 
-    def _issue(self, draft: _StepDraft) -> Step:
-        chunks = (*draft.decodes, *draft.prompts)
-        step = Step(self._epoch, self._next_step_id, chunks, tuple(draft.admissions))
-        owners = {sequence.slot: sequence for sequence in self._running.values()}
-        under_way = {chunk.slot: owners[chunk.slot] for chunk in chunks}
-        self._under_way[step.step_id] = _StepUnderWay(chunks, under_way, len(draft.decodes))
+    def _issue(self, parts: list[Part], num_decodes: int, admissions: list[Admission]) -> Step:
+        step = Step(self._epoch, self._next_step_id, tuple([chunk for _, chunk in parts]), tuple(admissions))
+        self._under_way[step.step_id] = StepUnderWay(parts, num_decodes)
         self._next_step_id += 1
         return step
 
-    def _learn(self, step: _StepUnderWay, result: StepResult, duration_ms: float | None) -> None:
-        if result.timings and step.chunks:
-            self._costs.learn(
-                num_decodes=step.num_decodes,
-                num_proposed=step.num_proposed,
-                num_prompt_tokens=step.num_prompt_tokens,
-                compute_ms=max(timing.compute_ms for timing in result.timings),
-            )
-        if duration_ms is not None and step.num_decodes and not step.num_prompt_tokens and not step.num_proposed:
-            self._costs.learn_cycle(duration_ms)
+
+_NO_STEP = StepUnderWay()
 
 
 def _is_next_whole(chunk: SequenceChunk, sequence: SequenceState) -> bool:
@@ -366,21 +369,31 @@ def _is_next_whole(chunk: SequenceChunk, sequence: SequenceState) -> bool:
     return chunk.num_tokens == PREFILL_CHUNK_TOKENS and chunk.position == sequence.num_full_blocks * KV_BLOCK_TOKENS
 
 
-def _tokens_by_slot(result: StepResult, chunks: Iterable[SequenceChunk]) -> dict[int, list[SampledToken]]:
-    """Raises MalformedStep unless each chunk that asks for tokens has one, and one more per proposal that was right."""
-    sampled: dict[int, list[SampledToken]] = {chunk.slot: [] for chunk in chunks if chunk.num_draws}
-    for one in result.tokens:
-        sampled.setdefault(one.slot, []).append(one)
-    wrong = sampled.keys() - {chunk.slot for chunk in chunks if _are_sound(sampled.get(chunk.slot, []), chunk)}
-    if wrong:
-        asked = sorted(chunk.slot for chunk in chunks if chunk.num_draws)
-        brought = sorted(one.slot for one in result.tokens)
-        raise MalformedStep(f"step {result.step_id} was to bring tokens for slots {asked}, it brought {brought}")
-    return sampled
+def _drawn_by_part(result: StepResult, parts: Sequence[Part]) -> list[Sequence[SampledToken]]:
+    """Raises MalformedStep unless each chunk that asks for tokens has one, and one more per proposal that was right.
+
+    They come in the order of their chunks.
+    """
+    drawn: list[Sequence[SampledToken]] = []
+    tokens, start = result.tokens, 0
+    for _, chunk in parts:
+        end = start
+        while end < len(tokens) and tokens[end].slot == chunk.slot:
+            end += 1
+        drawn.append(tokens[start:end])
+        start = end
+        if not _are_sound(drawn[-1], chunk):
+            break
+    else:
+        if start == len(tokens):
+            return drawn
+    asked = [chunk.slot for _, chunk in parts if chunk.num_draws]
+    brought = [one.slot for one in tokens]
+    raise MalformedStep(f"step {result.step_id} was to bring tokens for slots {asked}, it brought {brought}")
 
 
-def _are_sound(sampled: Sequence[SampledToken], chunk: SequenceChunk) -> bool:
-    drawn = tuple(one.token_id for one in sampled)
-    if chunk.sample_index is None:
-        return not drawn
-    return bool(drawn) and len(drawn) <= chunk.num_draws and drawn[:-1] == chunk.proposed_token_ids[: len(drawn) - 1]
+def _are_sound(drawn: Sequence[SampledToken], chunk: SequenceChunk) -> bool:
+    if chunk.sample_index is None or not chunk.proposed_token_ids:
+        return len(drawn) == chunk.num_draws
+    accepted = [one.token_id for one in drawn[:-1]]
+    return 0 < len(drawn) <= chunk.num_draws and (*accepted,) == chunk.proposed_token_ids[: len(accepted)]

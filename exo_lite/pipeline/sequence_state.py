@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from exo_lite.domain.request import FinishReason, GenerateRequest, Token
@@ -49,7 +49,7 @@ class SequenceState:
 
     @property
     def is_decoding(self) -> bool:
-        return self.num_prompt_left == 0
+        return self.position >= len(self.request.token_ids)
 
     @property
     def num_unused(self) -> int:
@@ -67,7 +67,7 @@ class SequenceState:
             num_cached_tokens=self.num_cached_tokens,
         )
 
-    def proposals(self, most: int, price: Price) -> tuple[int, ...]:
+    def proposals(self, most: int, price: Callable[[], Price]) -> tuple[int, ...]:
         """Guesses at the tokens after `next_token`, as far as the answer may go."""
         if self._speculator is None:
             self._speculator = Speculator([*self.request.token_ids, *self.answer])
@@ -97,7 +97,7 @@ class SequenceState:
 
     def take(self, chunk: SequenceChunk, sampled: Sequence[SampledToken]) -> list[Token]:
         """The next tokens of the answer, up to its end: what the tail drew after a chunk."""
-        num_accepted = max(0, len(sampled) - 1)
+        num_accepted = len(sampled) - 1 if sampled else 0
         self.position += num_accepted
         tokens: list[Token] = []
         for one in sampled:

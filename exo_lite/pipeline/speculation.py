@@ -6,7 +6,7 @@ draws that very token, so answers are the same with and without.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 NGRAM = 3
@@ -66,12 +66,12 @@ class Speculator:
             self._next_place[tuple(self._tokens[-NGRAM:])] = len(self._tokens)
         self._tokens.append(token_id)
 
-    def propose(self, most: int, price: Price) -> tuple[int, ...]:
-        """At most so many guesses, as many as are worth their price; often none."""
+    def propose(self, most: int, price: Callable[[], Price]) -> tuple[int, ...]:
+        """At most so many guesses, as many as are worth their price, if there are some; often none."""
         place = self._next_place.get(tuple(self._tokens[-NGRAM:]))
         if place is None or most < 1:
             return ()
-        number = price.num_worth(self._acceptance, min(most, self._limit))
+        number = price().num_worth(self._acceptance, min(most, self._limit))
         if number == 0:
             self._acceptance += _FORGETTING * (_FIRST_ACCEPTANCE - self._acceptance)
         period = len(self._tokens) - place  # what has been repeated up to here is taken to go round once more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
@@ -28,6 +28,9 @@ from exo_lite.transport.sampling_codec import (
 )
 from exo_lite.transport.v1 import worker_pb2
 from exo_lite.transport.words import FINISH_REASONS, read_word
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 _DTYPES: tuple[tuple[DType, worker_pb2.DType.ValueType], ...] = (
     ("float32", worker_pb2.DTYPE_FLOAT32),
@@ -88,47 +91,45 @@ def token_from_proto(message: worker_pb2.Token) -> Token:
 def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
     """Chunks leave their token ids behind: past the embedding nobody needs them, and they are somebody's words."""
     step = message.step
-    return worker_pb2.StepMessage(
-        epoch=step.epoch,
-        step_id=step.step_id,
-        chunks=[
-            worker_pb2.SequenceChunk(
-                slot=chunk.slot,
-                position=chunk.position,
-                num_tokens=chunk.num_tokens,
-                sample_index=chunk.sample_index,
-                proposed_token_ids=chunk.proposed_token_ids,
-            )
-            for chunk in step.chunks
-        ],
-        admissions=[_admission_to_proto(one) for one in step.admissions],
-        hidden_states=_hidden_states_to_proto(message.hidden_states) if message.hidden_states else None,
-        timings=_timings_to_proto(message.timings),
-        failure=_failure_to_proto(message.failure),
-        sent_at_s=message.sent_at_s,
-    )
+    proto = worker_pb2.StepMessage(epoch=step.epoch, step_id=step.step_id, sent_at_s=message.sent_at_s)
+    for chunk in step.chunks:
+        proto.chunks.add(
+            slot=chunk.slot,
+            position=chunk.position,
+            num_tokens=chunk.num_tokens,
+            sample_index=chunk.sample_index,
+            proposed_token_ids=chunk.proposed_token_ids,
+        )
+    for admission in step.admissions:
+        proto.admissions.append(_admission_to_proto(admission))
+    if message.hidden_states is not None:
+        _write_hidden_states(message.hidden_states, proto.hidden_states)
+    _write_timings(message.timings, proto.timings)
+    _write_failure(message.failure, proto)
+    return proto
 
 
 def step_from_proto(message: worker_pb2.StepMessage) -> StepMessage:
     """Raises MalformedStep where the tensor is not what it says, InvalidRequest for impossible sampling."""
-    chunks = tuple(
-        SequenceChunk(
-            slot=chunk.slot,
-            position=chunk.position,
-            num_tokens=chunk.num_tokens,
-            sample_index=chunk.sample_index if chunk.HasField("sample_index") else None,
-            proposed_token_ids=tuple(chunk.proposed_token_ids),
-        )
-        for chunk in message.chunks
-    )
-    admissions = tuple(_admission_from_proto(one) for one in message.admissions)
+    chunks = tuple(map(_chunk_from_proto, message.chunks))
+    admissions = tuple(map(_admission_from_proto, message.admissions))
     hidden_states = _hidden_states_from_proto(message.hidden_states) if message.HasField("hidden_states") else None
     return StepMessage(
         step=Step(Epoch(message.epoch), message.step_id, chunks, admissions),
         hidden_states=hidden_states,
-        timings=_timings_from_proto(message.timings),
+        timings=tuple(map(_timing_from_proto, message.timings)),
         failure=_failure_from_proto(message),
         sent_at_s=message.sent_at_s,
+    )
+
+
+def _chunk_from_proto(message: worker_pb2.SequenceChunk) -> SequenceChunk:
+    return SequenceChunk(
+        slot=message.slot,
+        position=message.position,
+        num_tokens=message.num_tokens,
+        sample_index=message.sample_index if message.HasField("sample_index") else None,
+        proposed_token_ids=tuple(message.proposed_token_ids),
     )
 
 
@@ -155,35 +156,33 @@ def _admission_from_proto(message: worker_pb2.Admission) -> Admission:
 
 
 def result_to_proto(result: StepResult) -> worker_pb2.StepResult:
-    return worker_pb2.StepResult(
-        epoch=result.epoch,
-        step_id=result.step_id,
-        tokens=[
-            worker_pb2.SampledToken(slot=one.slot, token_id=one.token_id, logprobs=logprobs_to_proto(one.logprobs))
-            for one in result.tokens
-        ],
-        timings=_timings_to_proto(result.timings),
-        failure=_failure_to_proto(result.failure),
-    )
+    proto = worker_pb2.StepResult(epoch=result.epoch, step_id=result.step_id)
+    for one in result.tokens:
+        proto.tokens.add(slot=one.slot, token_id=one.token_id, logprobs=logprobs_to_proto(one.logprobs))
+    _write_timings(result.timings, proto.timings)
+    _write_failure(result.failure, proto)
+    return proto
 
 
 def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
     return StepResult(
         epoch=Epoch(message.epoch),
         step_id=message.step_id,
-        tokens=tuple(SampledToken(one.slot, one.token_id, logprobs_from_proto(one)) for one in message.tokens),
-        timings=_timings_from_proto(message.timings),
+        tokens=tuple(map(_sampled_from_proto, message.tokens)),
+        timings=tuple(map(_timing_from_proto, message.timings)),
         failure=_failure_from_proto(message),
     )
 
 
-def _hidden_states_to_proto(hidden_states: HiddenStates) -> worker_pb2.HiddenStates:
-    return worker_pb2.HiddenStates(
-        dtype=_DTYPE_TO_PROTO[hidden_states.dtype],
-        num_tokens=hidden_states.num_tokens,
-        hidden_size=hidden_states.hidden_size,
-        data=hidden_states.data,
-    )
+def _sampled_from_proto(message: worker_pb2.SampledToken) -> SampledToken:
+    return SampledToken(message.slot, message.token_id, logprobs_from_proto(message))
+
+
+def _write_hidden_states(hidden_states: HiddenStates, to: worker_pb2.HiddenStates) -> None:
+    to.dtype = _DTYPE_TO_PROTO[hidden_states.dtype]
+    to.num_tokens = hidden_states.num_tokens
+    to.hidden_size = hidden_states.hidden_size
+    to.data = hidden_states.data
 
 
 def _hidden_states_from_proto(message: worker_pb2.HiddenStates) -> HiddenStates:
@@ -194,39 +193,35 @@ def _hidden_states_from_proto(message: worker_pb2.HiddenStates) -> HiddenStates:
 
 
 def trace_to_proto(trace: RequestTrace) -> worker_pb2.RequestTrace:
-    steps = [
-        worker_pb2.StepTrace(
-            start_ms=step.start_ms,
-            duration_ms=step.duration_ms,
-            num_tokens=step.num_tokens,
-            stages=_timings_to_proto(step.stages),
-        )
-        for step in trace.steps
-    ]
-    return worker_pb2.RequestTrace(age_s=trace.age_s, steps=steps)
+    proto = worker_pb2.RequestTrace(age_s=trace.age_s)
+    for step in trace.steps:
+        to = proto.steps.add(start_ms=step.start_ms, duration_ms=step.duration_ms, num_tokens=step.num_tokens)
+        _write_timings(step.stages, to.stages)
+    return proto
 
 
 def trace_from_proto(message: worker_pb2.RequestTrace) -> RequestTrace:
     steps = tuple(
-        StepTrace(step.start_ms, step.duration_ms, step.num_tokens, _timings_from_proto(step.stages))
+        StepTrace(step.start_ms, step.duration_ms, step.num_tokens, tuple(map(_timing_from_proto, step.stages)))
         for step in message.steps
     )
     return RequestTrace(message.age_s, steps)
 
 
-def _timings_to_proto(timings: tuple[StageTiming, ...]) -> list[worker_pb2.StageTiming]:
-    return [
-        worker_pb2.StageTiming(queue_ms=one.queue_ms, compute_ms=one.compute_ms, serialize_ms=one.serialize_ms)
-        for one in timings
-    ]
+def _write_timings(
+    timings: tuple[StageTiming, ...], to: RepeatedCompositeFieldContainer[worker_pb2.StageTiming]
+) -> None:
+    for queue_ms, compute_ms, serialize_ms in timings:
+        to.add(queue_ms=queue_ms, compute_ms=compute_ms, serialize_ms=serialize_ms)
 
 
-def _timings_from_proto(messages: Iterable[worker_pb2.StageTiming]) -> tuple[StageTiming, ...]:
-    return tuple(StageTiming(one.queue_ms, one.compute_ms, one.serialize_ms) for one in messages)
+def _timing_from_proto(message: worker_pb2.StageTiming) -> StageTiming:
+    return StageTiming(message.queue_ms, message.compute_ms, message.serialize_ms)
 
 
-def _failure_to_proto(failure: StepFailure | None) -> worker_pb2.Failure | None:
-    return worker_pb2.Failure(code=failure.code, message=failure.message) if failure else None
+def _write_failure(failure: StepFailure | None, to: worker_pb2.StepMessage | worker_pb2.StepResult) -> None:
+    if failure is not None:
+        to.failure.code, to.failure.message = failure.code, failure.message
 
 
 def _failure_from_proto(message: worker_pb2.StepMessage | worker_pb2.StepResult) -> StepFailure | None:

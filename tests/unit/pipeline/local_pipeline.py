@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -72,8 +72,8 @@ class LocalPipeline:
         output, passed = StageOutput(), StepMessage(step)
         for stage in self.stages:
             output = stage.compute(passed)
-            bare = tuple(replace(chunk, token_ids=()) for chunk in step.chunks)
-            passed = StepMessage(replace(step, chunks=bare), output.hidden_states)
+            bare = tuple(chunk._replace(token_ids=()) for chunk in step.chunks)
+            passed = StepMessage(step._replace(chunks=bare), output.hidden_states)
         return StepResult(step.epoch, step.step_id, output.tokens, (StageTiming(0.0, 1.0 + 0.1 * step.num_tokens),))
 
 

@@ -194,9 +194,9 @@ def test_tokens_that_are_missing_or_not_asked_for_are_refused_and_change_nothing
     subject.submit(request("a"))
     step = next_step(subject)
     sound = result(step)
-    for tokens in ((), sound.tokens * 2, (replace(sound.tokens[0], slot=3),)):
+    for tokens in ((), sound.tokens * 2, (sound.tokens[0]._replace(slot=3),)):
         with pytest.raises(MalformedStep, match="was to bring tokens for slots"):
-            subject.complete(replace(sound, tokens=tokens))
+            subject.complete(sound._replace(tokens=tokens))
     assert subject.complete(sound) == [("a", Token(0, 5))]
 
 
@@ -303,8 +303,11 @@ def test_short_requests_share_the_room_of_long_ones_and_a_long_one_waits_its_tur
     assert [one.blocks for one in next_step(subject).admissions] == [(0, 1, 2, 3)]
 
 
-def timed(step: Step, compute_ms: float) -> StepResult:
-    return replace(result(step), timings=(StageTiming(0.0, 1.0), StageTiming(0.0, compute_ms)))
+def complete_after(subject: Scheduler, step: Step, compute_ms: float) -> None:
+    timings = (StageTiming(0.0, 1.0), StageTiming(0.0, compute_ms))
+    came_back, under_way = result(step)._replace(timings=timings), subject.step_under_way(step.step_id)
+    subject.complete(came_back)
+    subject.learn(under_way, came_back, compute_ms + 1.0)
 
 
 def test_a_long_prompt_comes_in_small_pieces_while_answers_run_and_whole_chunks_when_none_does():
@@ -312,14 +315,14 @@ def test_a_long_prompt_comes_in_small_pieces_while_answers_run_and_whole_chunks_
     for name in "ab":
         subject.submit(request(name, max_tokens=100))
     for _ in range(5):
-        subject.complete(timed(next_step(subject), 10.0))
+        complete_after(subject, next_step(subject), 10.0)
     subject.submit(request("long", num_prompt=900, max_tokens=1))
     sizes = []
     for _ in range(40):
         step = next_step(subject)
         assert [chunk.num_tokens for chunk in step.chunks[:2]] == [1, 1]
         sizes.append(step.num_tokens - 2)
-        subject.complete(timed(step, 10.0 + 0.5 * sizes[-1]))
+        complete_after(subject, step, 10.0 + 0.5 * sizes[-1])
     assert max(sizes[2:]) == 12  # 1.6 times as long as without
     assert 0 in sizes  # to see what the answers cost alone
     for name in "ab":
@@ -330,7 +333,7 @@ def test_a_long_prompt_comes_in_small_pieces_while_answers_run_and_whole_chunks_
         assert chunk.position == position
         position += chunk.num_tokens
         assert position in (900, *range(0, 900, PREFILL_CHUNK_TOKENS))
-        subject.complete(timed(Step(Epoch(1), subject._next_step_id - 1, (chunk,)), 100.0))
+        complete_after(subject, Step(Epoch(1), subject._next_step_id - 1, (chunk,)), 100.0)
 
 
 def test_a_prompt_waits_for_no_more_than_its_share_of_another_tenants():

@@ -125,12 +125,14 @@ class History:
             for request_id in self.subject.fail(result.step_id):
                 self.end(request_id, "failed")
             return
-        for request_id, token in self.subject.complete(result, self.rng.choice((None, 5.0, 80.0))):
+        step = self.subject.step_under_way(result.step_id)
+        for request_id, token in self.subject.complete(result):
             answer = self.answers[request_id]
             assert token.index == len(answer.token_ids)
             answer.token_ids.append(token.token_id)
             if token.finish_reason is not None:
                 self.end(request_id, token.finish_reason)
+        self.subject.learn(step, result, self.rng.choice((5.0, 80.0)))
 
     def cancel(self) -> None:
         under_way = [one for one, answer in self.answers.items() if answer.end is None]

@@ -6,7 +6,7 @@ import pytest
 
 from exo_lite.pipeline.speculation import FIRST_PROPOSED, MAX_INDEXED_TOKENS, MAX_PROPOSED, Price, Speculator
 
-FREE = Price()
+FREE = Price
 
 
 def test_what_followed_the_last_tokens_before_is_proposed():
@@ -68,9 +68,9 @@ def test_guesses_that_cost_more_than_they_bring_are_not_made():
 def test_it_gives_up_where_guesses_are_wrong_and_tries_again_after_a_while():
     price = Price(num_decoding=1, cycle_ms=20.0, row_ms=5.0)
     speculator = Speculator([1, 2, 3] * 10)
-    num_proposed = [len(speculator.propose(8, price)) for _ in range(1)]
+    num_proposed = [len(speculator.propose(8, lambda: price)) for _ in range(1)]
     for _ in range(400):
         speculator.learn(num_proposed[-1], 0)
-        num_proposed.append(len(speculator.propose(8, price)))
+        num_proposed.append(len(speculator.propose(8, lambda: price)))
     tries = sum(1 for number in num_proposed[20:] if number)
     assert 2 <= tries <= 40

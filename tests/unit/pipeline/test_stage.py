@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -42,8 +41,8 @@ def through(stages: Sequence[Stage], first: StepMessage) -> tuple[SampledToken, 
     output, passed = StageOutput(), first
     for stage in stages:
         output = stage.compute(passed)
-        bare = tuple(replace(chunk, token_ids=()) for chunk in first.step.chunks)
-        passed = StepMessage(replace(first.step, chunks=bare), output.hidden_states)
+        bare = tuple(chunk._replace(token_ids=()) for chunk in first.step.chunks)
+        passed = StepMessage(first.step._replace(chunks=bare), output.hidden_states)
     return output.tokens
 
 
@@ -71,7 +70,7 @@ def test_first_and_middle_stages_hand_on_hidden_states_and_no_tokens(make_stage:
     assert output.hidden_states is not None
     shape = (output.hidden_states.dtype, output.hidden_states.num_tokens, output.hidden_states.hidden_size)
     assert shape == ("float32", len(PROMPT), HIDDEN_SIZE)
-    onward = middle.compute(replace(prompt_message(), hidden_states=output.hidden_states))
+    onward = middle.compute(prompt_message()._replace(hidden_states=output.hidden_states))
     assert onward.tokens == ()
     assert onward.hidden_states is not None
     assert onward.hidden_states.data != output.hidden_states.data
@@ -104,17 +103,17 @@ def test_a_probe_passes_every_stage_without_work(make_stage: MakeStage):
 
 def test_a_failed_step_is_not_computed_and_leaves_no_trace(make_stage: MakeStage):
     for stage in (make_stage(), make_stage(1, 2)):
-        failed = replace(prompt_message(), failure=StepFailure("malformed_step", "a stage before could not"))
+        failed = prompt_message()._replace(failure=StepFailure("malformed_step", "a stage before could not"))
         assert stage.compute(failed) == StageOutput()
     stage = make_stage()
-    stage.compute(replace(prompt_message(), failure=StepFailure("malformed_step", "no")))
+    stage.compute(prompt_message()._replace(failure=StepFailure("malformed_step", "no")))
     with pytest.raises(MalformedStep, match="slot 0 holds 0 tokens, its chunk starts at 5"):
         stage.compute(message(SequenceChunk(0, 5, 1, (1,), 1)))
 
 
 def test_a_later_stage_needs_hidden_states(make_stage: MakeStage):
     with pytest.raises(MalformedStep, match="step 3 came to a later stage without hidden states"):
-        make_stage(1, 2).compute(replace(prompt_message(), step=replace(prompt_message().step, step_id=3)))
+        make_stage(1, 2).compute(prompt_message()._replace(step=prompt_message().step._replace(step_id=3)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -124,7 +123,7 @@ def test_hidden_states_with_a_value_that_is_none_are_refused(make_stage: MakeSta
     damaged = HiddenStates("float32", len(PROMPT), HIDDEN_SIZE, struct.pack(f"<{len(numbers)}f", *numbers))
     for stage in (make_stage(1, 1), make_stage(1, 2)):
         with pytest.raises(MalformedStep, match="NaN or infinity"):
-            stage.compute(replace(prompt_message(), hidden_states=damaged))
+            stage.compute(prompt_message()._replace(hidden_states=damaged))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +140,7 @@ def test_hidden_states_with_a_value_that_is_none_are_refused(make_stage: MakeSta
 )
 def test_hidden_states_of_another_type_or_shape_are_refused(make_stage: MakeStage, hidden_states: HiddenStates):
     with pytest.raises(MalformedStep):
-        make_stage(1, 2).compute(replace(prompt_message(), hidden_states=hidden_states))
+        make_stage(1, 2).compute(prompt_message()._replace(hidden_states=hidden_states))
 
 
 @pytest.mark.parametrize("layers", [(0, 2), (0, 0)])
@@ -157,7 +156,7 @@ def test_a_later_stage_refuses_a_slot_that_was_never_admitted(make_stage: MakeSt
     for stage in (make_stage(1, 1), make_stage(1, 2)):
         not_admitted = message(SequenceChunk(0, 0, len(PROMPT), (), 0))
         with pytest.raises(MalformedStep, match=r"slots \[0\] were never admitted"):
-            stage.compute(replace(not_admitted, hidden_states=hidden_states))
+            stage.compute(not_admitted._replace(hidden_states=hidden_states))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
@@ -63,15 +63,18 @@ def _strategy(hint: Any, name: str) -> st.SearchStrategy[Any]:
     if hint in known:
         return known[hint]
     if hint is SequenceChunk:
-        proposed = st.lists(UINT32, max_size=3).map(tuple)
-        return st.builds(  # token ids stay behind
-            SequenceChunk, UINT32, UINT32, UINT32, sample_index=st.none() | UINT32, proposed_token_ids=proposed
+        return st.builds(
+            SequenceChunk,
+            *(UINT32,) * 3,
+            token_ids=st.just(()),  # they stay behind
+            sample_index=st.none() | UINT32,
+            proposed_token_ids=st.lists(UINT32, max_size=3).map(tuple),
         )
     if isinstance(hint, NewType):
         return _strategy(hint.__supertype__, name)
-    if is_dataclass(hint) and isinstance(hint, type):
+    if isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, tuple)):
         hints = get_type_hints(hint)
-        return st.builds(hint, **{field.name: _strategy(hints[field.name], field.name) for field in fields(hint)})
+        return st.builds(hint, **{name: _strategy(hints[name], name) for name in hints})
     if get_origin(hint) is None:
         return _plain(hint, name)
     return _generic(get_origin(hint), get_args(hint), name)
