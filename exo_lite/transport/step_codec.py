@@ -1,4 +1,8 @@
-"""domain ↔ protobuf for requests, steps and sampled tokens."""
+"""domain ↔ protobuf for requests, steps and sampled tokens.
+
+Steps and results are written field by field, and read by position: between computations nothing of this code is in the
+caches, and keywords and copies of parts took a third of its time.
+"""
 
 from __future__ import annotations
 
@@ -92,13 +96,13 @@ def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
     """Chunks leave their token ids behind: past the embedding nobody needs them, and they are somebody's words."""
     step = message.step
     proto = worker_pb2.StepMessage(epoch=step.epoch, step_id=step.step_id, sent_at_s=message.sent_at_s)
-    for chunk in step.chunks:
+    for slot, position, num_tokens, _, sample_index, proposed_token_ids in step.chunks:
         proto.chunks.add(
-            slot=chunk.slot,
-            position=chunk.position,
-            num_tokens=chunk.num_tokens,
-            sample_index=chunk.sample_index,
-            proposed_token_ids=chunk.proposed_token_ids,
+            slot=slot,
+            position=position,
+            num_tokens=num_tokens,
+            sample_index=sample_index,
+            proposed_token_ids=proposed_token_ids,
         )
     for admission in step.admissions:
         proto.admissions.append(_admission_to_proto(admission))
@@ -114,23 +118,15 @@ def step_from_proto(message: worker_pb2.StepMessage) -> StepMessage:
     chunks = tuple(map(_chunk_from_proto, message.chunks))
     admissions = tuple(map(_admission_from_proto, message.admissions))
     hidden_states = _hidden_states_from_proto(message.hidden_states) if message.HasField("hidden_states") else None
-    return StepMessage(
-        step=Step(Epoch(message.epoch), message.step_id, chunks, admissions),
-        hidden_states=hidden_states,
-        timings=tuple(map(_timing_from_proto, message.timings)),
-        failure=_failure_from_proto(message),
-        sent_at_s=message.sent_at_s,
-    )
+    timings = tuple(map(_timing_from_proto, message.timings))
+    step = Step(Epoch(message.epoch), message.step_id, chunks, admissions)
+    return StepMessage(step, hidden_states, timings, _failure_from_proto(message), message.sent_at_s)
 
 
 def _chunk_from_proto(message: worker_pb2.SequenceChunk) -> SequenceChunk:
-    return SequenceChunk(
-        slot=message.slot,
-        position=message.position,
-        num_tokens=message.num_tokens,
-        sample_index=message.sample_index if message.HasField("sample_index") else None,
-        proposed_token_ids=tuple(message.proposed_token_ids),
-    )
+    sample_index = message.sample_index if message.HasField("sample_index") else None
+    proposed_token_ids = tuple(message.proposed_token_ids)
+    return SequenceChunk(message.slot, message.position, message.num_tokens, (), sample_index, proposed_token_ids)
 
 
 def _admission_to_proto(admission: Admission) -> worker_pb2.Admission:
@@ -157,21 +153,17 @@ def _admission_from_proto(message: worker_pb2.Admission) -> Admission:
 
 def result_to_proto(result: StepResult) -> worker_pb2.StepResult:
     proto = worker_pb2.StepResult(epoch=result.epoch, step_id=result.step_id)
-    for one in result.tokens:
-        proto.tokens.add(slot=one.slot, token_id=one.token_id, logprobs=logprobs_to_proto(one.logprobs))
+    for slot, token_id, logprobs in result.tokens:
+        proto.tokens.add(slot=slot, token_id=token_id, logprobs=logprobs_to_proto(logprobs))
     _write_timings(result.timings, proto.timings)
     _write_failure(result.failure, proto)
     return proto
 
 
 def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
-    return StepResult(
-        epoch=Epoch(message.epoch),
-        step_id=message.step_id,
-        tokens=tuple(map(_sampled_from_proto, message.tokens)),
-        timings=tuple(map(_timing_from_proto, message.timings)),
-        failure=_failure_from_proto(message),
-    )
+    tokens = tuple(map(_sampled_from_proto, message.tokens))
+    timings = tuple(map(_timing_from_proto, message.timings))
+    return StepResult(Epoch(message.epoch), message.step_id, tokens, timings, _failure_from_proto(message))
 
 
 def _sampled_from_proto(message: worker_pb2.SampledToken) -> SampledToken:
