@@ -10,6 +10,7 @@ import logging
 import sys
 from io import FileIO
 from pathlib import Path
+from threading import Lock
 
 log = logging.getLogger(__name__)
 
@@ -28,38 +29,49 @@ class AwakeCores:
     def __init__(self, latency_file: Path = LATENCY_FILE, idle_driver_file: Path = IDLE_DRIVER_FILE) -> None:
         self._latency_file = latency_file
         self._idle_driver_file = idle_driver_file
+        self._lock = Lock()  # of opening and closing
         self._held: FileIO | None = None
         self._is_used = False
-        self._is_refused = False
+        self._may_hold = True
 
     @property
     def is_held(self) -> bool:
         return self._held is not None
 
     def hold(self) -> None:
-        """For each step: nothing after the first. Where the system does not allow it, cores sleep as they did."""
+        """After each step: nothing but for the first. Where the system does not allow it, cores sleep as they did."""
         self._is_used = True
-        if self._held is None and not self._is_refused:
-            self._open()
+        if self._held is None and self._may_hold:
+            with self._lock:
+                self._open()
 
     def release_if_unused(self) -> None:
         """To be called from time to time."""
-        if self._held is not None and not self._is_used:
+        if not self._is_used:
+            with self._lock:
+                self._let_go()
+        self._is_used = False
+
+    def close(self) -> None:
+        """For good, whoever still has a step under way."""
+        with self._lock:
+            self._may_hold = False
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
             self._held.close()
             self._held = None
-        self._is_used = False
-
-    def release(self) -> None:
-        self._is_used = False
-        self.release_if_unused()
 
     def _open(self) -> None:
+        if not self._may_hold:
+            return
         try:
             held = FileIO(self._latency_file, "r+")
             held.write(self._max_wake_up_us().to_bytes(4, sys.byteorder))
             self._held = held
         except OSError as error:
-            self._is_refused = True
+            self._may_hold = False
             if isinstance(error, PermissionError):
                 fix = f"let this user write {self._latency_file}, see README"
                 log.info("cores may sleep between steps, which costs speed", extra={"cause": str(error), "fix": fix})

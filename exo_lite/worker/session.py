@@ -50,16 +50,21 @@ class Session:
         compute: Compute,
         computing: Lock,
         *,
+        on_step: Callable[[], None],
         max_message_bytes: int,
         clock: Callable[[], float],
     ) -> None:
-        """`computing` is held for each step, and not taken for another once the session has ended."""
+        """`computing` is held for each step, and not taken for another once the session has ended.
+
+        `on_step` is called after each step with work, on the thread that computed it.
+        """
         self.order = order
         self.head: Head | None = None
         self.error: ExoLiteError | None = None
         self.compute_ms: float | None = None
         self._compute = compute
         self._computing = computing
+        self._on_step = on_step
         self._clock = clock
         self._lock = Lock()  # of `error` and `_is_taken`
         self._is_taken = False
@@ -152,6 +157,9 @@ class Session:
                 output, compute_ms, failure = self._computed(message)
                 timings = (*message.timings, StageTiming(waited_s * 1000, compute_ms))
                 yield build(message.step, output, timings, failure)
+                if message.step.chunks:  # only now: the next stage waits for nothing any more
+                    self._on_step()
+                    self._average(compute_ms)
         assert self.error is not None
         raise self.error
 
@@ -209,8 +217,6 @@ class Session:
             except ExoLiteError as error:
                 failure = StepFailure(error.code, str(error))
             compute_ms = (self._clock() - started_at_s) * 1000
-        if message.step.chunks:
-            self._average(compute_ms)
         return output, compute_ms, failure
 
     def _as_step(self, step: Step, output: StageOutput, timings: Timings, failure: StepFailure | None) -> StepMessage:

@@ -17,12 +17,12 @@ from exo_lite.domain.node import ServingCounts, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
-from exo_lite.domain.step import StepMessage, num_kv_blocks
+from exo_lite.domain.step import num_kv_blocks
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Features, Scheduler
-from exo_lite.pipeline.stage import Stage, StageOutput
+from exo_lite.pipeline.stage import Stage
 from exo_lite.worker.awake_cores import AwakeCores
 from exo_lite.worker.loading import load_stage
 from exo_lite.worker.session import Session
@@ -67,7 +67,7 @@ class Worker:
         finally:
             if self._session is not None:
                 self._session.end(NodeLost(f"the worker on {self._config.node_name} ends"))
-            self._cores.release()
+            self._cores.close()
 
     async def _load(self) -> None:
         try:
@@ -117,17 +117,22 @@ class Worker:
                 self._session.end(NodeLost(f"the placement changed to epoch {order.epoch}"))
             await asyncio.to_thread(self._reset, stage)
             limit = self._max_message_bytes
-            compute = stage.compute if self._config.cores_may_sleep else partial(self._compute_awake, stage)
-            session = Session(order, compute, self._computing, max_message_bytes=limit, clock=self._clock)
+            session = Session(
+                order,
+                stage.compute,
+                self._computing,
+                on_step=self._note_step,
+                max_message_bytes=limit,
+                clock=self._clock,
+            )
             self._session = session
             if order.stage == 0:  # only now: what the head starts comes round to this stage's outputs
                 scheduler = self._scheduler(order, stage)
                 session.start(Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock))
 
-    def _compute_awake(self, stage: Stage, message: StepMessage) -> StageOutput:
-        if message.step.chunks:
+    def _note_step(self) -> None:
+        if not self._config.cores_may_sleep:
             self._cores.hold()
-        return stage.compute(message)
 
     def _reset(self, stage: Stage) -> None:
         with self._computing:  # a step of the session before may be under way

@@ -41,7 +41,7 @@ def test_how_deep_cores_may_sleep_hangs_on_what_their_sleep_is(latency_file, tmp
     assert is_open(latency_file)
     assert latency_file.stat().st_size == 4
     assert asked_for(latency_file) == wake_up_us
-    cores.release()
+    cores.close()
 
 
 def test_cores_sleep_again_once_no_step_has_come_for_a_while(latency_file):
@@ -56,6 +56,14 @@ def test_cores_sleep_again_once_no_step_has_come_for_a_while(latency_file):
         cores.release_if_unused()
         assert not is_open(latency_file)
         assert not cores.is_held
+
+
+def test_a_step_that_was_under_way_at_the_end_holds_nothing_any_more(latency_file):
+    cores = AwakeCores(latency_file)
+    cores.hold()
+    cores.close()
+    cores.hold()
+    assert not is_open(latency_file)
 
 
 def test_where_there_is_no_such_file_nothing_is_said(tmp_path, caplog):
@@ -83,4 +91,4 @@ def test_linux_keeps_to_it():
     cores = AwakeCores()
     cores.hold()
     assert asked_for(LATENCY_FILE) <= MAX_WAKE_UP_US
-    cores.release()
+    cores.close()

@@ -118,6 +118,7 @@ async def test_cores_stay_awake_for_steps_and_for_no_longer(
     async with loaded(replace(config(model_dir), cores_may_sleep=cores_may_sleep)) as worker:
         await worker.on_connect(order(1))
         await tokens_of(worker, 1)
+        await until(lambda: worker.status().compute_ms is not None, "all is done for the first step")
         assert (latency_file.stat().st_size > 0) != cores_may_sleep
         await until(lambda: not cores.is_held, "no step for a while, but for those that prove hops")
 
