@@ -27,6 +27,7 @@ from exo_lite.domain.step import Admission, SequenceChunk, Step, StepMessage
 from exo_lite.model.open_shard import open_shard
 from exo_lite.pipeline.stage import Stage, StageOutput
 from exo_lite.tokenizer.json_files import read_json_object
+from exo_lite.worker.awake_cores import AwakeCores
 from tests.bench.models import MODEL_NAMES, MODELS_DIR, model_folder
 
 CONTEXT_LENGTH = 1024
@@ -42,6 +43,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
     folder = model_folder(arguments.model, arguments.models_dir)
+    cores = AwakeCores()
+    cores.hold()  # as workers do
     context = multiprocessing.get_context("spawn")
     forth, back = context.Pipe()
     ways: dict[str, Connection] = {}
@@ -61,6 +64,7 @@ def main() -> None:
             values[way] += [sum(step_ms) for step_ms in zip(*parts, strict=True)]
     for pipe in ways.values():
         pipe.send(0)
+    cores.close()
     whole_ms, halves_ms = (statistics.median(one) for one in values.values())
     print(f"{arguments.model} {arguments.quant}, a decode step: {whole_ms:.2f} ms computed by one process, ", end="")
     print(f"{halves_ms:.2f} ms by two in turns; {whole_ms / halves_ms:.3f} of the speed")
