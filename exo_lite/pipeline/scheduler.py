@@ -170,12 +170,12 @@ class Scheduler:
             return None
         admissions = self._admit()
         decoding, prompts = self._by_phase()
-        num_decodes = -(-len(decoding) // self._num_stages)  # in each step under way: spread evenly over them
-        parts = self._decodes(decoding, num_decodes)
-        num_ready = len(parts)
+        group_size = -(-len(decoding) // self._num_stages)  # of each step under way: spread evenly over them
+        parts = self._decodes(decoding, group_size)
+        num_decodes = len(parts)
         if prompts and not (parts and self._costs.is_decodes_turn()):
-            parts += self._prompts(prompts, num_decodes, len(decoding))
-        return self._issue(parts, num_ready, admissions) if parts else None
+            parts += self._prompts(prompts, group_size, len(decoding))
+        return self._issue(parts, num_decodes, admissions) if parts else None
 
     def probe(self) -> Step:
         """A step without work, which proves every hop."""
@@ -326,10 +326,10 @@ class Scheduler:
             self._move_to_back(sequence)
         return parts
 
-    def _prompts(self, prompts: list[SequenceState], num_decodes: int, num_decoding: int) -> list[Part]:
+    def _prompts(self, prompts: list[SequenceState], group_size: int, num_decoding: int) -> list[Part]:
         """Whole chunks, several short prompts in one step; where answers run, what they can bear of the next ones."""
-        is_cut = num_decodes > 0 and self._features.is_exact  # else numbers would hang on where
-        room = self._costs.prompt_budget(num_decodes, len(prompts) / num_decoding) if is_cut else PREFILL_CHUNK_TOKENS
+        is_cut = group_size > 0 and self._features.is_exact  # else numbers would hang on where
+        room = self._costs.prompt_budget(group_size, len(prompts) / num_decoding) if is_cut else PREFILL_CHUNK_TOKENS
         parts: list[Part] = []
         while prompts and room > 0:
             sequence = self._next_prompt(prompts)

@@ -1,4 +1,4 @@
-"""Cores that stay awake while steps come: a stage waits for most of each, and a core that has slept is slow at first.
+"""Cores that stay awake while steps come: a stage waits for most of each, and slept through that, it computes slower.
 
 Linux grants a bound on how long a core may take to wake up for as long as the file stays open to which it was written:
 https://docs.kernel.org/power/pm_qos_interface.html.
@@ -67,11 +67,11 @@ class AwakeCores:
         if not self._may_hold:
             return
         try:
-            held = FileIO(self._latency_file, "r+")
-            held.write(self._max_wake_up_us().to_bytes(4, sys.byteorder))
-            self._held = held
+            self._held = FileIO(self._latency_file, "r+")
+            self._held.write(self._max_wake_up_us().to_bytes(4, sys.byteorder))
         except OSError as error:
             self._may_hold = False
+            self._let_go()
             if isinstance(error, PermissionError):
                 fix = f"let this user write {self._latency_file}, see README"
                 log.info("cores may sleep between steps, which costs speed", extra={"cause": str(error), "fix": fix})

@@ -54,6 +54,8 @@ class Worker:
         self._session: Session | None = None
         self._connecting = asyncio.Lock()
         self._cores = AwakeCores()
+        if config.cores_may_sleep:
+            self._cores.close()
 
     async def run(self) -> None:
         """Load the shard, then keep the hops proven and let idle cores sleep, until cancelled."""
@@ -121,7 +123,7 @@ class Worker:
                 order,
                 stage.compute,
                 self._computing,
-                on_step=self._note_step,
+                on_step=self._cores.hold,
                 max_message_bytes=limit,
                 clock=self._clock,
             )
@@ -129,10 +131,6 @@ class Worker:
             if order.stage == 0:  # only now: what the head starts comes round to this stage's outputs
                 scheduler = self._scheduler(order, stage)
                 session.start(Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock))
-
-    def _note_step(self) -> None:
-        if not self._config.cores_may_sleep:
-            self._cores.hold()
 
     def _reset(self, stage: Stage) -> None:
         with self._computing:  # a step of the session before may be under way

@@ -200,6 +200,16 @@ def test_tokens_that_are_missing_or_not_asked_for_are_refused_and_change_nothing
     assert subject.complete(sound) == [("a", Token(0, 5))]
 
 
+def test_tokens_in_another_order_than_their_chunks_are_refused():
+    subject = scheduler(num_stages=1)
+    for name in "ab":
+        subject.submit(request(name))
+    sound = result(next_step(subject))
+    with pytest.raises(MalformedStep, match="was to bring tokens for slots"):
+        subject.complete(sound._replace(tokens=sound.tokens[::-1]))
+    assert len(subject.complete(sound)) == 2
+
+
 def test_tokens_beyond_the_vocabulary_are_refused_before_they_can_end_the_steps_of_others():
     subject = scheduler()
     for bad in (
