@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.store.model_store import ModelStore
@@ -16,6 +17,10 @@ ROOT = Path(__file__).parents[1]
 DEMO_MODEL = "smollm2-135m"
 DOWNLOADS = {"demo_gguf", "llama3_tokenizer_model", "sentencepiece_tokenizer_model"}
 """Fixtures that may have to download."""
+
+# whatever a busy machine makes slow is no failure
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
