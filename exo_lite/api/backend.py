@@ -9,7 +9,7 @@ from typing import Protocol
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
-from exo_lite.domain.trace import RequestTrace
+from exo_lite.domain.trace import TraceReport
 
 
 class TextStream(Protocol):
@@ -72,8 +72,8 @@ class Backend(Protocol):
 
     async def unload(self, model: str) -> None: ...
 
-    async def traces(self, model: str) -> tuple[Instance, tuple[RequestTrace, ...]]:
-        """Of its last requests, the newest first. Raises ModelNotFound; NotReady while it loads."""
+    async def traces(self, model: str) -> TraceReport:
+        """An empty one with the reason while its head cannot tell. Raises ModelNotFound, or NotReady if not loaded."""
         ...
 
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:

@@ -100,6 +100,6 @@ def control_router(backend: Backend) -> APIRouter:
 
     @router.get("/models/{model_id:path}/traces", response_model=None)
     async def traces(model_id: str) -> Response:
-        return JSONResponse(traces_document(*await backend.traces(model_id)))
+        return JSONResponse(traces_document(await backend.traces(model_id)))
 
     return router

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from exo_lite.domain.placement import Instance
 from exo_lite.domain.step import StageTiming
-from exo_lite.domain.trace import RequestTrace, StepTrace
+from exo_lite.domain.trace import StepTrace, TraceReport
 
 
-def traces_document(instance: Instance, traces: Sequence[RequestTrace]) -> dict[str, object]:
+def traces_document(report: TraceReport) -> dict[str, object]:
     """JSON types only. A step that ended with a stage's failure may know fewer stages than there are."""
+    instance, requests = report.instance, report.requests
     names = [assignment.name for assignment in instance.assignments]
     return {
         "id": instance.model_id,
@@ -19,8 +19,9 @@ def traces_document(instance: Instance, traces: Sequence[RequestTrace]) -> dict[
             {"node": one.name, "start_layer": one.shard.start_layer, "end_layer": one.shard.end_layer}
             for one in instance.assignments
         ],
-        "summary": _summary(names, [step for trace in traces for step in trace.steps]),
-        "requests": [{"age_s": trace.age_s, "steps": [_step(step) for step in trace.steps]} for trace in traces],
+        "summary": _summary(names, [step for trace in requests for step in trace.steps]),
+        "requests": [{"age_s": trace.age_s, "steps": [_step(step) for step in trace.steps]} for trace in requests],
+        "reason": report.reason,
     }
 
 

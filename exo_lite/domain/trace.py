@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exo_lite.domain.placement import Instance
 from exo_lite.domain.step import StageTiming
 
 
@@ -32,3 +33,13 @@ class RequestTrace:
     age_s: float
     """Since the request came to the head."""
     steps: tuple[StepTrace, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceReport:
+    """What is known of an instance's last requests, the newest first."""
+
+    instance: Instance
+    requests: tuple[RequestTrace, ...] = ()
+    reason: str | None = None
+    """Why its head could not tell."""

@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from exo_lite.domain.cluster import ClusterState
-from exo_lite.domain.errors import InvalidRequest, NodeLost, NotReady
+from exo_lite.domain.errors import ExoLiteError, InvalidRequest, NodeLost, NotReady
 from exo_lite.domain.ids import ModelId, RequestId
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import GenerateRequest, Sampling, Terms, Token
-from exo_lite.domain.trace import RequestTrace
+from exo_lite.domain.trace import TraceReport
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import lost_reason, shard_status
 from exo_lite.transport.worker_client import WorkerClient
@@ -33,10 +33,7 @@ class Requests:
 
     def ready_instance(self, model_id: ModelId) -> Instance:
         """Raises NotReady where it is not loaded, or not yet."""
-        placement = self._cluster.state.placement
-        instance = placement.instance(model_id) if placement else None
-        if instance is None:
-            raise NotReady(f"{model_id} is not loaded any more: ask again")
+        instance = self._instance(model_id)
         if instance.state == "ready":
             return instance
         because = f": {instance.reason}" if instance.reason else ""
@@ -98,14 +95,26 @@ class Requests:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def traces(self, instance: Instance) -> tuple[RequestTrace, ...]:
-        """Of the instance's last requests, wherever they entered. Raises NotReady or NodeLost."""
-        return await self._head_client(instance).traces(timeout_s=TRACES_TIMEOUT_S)
+    async def traces(self, model_id: ModelId) -> TraceReport:
+        """Of its last requests, wherever they entered. Raises NotReady where it is not loaded."""
+        instance = self._instance(model_id)
+        try:
+            return TraceReport(instance, await self._head_client(instance).traces(timeout_s=TRACES_TIMEOUT_S))
+        except ExoLiteError as error:
+            return TraceReport(instance, reason=str(error))
 
     def proof_age_s(self, instance: Instance) -> float | None:
         """Since something went through every hop of an instance."""
         status = shard_status(self._cluster.state, instance, instance.assignments[0])
         return status.proof_age_s if status and status.epoch == instance.epoch else None
+
+    def _instance(self, model_id: ModelId) -> Instance:
+        """Raises NotReady where it is not loaded."""
+        placement = self._cluster.state.placement
+        instance = placement.instance(model_id) if placement else None
+        if instance is None:
+            raise NotReady(f"{model_id} is not loaded any more: ask again")
+        return instance
 
     def _head_client(self, instance: Instance) -> WorkerClient:
         """The long-lived channel to an instance's head. Raises NotReady."""

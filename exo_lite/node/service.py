@@ -18,7 +18,7 @@ from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ModelDescription, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
-from exo_lite.domain.trace import RequestTrace
+from exo_lite.domain.trace import TraceReport
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
 from exo_lite.node.events import EventLog
@@ -185,9 +185,8 @@ class NodeService:
             async for token in tokens:
                 yield token
 
-    async def traces(self, model: str) -> tuple[Instance, tuple[RequestTrace, ...]]:
-        instance = self._requests.ready_instance(self._model_id(model))
-        return instance, await self._requests.traces(instance)
+    async def traces(self, model: str) -> TraceReport:
+        return await self._requests.traces(self._model_id(model))
 
     def fingerprint(self, model: str) -> str:
         instance = self._requests.ready_instance(self._model_id(model))

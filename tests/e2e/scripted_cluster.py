@@ -18,7 +18,7 @@ from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import Assignment, LoadOptions, LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
 from exo_lite.domain.shard import Shard
-from exo_lite.domain.trace import RequestTrace
+from exo_lite.domain.trace import RequestTrace, TraceReport
 
 MIB = 1024 * 1024
 MODEL = "smollm2-135m"
@@ -138,7 +138,7 @@ class ScriptedCluster:
     async def unload(self, model: str) -> None:
         _not_played(model)
 
-    async def traces(self, model: str) -> tuple[Instance, tuple[RequestTrace, ...]]:
+    async def traces(self, model: str) -> TraceReport:
         spec = ModelSpec("llama", 30, 64, 128, 4, 2, 16, 100, 2048)
         instance = Instance(
             model_id=ModelId(model),
@@ -149,7 +149,7 @@ class ScriptedCluster:
             assignments=tuple(_assignment(model, shard) for shard in self._document["models"][0]["shards"]),
             state="ready",
         )
-        return instance, self.traced
+        return TraceReport(instance, self.traced)
 
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         _not_played(model)

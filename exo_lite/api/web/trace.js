@@ -58,7 +58,10 @@ async function ask(trace, model) {
   Object.assign(trace, { isWanted: false, askedAtMs: performance.now() });
   try {
     const reply = await fetch(`api/v1/models/${encodeURIComponent(model.id)}/traces`, { headers: authorization() });
-    if (reply.ok) trace.summary = (await reply.json()).summary; // shown with the next state, a second away at most
+    if (!reply.ok) return;
+    const report = await reply.json();
+    trace.summary = report.summary; // shown with the next state, a second away at most
+    trace.isWanted ||= report.reason !== null; // its head cannot tell yet
   } catch {
     trace.isWanted = true; // the daemon is away: asked again when it is back
   }

@@ -14,7 +14,7 @@ from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import Assignment, Exclusion, LoadOptions, LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import FinishReason, Logprobs, Sampling, Terms, Token
 from exo_lite.domain.shard import Shard
-from exo_lite.domain.trace import RequestTrace
+from exo_lite.domain.trace import RequestTrace, TraceReport
 
 MODEL = "demo-model"
 EOS = 0
@@ -130,12 +130,12 @@ class ScriptedBackend:
         self.wishes.append((model, wish))
         return Instance(ModelId(model), "f00d", SPEC, Epoch(7), LoadOptions("float32"), (), "loading")
 
-    async def traces(self, model: str) -> tuple[Instance, tuple[RequestTrace, ...]]:
+    async def traces(self, model: str) -> TraceReport:
         if model != MODEL:
             raise ModelNotFound(f"{model} is not loaded")
         plan = sample_plan()
         instance = Instance(plan.model_id, "f00d", SPEC, Epoch(7), LoadOptions("float32"), plan.assignments, "ready")
-        return instance, self.traced
+        return TraceReport(instance, self.traced)
 
     async def unload(self, model: str) -> None:
         if model != MODEL:

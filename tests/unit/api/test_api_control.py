@@ -120,5 +120,5 @@ async def test_traces_say_where_the_time_went(client: httpx2.AsyncClient, backen
 
 async def test_traces_of_a_model_that_nobody_asked_yet(client: httpx2.AsyncClient) -> None:
     document = (await client.get(f"/api/v1/models/{MODEL}/traces")).json()
-    assert (document["requests"], document["summary"]) == ([], None)
+    assert (document["requests"], document["summary"], document["reason"]) == ([], None, None)
     assert (await client.get("/api/v1/models/nobody/traces")).status_code == 404

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.errors import NodeLost
+from exo_lite.domain.errors import NodeLost, NotReady
 from exo_lite.domain.ids import RequestId
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.requests import Requests
 from exo_lite.transport.channels import bind, create_server
 from exo_lite.transport.worker_server import serve_worker
-from tests.unit.node.cluster_states import EPOCH, both_ready
+from tests.unit.node.cluster_states import EPOCH, FIRST, MODEL, both_ready, cluster, node, shard_status, two_nodes
 
 
 class SilentHead:
@@ -47,3 +47,25 @@ async def test_a_way_to_the_head_that_closes_ends_the_answer_with_the_cause() ->
             await asyncio.wait_for(answer, 10)
     finally:
         await server.stop(grace=None)
+
+
+async def test_traces_of_a_model_whose_head_cannot_tell_are_none_with_the_reason() -> None:
+    """Whoever looks at a model that is moving has asked for nothing wrong."""
+    requests = Requests(Cluster(two_nodes(state="loading")))
+    report = await requests.traces(MODEL)
+    assert report.requests == ()
+    assert report.reason == "the worker on node-a, the head of tiny, is not there yet"
+
+    gone = Requests(Cluster(two_nodes(shard_status(FIRST, worker_address="127.0.0.1:1"), state="degraded")))
+    try:
+        report = await gone.traces(MODEL)
+        assert report.requests == ()
+        assert report.reason is not None
+        assert "node-a (127.0.0.1:1) refuses connections: its process is gone" in report.reason
+    finally:
+        await gone.close()
+
+
+async def test_a_model_that_is_not_loaded_has_no_traces() -> None:
+    with pytest.raises(NotReady, match="tiny is not loaded any more"):
+        await Requests(Cluster(cluster(node("a")))).traces(MODEL)
