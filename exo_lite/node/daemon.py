@@ -183,14 +183,12 @@ class Daemon:
             kv_cache_bytes=sum(shard.kv_cache_bytes for shard in holding),
             working_bytes=sum(shard.working_bytes for shard in holding),
         )
-        others = tuple(member.status.identity.address for member in state.members.values() if member.state == "alive")
         return replace(
             old,
             sequence=old.sequence + 1,
             memory=memory,
             shards=shards,
             models=models,
-            known_addresses=others,
             num_requests=self.service.num_requests,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from exo_lite.domain.cluster import (
     HeartbeatHeard,
@@ -15,6 +15,7 @@ from exo_lite.domain.cluster import (
     MemberVouchedFor,
     PlacementSeen,
     RefusedConnection,
+    SelfChanged,
     TimePassed,
 )
 from exo_lite.domain.errors import (
@@ -107,6 +108,14 @@ class Membership:
         candidate = self._candidates.setdefault(address, _Candidate(is_wanted=False))
         candidate.next_try_s = min(candidate.next_try_s, self._clock.now())
 
+    async def meet(self) -> None:
+        """Shake hands now with those whom members know and this node does not, instead of at the next tick."""
+        self._try_candidates()
+        known = self._known_to_members()
+        tasks = [task for address, task in self._handshakes.items() if address in known]
+        if tasks:
+            await asyncio.wait(tasks, timeout=HANDSHAKE_TIMEOUT_S)
+
     def kick(self) -> None:
         """Tell every member now what changed here, instead of at the next beat."""
         for link in self._links.values():
@@ -174,14 +183,27 @@ class Membership:
         return self._cluster.state.self_status.identity
 
     def _tick(self) -> None:
-        now_s = self._clock.tick()
-        self._cluster.apply(TimePassed(now_s))
+        self._cluster.apply(TimePassed(self._clock.tick()))
         if self._is_leaving:
             return
+        self._introduce()
         members = self._cluster.state.members
         for node_id, member in members.items():
             if member.state != "dead" and node_id not in self._links:
                 self._open_link(member)
+        self._try_candidates()
+
+    def _introduce(self) -> None:
+        """Tell every member at once whom this node knows, where that has changed."""
+        state = self._cluster.state
+        known = tuple(one.status.identity.address for one in state.members.values() if one.state == "alive")
+        old = state.self_status
+        if set(known) != set(old.known_addresses):
+            self._cluster.apply(SelfChanged(replace(old, sequence=old.sequence + 1, known_addresses=known)))
+            self.kick()
+
+    def _try_candidates(self) -> None:
+        now_s = self._clock.now()
         for address in self._addresses_to_try(now_s):
             self._candidates[address].next_try_s = now_s + RETRY_AFTER_S
             self._handshakes[address] = self._tasks.create_task(self._shake_hands(address))
@@ -189,10 +211,7 @@ class Membership:
     def _addresses_to_try(self, now_s: float) -> list[str]:
         state = self._cluster.state
         known = {status.identity.address for status in state.living.values()}
-        for status in state.living.values():
-            for address in status.known_addresses:
-                self._candidates.setdefault(address, _Candidate(is_wanted=False))
-        for address in self._dead_addresses():
+        for address in self._known_to_members() | self._dead_addresses():
             self._candidates.setdefault(address, _Candidate(is_wanted=False))
         return [
             address
@@ -202,6 +221,9 @@ class Membership:
             and address not in self._handshakes
             and candidate.next_try_s <= now_s
         ]
+
+    def _known_to_members(self) -> set[str]:
+        return {address for status in self._cluster.state.living.values() for address in status.known_addresses}
 
     def _dead_addresses(self) -> set[str]:
         """Where dead members were. They may have taken this node for dead too, and nobody else may tell the two."""
@@ -246,6 +268,7 @@ class Membership:
         link = self._links.get(status.identity.node_id)
         if link is not None and link.client.address != status.identity.address:
             link.task.cancel()  # restarted at another address; the next tick opens a new link
+        self._introduce()
 
     def _note_refusal(self, address: str, error: ExoLiteError) -> None:
         """Say it once, not at each try."""

@@ -114,9 +114,10 @@ class NodeService:
 
     async def place(self, model_id: ModelId, wish: LoadWish) -> Instance:
         """As the leader, or through it. Raises ModelNotFound, ModelDoesNotFit, InvalidRequest, NodeLost."""
+        await self._membership.meet()  # the newest node counts too, and may be the one that leads
         if not self._cluster.state.is_leader:
             async with self._leader() as leader:
-                with suppress(ExoLiteError):  # it is to know, before it looks for room, what nobody here needs any more
+                with suppress(ExoLiteError):  # it is to know whom this node knows, and what nobody here needs any more
                     await leader.heartbeat(self._cluster.state.self_status, None, timeout_s=ORDER_TIMEOUT_S)
                 return await leader.place(model_id, wish, timeout_s=ORDER_TIMEOUT_S)
         return self._placement.place(await self._describe(model_id), wish)

@@ -16,6 +16,7 @@ import pytest
 from exo_lite.domain.errors import (
     DuplicateNode,
     IncompatibleVersion,
+    ModelNotFound,
     NotAMember,
     NotReachable,
     NotReady,
@@ -27,6 +28,7 @@ from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription, Placement
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node import daemon as daemon_module
+from exo_lite.node import membership as membership_module
 from exo_lite.node.config import NodeConfig
 from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
@@ -145,6 +147,22 @@ async def test_peers_of_one_node_learn_of_each_other(cluster: Cluster):
         await until(
             lambda: all(node["rtt_ms"] for node in document(hub)["nodes"] if not node["self"]), "round trips are known"
         )
+
+
+async def test_who_places_a_model_has_met_all_that_its_asker_knows(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+    """A load right after a node has joined counts that node, however long it takes to come around."""
+    monkeypatch.setattr(membership_module, "TICK_EVERY_S", 3600.0)
+    async with cluster.node("hub", node_id="3" * 16) as hub, AsyncExitStack() as stack:
+        peers = (address_of(hub),)
+        leader = await stack.enter_async_context(cluster.node("leader", node_id="1" * 16, peers=peers))
+        await joined(hub, leader)
+        newest = await stack.enter_async_context(cluster.node("newest", node_id="2" * 16, peers=peers))
+        await until(_is_seen_as(hub, "newest", "alive"), "the newest has joined", timeout_s=JOIN_TIMEOUT_S)
+        assert "newest" not in seen_by(leader)
+        with pytest.raises(ModelNotFound):
+            await hub.service.load("nobody-has-it", LoadWish())
+        assert seen_by(leader) == seen_by(newest) == seen_by(hub)
+        assert len(seen_by(leader)) == 3
 
 
 async def test_a_peer_may_come_later_than_who_asks_for_it(cluster: Cluster):
