@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import TypeVar
 
 from exo_lite.catalog.table import load_table
-from exo_lite.domain.errors import ExoLiteError, InvalidModel, InvalidRequest, ModelNotFound, NotReady
-from exo_lite.domain.ids import ModelId, parse_model_id
+from exo_lite.domain.cluster import DEAD_AFTER_S
+from exo_lite.domain.errors import ExoLiteError, InvalidModel, InvalidRequest, ModelNotFound, NodeLost, NotReady
+from exo_lite.domain.ids import ModelId, NodeId, parse_model_id
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ModelDescription, ServedModel
@@ -31,9 +33,12 @@ from exo_lite.planning.plan import plan
 from exo_lite.store.model_store import ModelStore
 from exo_lite.transport.node_client import NodeClient
 
+T = TypeVar("T")
+
 PROOF_IS_FRESH_S = 10.0
 ORDER_TIMEOUT_S = 10.0
 DESCRIBE_TIMEOUT_S = 5.0
+LOSS_IS_NOTICED_WITHIN_S = DEAD_AFTER_S + 1.0
 MAX_NAME_CHARS = 96
 """Of a model's name in an error."""
 
@@ -114,21 +119,47 @@ class NodeService:
 
     async def place(self, model_id: ModelId, wish: LoadWish) -> Instance:
         """As the leader, or through it. Raises ModelNotFound, ModelDoesNotFit, InvalidRequest, NodeLost."""
+
+        async def here() -> Instance:
+            return self._placement.place(await self._describe(model_id), wish)
+
+        async def there(leader: NodeClient) -> Instance:
+            with suppress(ExoLiteError):  # it is to know whom this node knows, and what nobody here needs any more
+                await leader.heartbeat(self._cluster.state.self_status, None, timeout_s=ORDER_TIMEOUT_S)
+            return await leader.place(model_id, wish, timeout_s=ORDER_TIMEOUT_S)
+
         await self._membership.meet()  # the newest node counts too, and may be the one that leads
-        if not self._cluster.state.is_leader:
-            async with self._leader() as leader:
-                with suppress(ExoLiteError):  # it is to know whom this node knows, and what nobody here needs any more
-                    await leader.heartbeat(self._cluster.state.self_status, None, timeout_s=ORDER_TIMEOUT_S)
-                return await leader.place(model_id, wish, timeout_s=ORDER_TIMEOUT_S)
-        return self._placement.place(await self._describe(model_id), wish)
+        return await self._order(here, there)
 
     async def unplace(self, model_id: ModelId) -> None:
         """As the leader, or through it. Raises ModelNotFound, NodeLost."""
-        if not self._cluster.state.is_leader:
-            async with self._leader() as leader:
-                await leader.unplace(model_id, timeout_s=ORDER_TIMEOUT_S)
-        else:
+
+        async def here() -> None:
             self._placement.unplace(model_id)
+
+        await self._order(here, lambda leader: leader.unplace(model_id, timeout_s=ORDER_TIMEOUT_S))
+
+    async def _order(self, here: Callable[[], Awaitable[T]], there: Callable[[NodeClient], Awaitable[T]]) -> T:
+        """Given to the leader, be it this node; where that one is lost, to whoever leads after it. Raises NodeLost."""
+        while not self._cluster.state.is_leader:
+            leader = self._cluster.state.living[self._cluster.state.leader].identity
+            try:
+                async with NodeClient(leader.address) as client:
+                    return await there(client)
+            except NodeLost:
+                if not await self._is_succeeded(leader.node_id):
+                    raise
+        return await here()
+
+    async def _is_succeeded(self, leader: NodeId) -> bool:
+        """Whether another node leads, once this one should have noticed."""
+        try:
+            async with asyncio.timeout(LOSS_IS_NOTICED_WITHIN_S):
+                while self._cluster.state.leader == leader:
+                    await self._cluster.changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         model_id = self._model_id(model)
@@ -248,7 +279,3 @@ class NodeService:
         close = dict.fromkeys([*get_close_matches(name, self._held_models()), *load_table().close_matches(name)])
         hint = f"did you mean {', '.join(close)}?" if close else "`exo-lite models` lists what there is"
         return ModelNotFound(f"there is no model {name!r}: {hint}")
-
-    def _leader(self) -> NodeClient:
-        state = self._cluster.state
-        return NodeClient(state.living[state.leader].identity.address)

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from exo_lite.domain.cluster import ClusterState
-from exo_lite.domain.ids import Epoch, ModelId, NodeId
-from exo_lite.domain.pipeline import ConnectOrder
-from exo_lite.node.cluster import Cluster
-from exo_lite.node.events import EventLog
-from exo_lite.node.membership import Membership
-from exo_lite.node.placement import PlacementController
-from exo_lite.node.requests import Requests
-from exo_lite.node.service import PROOF_IS_FRESH_S, NodeService
-from exo_lite.store.model_store import ModelStore
+from exo_lite.domain.ids import Epoch, ModelId
+from exo_lite.node.service import PROOF_IS_FRESH_S
 from tests.unit.node.cluster_states import EPOCH, both_ready, cluster, instance, node, part, shard_status
-
-MakeService = Callable[[ClusterState], NodeService]
-
-
-@pytest.fixture
-def service_of(tmp_path: Path) -> MakeService:
-    """Makes the service of a daemon that sees a given state."""
-
-    async def connect(node_id: NodeId, order: ConnectOrder) -> None:
-        raise AssertionError("nobody is to be connected")
-
-    def make(state: ClusterState) -> NodeService:
-        seen, events = Cluster(state), EventLog()
-        requests = Requests(seen)
-        return NodeService(
-            seen,
-            events=events,
-            membership=Membership(seen, events, peers=()),
-            placement=PlacementController(seen, connect, requests.generate_on),
-            requests=requests,
-            store=ModelStore(tmp_path),
-        )
-
-    return make
+from tests.unit.node.conftest import MakeService
 
 
 def with_proof(state: ClusterState, proof_age_s: float | None, epoch: Epoch = EPOCH) -> ClusterState:
