@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
@@ -98,6 +98,12 @@ def lost_reason(state: ClusterState, instance: Instance) -> str | None:
     """Names the nodes of an instance that are dead or gone; None while all live."""
     lost = [assignment.name for assignment in instance.assignments if state.is_lost(assignment.node_id)]
     return f"{' and '.join(lost)} {'is' if len(lost) == 1 else 'are'} lost" if lost else None
+
+
+def as_seen(state: ClusterState, instance: Instance) -> Instance:
+    """One that has just lost a node is not ready, whatever its placement says until the leader has a new one."""
+    lost = lost_reason(state, instance) if instance.state == "ready" else None
+    return instance if lost is None else replace(instance, state="degraded", reason=lost)
 
 
 def shard_status(state: ClusterState, instance: Instance, assignment: Assignment) -> ShardStatus | None:

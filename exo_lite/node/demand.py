@@ -13,7 +13,7 @@ from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import shard_status
+from exo_lite.node.decisions import as_seen, shard_status
 
 PATIENCE_S = 120.0
 """How long a request waits for its model before the client is told to come again."""
@@ -93,8 +93,9 @@ class Demand:
             await changed.wait()
 
     def _find(self, model_id: ModelId) -> Instance | None:
-        placement = self._cluster.state.placement
-        return placement.instance(model_id) if placement else None
+        state = self._cluster.state
+        instance = state.placement.instance(model_id) if state.placement else None
+        return instance and as_seen(state, instance)
 
     def _progress(self, model_id: ModelId) -> str:
         instance = self._find(model_id)

@@ -15,7 +15,7 @@ from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import GenerateRequest, Sampling, Terms, Token
 from exo_lite.domain.trace import TraceReport
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import lost_reason, shard_status
+from exo_lite.node.decisions import as_seen, lost_reason, shard_status
 from exo_lite.transport.worker_client import WorkerClient
 
 TRACES_TIMEOUT_S = 5.0
@@ -110,11 +110,11 @@ class Requests:
 
     def _instance(self, model_id: ModelId) -> Instance:
         """Raises NotReady where it is not loaded."""
-        placement = self._cluster.state.placement
-        instance = placement.instance(model_id) if placement else None
+        state = self._cluster.state
+        instance = state.placement.instance(model_id) if state.placement else None
         if instance is None:
             raise NotReady(f"{model_id} is not loaded any more: ask again")
-        return instance
+        return as_seen(state, instance)
 
     def _head_client(self, instance: Instance) -> WorkerClient:
         """The long-lived channel to an instance's head. Raises NotReady."""

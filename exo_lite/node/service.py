@@ -22,6 +22,7 @@ from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
 from exo_lite.domain.trace import TraceReport
 from exo_lite.node.cluster import Cluster
+from exo_lite.node.decisions import as_seen
 from exo_lite.node.demand import Demand
 from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
@@ -90,8 +91,7 @@ class NodeService:
     def not_ready_reason(self) -> str | None:
         if self._is_draining:
             return "this node is shutting down"
-        models = self._cluster.state.placement.instances if self._cluster.state.placement else ()
-        reasons = [self._model_not_ready_reason(instance) for instance in models]
+        reasons = [self._model_not_ready_reason(instance) for instance in self._instances()]
         if not reasons:
             return "no model is loaded: `exo-lite load MODEL`"
         return None if None in reasons else "; ".join(reason for reason in reasons if reason)
@@ -170,8 +170,7 @@ class NodeService:
         return plan(model_id, spec, wish.resolve(spec), room)
 
     def models(self) -> Sequence[ServedModel]:
-        instances = self._cluster.state.placement.instances if self._cluster.state.placement else ()
-        return [ServedModel(one.model_id, self._started_at, one.state) for one in instances]
+        return [ServedModel(one.model_id, self._started_at, one.state) for one in self._instances()]
 
     @asynccontextmanager
     async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[ServedText]:
@@ -238,6 +237,10 @@ class NodeService:
             return row.model_id if row else parse_model_id(name)
         except InvalidRequest as error:
             raise self._not_found(name) from error
+
+    def _instances(self) -> list[Instance]:
+        state = self._cluster.state
+        return [as_seen(state, one) for one in state.placement.instances] if state.placement else []
 
     def _is_placed(self, model_id: ModelId) -> bool:
         placement = self._cluster.state.placement

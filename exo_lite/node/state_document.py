@@ -9,7 +9,7 @@ from exo_lite.domain.cluster import ClusterState, Member
 from exo_lite.domain.node import NodeStatus, ServingCounts, ShardStatus
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import Assignment
-from exo_lite.node.decisions import shard_status
+from exo_lite.node.decisions import as_seen, shard_status
 from exo_lite.node.events import NodeEvent
 
 
@@ -24,7 +24,7 @@ def state_document(state: ClusterState, events: Iterable[NodeEvent], now_s: floa
         "epoch": state.epoch,
         "leader": state.leader,
         "nodes": sorted([_node(state.self_status, None, now_s), *members], key=lambda node: str(node["name"])),
-        "models": [_model(state, instance) for instance in instances],
+        "models": [_model(state, as_seen(state, instance)) for instance in instances],
         "events": [asdict(event) for event in events],
     }
 

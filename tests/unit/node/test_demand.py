@@ -16,7 +16,7 @@ from exo_lite.domain.placement import Instance, Placement
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
-from tests.unit.node.cluster_states import FIRST, MODEL, SECOND, cluster, instance, node
+from tests.unit.node.cluster_states import FIRST, MODEL, SECOND, cluster, instance, node, part, shard_status, two_nodes
 from tests.waiting import until
 
 NEW = Epoch(6)
@@ -54,6 +54,18 @@ async def test_a_ready_model_is_not_waited_for():
     there = instance(FIRST, SECOND)
     leader = Leader(there)
     assert await leader.demand.ready(MODEL) == there
+    assert leader.wishes == []
+
+
+async def test_one_that_has_lost_a_node_is_waited_for_until_it_is_placed_anew():
+    leader = Leader()
+    leader.cluster.state = two_nodes(shard_status(FIRST), shard_status(SECOND), second_state="dead")
+    waiting = asyncio.create_task(leader.demand.ready(MODEL))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    anew = replace(instance(part("a", 0, 3)), epoch=NEW)
+    leader.publish(anew)
+    assert await waiting == anew
     assert leader.wishes == []
 
 

@@ -9,7 +9,18 @@ import pytest
 from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.node.service import PROOF_IS_FRESH_S
-from tests.unit.node.cluster_states import EPOCH, both_ready, cluster, instance, node, part, shard_status
+from tests.unit.node.cluster_states import (
+    EPOCH,
+    FIRST,
+    SECOND,
+    both_ready,
+    cluster,
+    instance,
+    node,
+    part,
+    shard_status,
+    two_nodes,
+)
 from tests.unit.node.conftest import MakeService
 
 
@@ -39,6 +50,14 @@ def test_a_proof_of_an_older_epoch_is_none(service_of: MakeService):
 def test_a_model_that_is_not_ready_says_how_it_is(service_of: MakeService, state):
     reason = service_of(with_proof(both_ready(state=state), 0.1)).not_ready_reason()
     assert reason == f"tiny is {state}"
+
+
+def test_a_model_that_has_just_lost_a_node_is_degraded(service_of: MakeService):
+    """However fresh its proof, and before the leader has placed it anew."""
+    lost = two_nodes(shard_status(FIRST), shard_status(SECOND), second_state="dead")
+    service = service_of(with_proof(lost, 0.1))
+    assert service.not_ready_reason() == "tiny is degraded: node-b is lost"
+    assert [one.state for one in service.models()] == ["degraded"]
 
 
 def test_the_reason_of_a_failure_is_told(service_of: MakeService):

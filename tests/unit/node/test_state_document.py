@@ -173,6 +173,7 @@ def test_requests_that_wait_for_a_model_are_counted_where_they_entered():
 
 def test_a_part_that_nobody_heard_of_is_loading_and_one_on_a_dead_node_is_lost():
     [model] = document(two_nodes(second_state="dead"))["models"]
+    assert (model["state"], model["reason"]) == ("degraded", "node-b is lost")
     assert [(one["state"], one["progress"]) for one in model["shards"]] == [("loading", 0.0), ("lost", 0.0)]
     assert (model["tokens_per_second"], model["requests"]) == (0.0, {"running": 0, "waiting": 0})
 
