@@ -110,6 +110,8 @@ class Membership:
 
     async def meet(self) -> None:
         """Shake hands now with those whom members know and this node does not, instead of at the next tick."""
+        if self._is_leaving:
+            return
         self._try_candidates()
         known = self._known_to_members()
         tasks = [task for address, task in self._handshakes.items() if address in known]
