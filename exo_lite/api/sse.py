@@ -78,7 +78,7 @@ class EventStream(Response):
         ticking = asyncio.create_task(self._fill_silences(outlet))
         try:
             await self._produce(outlet.write)
-        except Exception as error:
+        except Exception as error:  # the top of a stream: what broke off is told in the one error format
             if not outlet.has_started:
                 raise
             log_unexpected(error)

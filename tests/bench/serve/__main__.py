@@ -11,7 +11,7 @@ llama.cpp    both of these against llama.cpp's server, 2 threads and as many slo
 long-prompt  a prompt of 2,000 tokens among 4 answers: time between their tokens, during : before
 second-turn  a chat of 2,000 tokens: time to first token, second turn : first
 soak         64 clients for --seconds (default 600), a tenth hang up: errors, KV blocks lost, growth of memory
-overload     arrivals at 3 x the measured capacity for --seconds (default 60): answers in time, time to refuse
+overload     arrivals at 3 x the capacity of the --seconds (default 60) before them: answers in time, time to refuse
 """
 
 from __future__ import annotations
