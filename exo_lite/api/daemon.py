@@ -33,6 +33,7 @@ async def _run(config: NodeConfig, folder: DataFolder, sock: socket.socket) -> N
     host, port = sock.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     async with start_daemon(config, folder, address) as daemon:
+        asyncio.get_running_loop().set_exception_handler(daemon.supervisor.on_loop_error)
         await _serve_until(stopped, daemon, config, folder, sock, address)
 
 

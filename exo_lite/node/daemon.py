@@ -30,6 +30,7 @@ from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
 from exo_lite.node.shards import ShardHost
+from exo_lite.node.supervisor import Supervisor
 from exo_lite.store.model_store import ModelStore
 from exo_lite.transport.channels import bind, create_server
 from exo_lite.transport.node_client import NodeClient
@@ -46,13 +47,15 @@ class Daemon:
 
     def __init__(self, config: NodeConfig, identity: NodeIdentity, device: Device) -> None:
         self._store = ModelStore(config.models_dir)
+        self.supervisor = Supervisor()
+        self._known_models: dict[ModelId, str] = {}
         self._events = EventLog()
         limit_bytes = default_memory_bytes() if config.memory_bytes is None else config.memory_bytes
         status = NodeStatus(identity, sequence=0, device=device, memory=MemoryUse(limit_bytes))
         self._cluster = Cluster(ClusterState(status))
-        self._cluster.listen(self._events.record_change)
-        self._cluster.listen(self._tell_others)
-        self._membership = Membership(self._cluster, self._events, config.peers)
+        self._cluster.listen(self.supervisor.contained("the event log", self._events.record_change))
+        self._cluster.listen(self.supervisor.contained("telling the others", self._tell_others))
+        self._membership = Membership(self._cluster, self._events, config.peers, self.supervisor)
         host = identity.address.rpartition(":")[0]
         self._shards = ShardHost(
             self._cluster,
@@ -62,6 +65,7 @@ class Daemon:
             host=host,
             log_format=config.log_format,
             cores_may_sleep=config.cores_may_sleep,
+            supervisor=self.supervisor,
         )
         self._requests = Requests(self._cluster)
         self._placement = PlacementController(
@@ -69,6 +73,7 @@ class Daemon:
             self._connect_shard,
             self._generate,
             is_up_to_date=lambda: self._membership.is_up_to_date,
+            supervisor=self.supervisor,
         )
         self.service = NodeService(
             self._cluster,
@@ -85,10 +90,13 @@ class Daemon:
         """Until cancelled, which says goodbye to the others and ends the workers."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._publish_status())
-                tasks.create_task(self._membership.run())
-                tasks.create_task(self._shards.run())
-                tasks.create_task(self._placement.run())
+                for what, work in (
+                    ("this node's status", self._publish_status),
+                    ("membership", self._membership.run),
+                    ("the node's workers", self._shards.run),
+                    ("placement", self._placement.run),
+                ):
+                    tasks.create_task(self.supervisor.keep(what, work))
         finally:
             await self._requests.close()
 
@@ -162,8 +170,9 @@ class Daemon:
         """Keep this node's own status in the state true."""
         while True:
             self._shards.changed.clear()
-            models = await asyncio.to_thread(self._models)
-            self._cluster.apply(SelfChanged(self._current_status(models)))
+            with self.supervisor.containing("reading the models folder"):  # what it had last is still true
+                self._known_models = await asyncio.to_thread(self._models)
+            self._cluster.apply(SelfChanged(self._current_status(self._known_models)))
             try:
                 async with asyncio.timeout(HEARTBEAT_EVERY_S):
                     await self._shards.changed.wait()

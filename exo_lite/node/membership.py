@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 
 from exo_lite.domain.cluster import (
@@ -36,6 +37,7 @@ from exo_lite.domain.placement import Placement
 from exo_lite.node.awake_clock import AwakeClock
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
+from exo_lite.node.supervisor import Supervisor
 from exo_lite.transport.node_client import NodeClient
 
 log = logging.getLogger(__name__)
@@ -74,8 +76,11 @@ class _Link:
 class Membership:
     """Runs as one task. All its knowledge is in Cluster; what it owns are links and candidates."""
 
-    def __init__(self, cluster: Cluster, events: EventLog, peers: tuple[str, ...]) -> None:
+    def __init__(
+        self, cluster: Cluster, events: EventLog, peers: tuple[str, ...], supervisor: Supervisor | None = None
+    ) -> None:
         self._cluster = cluster
+        self._supervisor = supervisor or Supervisor()
         self._events = events
         self._clock = AwakeClock(time.monotonic, max_tick_s=2 * TICK_EVERY_S)
         self._candidates = {address: _Candidate(is_wanted=True) for address in peers}
@@ -88,9 +93,7 @@ class Membership:
         """Until cancelled."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                while True:
-                    self._tick()
-                    await asyncio.sleep(TICK_EVERY_S)
+                await self._supervisor.keep("membership", self._keep_ticking)
         finally:
             await asyncio.gather(*(link.client.close() for link in self._links.values()))
 
@@ -184,6 +187,15 @@ class Membership:
     def _identity(self) -> NodeIdentity:
         return self._cluster.state.self_status.identity
 
+    async def _keep_ticking(self) -> None:
+        while True:
+            self._tick()
+            await asyncio.sleep(TICK_EVERY_S)
+
+    def _start(self, what: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """A task that fails alone: the next tick starts it again where it is still wanted."""
+        return self._tasks.create_task(self._supervisor.contain(what, work))
+
     def _tick(self) -> None:
         self._cluster.apply(TimePassed(self._clock.tick()))
         if self._is_leaving:
@@ -208,7 +220,7 @@ class Membership:
         now_s = self._clock.now()
         for address in self._addresses_to_try(now_s):
             self._candidates[address].next_try_s = now_s + RETRY_AFTER_S
-            self._handshakes[address] = self._tasks.create_task(self._shake_hands(address))
+            self._handshakes[address] = self._start(f"the handshake with {address}", self._shake_hands(address))
 
     def _addresses_to_try(self, now_s: float) -> list[str]:
         state = self._cluster.state
@@ -317,7 +329,7 @@ class Membership:
     def _open_link(self, member: Member) -> None:
         identity = member.status.identity
         client = NodeClient(identity.address)
-        task = self._tasks.create_task(self._keep_beating(identity.node_id, client))
+        task = self._start(f"the heartbeat to {identity.name}", self._keep_beating(identity.node_id, client))
         self._links[identity.node_id] = _Link(client, task)
 
     async def _keep_beating(self, node_id: NodeId, client: NodeClient) -> None:

@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from exo_lite.domain.cluster import PlacementSeen
 from exo_lite.domain.errors import ExoLiteError, ModelDoesNotFit, ModelNotFound, NodeLost
@@ -21,6 +22,7 @@ from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import Action, GiveUp, Leave, PlaceAnew, WarmUp, connect_orders, next_actions, offers
 from exo_lite.node.room import Room, find_room
+from exo_lite.node.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +52,10 @@ class PlacementController:
         *,
         is_up_to_date: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self._cluster = cluster
+        self._supervisor = supervisor or Supervisor()
         self._connect_shard = connect_shard
         self._generate = generate
         self._is_up_to_date = is_up_to_date
@@ -64,13 +68,17 @@ class PlacementController:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            while True:
-                changed = self._cluster.changed
-                if self._cluster.state.is_leader and self._is_up_to_date():
-                    self._retry_failed()
-                    for action in next_actions(self._cluster.state):
+            await self._supervisor.keep("placement", partial(self._keep_placing, tasks))
+
+    async def _keep_placing(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            changed = self._cluster.changed
+            if self._cluster.state.is_leader and self._is_up_to_date():
+                self._retry_failed()
+                for action in next_actions(self._cluster.state):
+                    with self._supervisor.containing(f"placing {action.model_id}"):  # the other models go on
                         self._act(tasks, action)
-                await changed.wait()
+            await changed.wait()
 
     def place(self, model: ModelDescription, wish: LoadWish) -> Instance:
         """Place a model, or return it as it is where it already runs as wished. Raises ModelDoesNotFit.
@@ -128,7 +136,7 @@ class PlacementController:
                 self._place_anew(model_id, reason, is_loss=is_loss)
             case WarmUp():
                 self._under_way.add(action)
-                tasks.create_task(self._warm_up(action))
+                tasks.create_task(self._supervisor.contain(f"warming up {action.model_id}", self._warm_up(action)))
 
     def _place_anew(self, model_id: ModelId, reason: str, *, is_loss: bool) -> None:
         instance = self._instance(model_id)
@@ -154,7 +162,8 @@ class PlacementController:
         for instance in self._instances():
             if instance.state == "failed" and self._failed_on.get(instance.model_id) != living:
                 self._failed_on[instance.model_id] = living
-                self._place_anew(instance.model_id, "the nodes changed", is_loss=True)
+                with self._supervisor.containing(f"placing {instance.model_id}"):
+                    self._place_anew(instance.model_id, "the nodes changed", is_loss=True)
 
     def _fails_too_often(self, model_id: ModelId) -> bool:
         failures, now_s = self._failures[model_id], self._clock()
@@ -176,6 +185,9 @@ class PlacementController:
             await self._note_warm_up_failure(action, f"no token came through within {WARM_UP_TIMEOUT_S:.0f} s")
         except ExoLiteError as error:
             await self._note_warm_up_failure(action, str(error))
+        except Exception as error:  # a task's top
+            self._supervisor.note(f"warming up {action.model_id}", error)
+            await self._note_warm_up_failure(action, f"{type(error).__name__}: {error}")
         else:
             if self._is_current(action):
                 self._failures.pop(action.model_id, None)

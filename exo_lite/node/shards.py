@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from exo_lite.domain.errors import NotReady
 from exo_lite.domain.ids import ModelId
@@ -15,6 +16,7 @@ from exo_lite.domain.placement import Instance, Placement
 from exo_lite.domain.plan import Assignment
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.cluster import Cluster
+from exo_lite.node.supervisor import Supervisor
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.store.model_store import ModelStore
 
@@ -40,8 +42,10 @@ class ShardHost:
         host: str,
         log_format: LogFormat,
         cores_may_sleep: bool,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self._cluster = cluster
+        self._supervisor = supervisor or Supervisor()
         self._store = store
         self._device = device
         self._torch_device = torch_device
@@ -59,10 +63,7 @@ class ShardHost:
     async def run(self) -> None:
         """Until cancelled, which ends every worker."""
         async with asyncio.TaskGroup() as tasks:
-            while True:
-                changed = self._cluster.changed
-                await self._reconcile(tasks)
-                await changed.wait()
+            await self._supervisor.keep("the node's workers", partial(self._keep_reconciling, tasks))
 
     async def connect(self, order: ConnectOrder) -> None:
         """Join a worker to its neighbours. Raises NotReady where there is none, or what the worker raises."""
@@ -71,19 +72,29 @@ class ShardHost:
             raise NotReady(f"no worker here serves {order.model_id} in epoch {order.epoch} yet")
         await held.process.connect(order)
 
+    async def _keep_reconciling(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            changed = self._cluster.changed
+            await self._reconcile(tasks)
+            await changed.wait()
+
     async def _reconcile(self, tasks: asyncio.TaskGroup) -> None:
         wanted = self._wanted(self._cluster.state.placement)
         for model_id in [held for held in self._held if held not in wanted]:
             await self._stop(model_id)
         for model_id, (instance, assignment) in wanted.items():
-            held = self._held.get(model_id)
-            if held is not None and held.process.status.assigned_epoch == instance.epoch:
-                continue
-            if held is not None and self._still_serves(held.process, instance, assignment):
-                held.process.keep_for(instance.epoch)
-                continue
-            await self._stop(model_id)
-            self._start(tasks, instance, assignment)
+            with self._supervisor.containing(f"the worker of {model_id}"):  # the others' workers are not to miss it
+                await self._bring_in_line(tasks, instance, assignment)
+
+    async def _bring_in_line(self, tasks: asyncio.TaskGroup, instance: Instance, assignment: Assignment) -> None:
+        held = self._held.get(instance.model_id)
+        if held is not None and held.process.status.assigned_epoch == instance.epoch:
+            return
+        if held is not None and self._still_serves(held.process, instance, assignment):
+            held.process.keep_for(instance.epoch)
+            return
+        await self._stop(instance.model_id)
+        self._start(tasks, instance, assignment)
 
     def _wanted(self, placement: Placement | None) -> dict[ModelId, tuple[Instance, Assignment]]:
         own_id = self._cluster.state.self_id
@@ -120,7 +131,9 @@ class ShardHost:
             cores_may_sleep=self._cores_may_sleep,
         )
         process = WorkerProcess(config, instance.fingerprint, instance.epoch, self.changed.set)
-        self._held[instance.model_id] = _Held(process, tasks.create_task(process.run()))
+        what = f"the worker of {instance.model_id}"
+        task = tasks.create_task(self._supervisor.contain(what, process.run()))
+        self._held[instance.model_id] = _Held(process, task)
         self.changed.set()
 
     async def _stop(self, model_id: ModelId) -> None:

@@ -77,6 +77,9 @@ class WorkerProcess:
             await self._watch(process, listening, self._client)
         except NodeLost as error:
             self._lose(str(error))
+        except Exception as error:  # a task's top: whatever it was, the shard is lost, and not the node
+            self._lose(f"the worker on {self.config.node_name} cannot be followed: {type(error).__name__}: {error}")
+            raise
         finally:
             if process.returncode is None:
                 process.kill()  # a worker has nothing to save
