@@ -80,7 +80,13 @@ class Backend(Protocol):
         """What would go where; on the living nodes where `offers` is None."""
         ...
 
-    def models(self) -> Sequence[ServedModel]: ...
+    async def models(self) -> Sequence[ServedModel]:
+        """What a request would get: models on the disk of a living node, and those that are loaded."""
+        ...
+
+    async def model(self, name: str) -> ServedModel:
+        """By id or alias. Raises ModelNotFound where a request for it would."""
+        ...
 
     def text_model(self, model: str, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[TextModel]:
         """A model that answers, loaded first if need be; it does not leave as idle before the end of the context.

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: answered from memory, so at once even while a model loads."""
+"""GET /v1/models and /v1/models/{id}: what a request would get, loaded or not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from exo_lite.api.backend import Backend
-from exo_lite.domain.errors import ModelNotFound
 from exo_lite.domain.placement import ServedModel
 
 
@@ -15,22 +14,13 @@ def models_router(backend: Backend) -> APIRouter:
 
     @router.get("/v1/models", response_model=None)
     async def list_models() -> Response:
-        return JSONResponse({"object": "list", "data": [_document(model) for model in backend.models()]})
+        return JSONResponse({"object": "list", "data": [_document(model) for model in await backend.models()]})
 
-    @router.get("/v1/models/{model_id:path}", response_model=None)
-    async def show_model(model_id: str) -> Response:
-        return JSONResponse(_document(_find(backend, model_id)))
+    @router.get("/v1/models/{name:path}", response_model=None)
+    async def show_model(name: str) -> Response:
+        return JSONResponse(_document(await backend.model(name)))
 
     return router
-
-
-def _find(backend: Backend, model_id: str) -> ServedModel:
-    models = backend.models()
-    for model in models:
-        if model.id == model_id:
-            return model
-    served = ", ".join(model.id for model in models) or "none"
-    raise ModelNotFound(f"{model_id!r} is not among the models served here ({served}): exo-lite load MODEL adds one")
 
 
 def _document(model: ServedModel) -> dict[str, object]:
@@ -40,4 +30,6 @@ def _document(model: ServedModel) -> dict[str, object]:
         "created": model.created,
         "owned_by": "exo-lite",
         "state": model.state,
+        "context_length": model.context_length,
+        "max_model_len": model.context_length,  # what vLLM calls it, and clients of its kind look for
     }

@@ -11,6 +11,8 @@ from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import Assignment, LoadOptions
 
 InstanceState = Literal["loading", "warming", "ready", "degraded", "failed"]
+ServedState = InstanceState | Literal["on_disk"]
+"""`on_disk`: a request has it loaded first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class ModelDescription:
     model_id: ModelId
     fingerprint: str
     spec: ModelSpec
+    created: int = 0
+    """When it came into the store, in unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A placed model as clients list it; `created` in unix seconds."""
+    """A model as clients list it; `created` in unix seconds, 0 where no node tells."""
 
     id: str
     created: int
-    state: InstanceState
+    state: ServedState
+    context_length: int | None = None
+    """Of the loaded model, or as a request would load it; None where no node tells."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
@@ -26,12 +25,14 @@ from exo_lite.node.decisions import as_seen
 from exo_lite.node.demand import Demand
 from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
+from exo_lite.node.model_list import ModelList
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.served_text import ServedText
 from exo_lite.node.state_document import state_document
 from exo_lite.planning.plan import plan
-from exo_lite.store.model_store import ModelStore
+from exo_lite.store.manifest import MANIFEST_FILE
+from exo_lite.store.model_store import ModelStore, StoredModel
 from exo_lite.transport.node_client import NodeClient
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class NodeService:
         self._texts: dict[tuple[ModelId, str, int], ServedText] = {}
         self._keep_alive_s = keep_alive_s
         self._demand = Demand(cluster, self.place, keep_alive_s=keep_alive_s, on_change=on_demand)
-        self._started_at = int(time.time())
+        self._models = ModelList(cluster, self._find_description)
         self._is_draining = False
 
     def drain(self) -> None:
@@ -169,8 +170,14 @@ class NodeService:
         room = self._placement.offers(model_id) if offers is None else offers  # whoever is to have the files
         return plan(model_id, spec, wish.resolve(spec), room)
 
-    def models(self) -> Sequence[ServedModel]:
-        return [ServedModel(one.model_id, self._started_at, one.state) for one in self._instances()]
+    async def models(self) -> Sequence[ServedModel]:
+        return await self._models.all()
+
+    async def model(self, name: str) -> ServedModel:
+        model = await self._models.find(self._model_id(name))
+        if model is None:
+            raise self._not_found(name)
+        return model
 
     @asynccontextmanager
     async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[ServedText]:
@@ -195,10 +202,21 @@ class NodeService:
     def _read_text(self, instance: Instance) -> ServedText:
         row = load_table().find(instance.model_id)
         return ServedText(
-            self._store.get(instance.model_id).path,
+            self._stored(instance.model_id).path,
             instance.options.context_length,
             default_template=row.chat_template if row else None,
         )
+
+    def _stored(self, model_id: ModelId) -> StoredModel:
+        """Raises ModelNotFound without the store's words on where it looked: those are for this machine's user."""
+        try:
+            return self._store.get(model_id)
+        except ModelNotFound as error:
+            name = self._cluster.state.self_status.identity.name
+            raise ModelNotFound(
+                f"{name} has no files of {model_id}, with which prompts are read: import them there "
+                f"(`exo-lite import PATH --as {model_id}`), or ask a node that has them"
+            ) from error
 
     async def generate(
         self,
@@ -227,8 +245,15 @@ class NodeService:
 
     async def describe_model(self, model_id: ModelId) -> ModelDescription:
         """From this node's own store. Raises ModelNotFound or InvalidModel."""
-        stored = await asyncio.to_thread(self._store.get, model_id)
-        return ModelDescription(model_id, stored.fingerprint, stored.spec)
+        return await asyncio.to_thread(self._read_description, model_id)
+
+    def _read_description(self, model_id: ModelId) -> ModelDescription:
+        stored = self._store.get(model_id)
+        try:
+            created = int((stored.path / MANIFEST_FILE).stat().st_mtime)
+        except OSError as error:
+            raise ModelNotFound(f"{model_id} is being removed from this node") from error
+        return ModelDescription(model_id, stored.fingerprint, stored.spec, created)
 
     def _model_id(self, name: str) -> ModelId:
         """The id that a name or alias stands for. Raises ModelNotFound for what can be none."""

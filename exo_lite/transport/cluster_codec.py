@@ -179,13 +179,17 @@ def spec_from_proto(message: cluster_pb2.ModelSpec) -> ModelSpec:
 
 def description_to_proto(model: ModelDescription) -> node_pb2.ModelDescription:
     return node_pb2.ModelDescription(
-        model_id=model.model_id, fingerprint=model.fingerprint, spec=spec_to_proto(model.spec)
+        model_id=model.model_id,
+        fingerprint=model.fingerprint,
+        spec=spec_to_proto(model.spec),
+        created=model.created,
     )
 
 
 def description_from_proto(message: node_pb2.ModelDescription) -> ModelDescription:
     """Raises MalformedMessage."""
-    return ModelDescription(parse_model_id(message.model_id), message.fingerprint, spec_from_proto(message.spec))
+    spec = spec_from_proto(message.spec)
+    return ModelDescription(parse_model_id(message.model_id), message.fingerprint, spec, message.created)
 
 
 def _options_from_proto(message: cluster_pb2.LoadOptions) -> LoadOptions:

@@ -154,8 +154,11 @@ class ScriptedCluster:
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         _not_played(model)
 
-    def models(self) -> Sequence[ServedModel]:
+    async def models(self) -> Sequence[ServedModel]:
         return [ServedModel(model["id"], 0, model["state"]) for model in self._document["models"]]
+
+    async def model(self, name: str) -> ServedModel:
+        _not_played(name)
 
     @asynccontextmanager
     async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[LetterModel]:

@@ -179,8 +179,11 @@ class ModelDescription(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     fingerprint: _builtins.str
+    created: _builtins.int
+    """when it came into the store, in unix seconds"""
     @_builtins.property
     def spec(self) -> _cluster_pb2.ModelSpec: ...
     def __init__(
@@ -189,10 +192,11 @@ class ModelDescription(_message.Message):
         model_id: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
         spec: _cluster_pb2.ModelSpec | None = ...,
+        created: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "model_id", b"model_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "fingerprint", b"fingerprint", "model_id", b"model_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,7 @@ from exo_lite.domain.trace import RequestTrace, TraceReport
 MODEL = "demo-model"
 EOS = 0
 BOS = 1
+ALIASES = {"demo": MODEL}
 
 
 class LetterStream:
@@ -149,8 +150,14 @@ class ScriptedBackend:
         self.offers = offers
         return self.outcome or sample_plan()
 
-    def models(self) -> Sequence[ServedModel]:
-        return [ServedModel(MODEL, 1_700_000_000, "ready"), ServedModel("org/other", 1_700_000_001, "loading")]
+    async def models(self) -> Sequence[ServedModel]:
+        return [ServedModel(MODEL, 1_700_000_000, "ready", 64), ServedModel("org/other", 1_700_000_001, "on_disk")]
+
+    async def model(self, name: str) -> ServedModel:
+        for model in await self.models():
+            if model.id == ALIASES.get(name, name):
+                return model
+        raise ModelNotFound(f"there is no model {name!r}")
 
     @asynccontextmanager
     async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[LetterModel]:

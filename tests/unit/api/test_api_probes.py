@@ -79,10 +79,12 @@ async def test_requests_are_counted_and_timed(backend: ScriptedBackend, ticking_
 
 async def test_models(client: httpx2.AsyncClient, sdk: openai.AsyncOpenAI) -> None:
     assert [model.id async for model in sdk.models.list()] == [MODEL, "org/other"]
-    for model_id in (MODEL, "org/other", "org%2Fother"):
-        document = (await client.get(f"/v1/models/{model_id}")).json()
+    for name in (MODEL, "demo", "org/other", "org%2Fother"):
+        document = (await client.get(f"/v1/models/{name}")).json()
         assert document["object"] == "model"
         assert isinstance(document["created"], int)
+        assert document["context_length"] == document["max_model_len"]
+    assert (await sdk.models.retrieve("demo")).id == MODEL
     response = await client.get("/v1/models/nobody")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"

@@ -52,12 +52,12 @@ def test_a_model_that_is_not_ready_says_how_it_is(service_of: MakeService, state
     assert reason == f"tiny is {state}"
 
 
-def test_a_model_that_has_just_lost_a_node_is_degraded(service_of: MakeService):
+async def test_a_model_that_has_just_lost_a_node_is_degraded(service_of: MakeService):
     """However fresh its proof, and before the leader has placed it anew."""
     lost = two_nodes(shard_status(FIRST), shard_status(SECOND), second_state="dead")
     service = service_of(with_proof(lost, 0.1))
     assert service.not_ready_reason() == "tiny is degraded: node-b is lost"
-    assert [one.state for one in service.models()] == ["degraded"]
+    assert [one.state for one in await service.models()] == ["degraded"]
 
 
 def test_the_reason_of_a_failure_is_told(service_of: MakeService):
