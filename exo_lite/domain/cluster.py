@@ -2,6 +2,8 @@
 
 Failure detection follows SWIM (Das, Gupta, Motivala 2002) with a full mesh of heartbeats instead of random probes:
 silence makes a member suspect, others are asked, further silence makes it dead. A refused connection speaks at once.
+Where not every pair of nodes can talk, those between pass on how the others are: such a member is known, and suspect,
+for as long as newer words of it come in.
 Times are seconds of one monotonic clock, handed in with each event.
 """
 
@@ -36,6 +38,17 @@ class Member:
     heard_at_s: float
     rtt_ms: float | None = None
     num_refusals: int = 0
+    met_at_s: float = 0.0
+    answered_at_s: float | None = None
+    """When it last answered this node itself; None: never, it is known by what others pass on."""
+
+    @property
+    def is_indirect(self) -> bool:
+        """A handshake has still to come."""
+        return self.answered_at_s is None
+
+    def is_reached(self, at_s: float) -> bool:
+        return self.answered_at_s is not None and at_s - self.answered_at_s < SUSPECT_AFTER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +118,14 @@ class MemberVouchedFor:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberHeardOf:
+    """Another member passed on how this one is."""
+
+    status: NodeStatus
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RefusedConnection:
     node_id: NodeId
 
@@ -137,6 +158,7 @@ Event = (
     MemberJoined
     | HeartbeatHeard
     | MemberVouchedFor
+    | MemberHeardOf
     | RefusedConnection
     | TimePassed
     | MemberLeft
@@ -149,7 +171,7 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
     """The state after an event. Events of unknown members change nothing."""
     match event:
         case MemberJoined(status, at_s):
-            return _with_member(state, Member(status, "alive", at_s))
+            return _with_member(state, Member(status, "alive", at_s, met_at_s=at_s, answered_at_s=at_s))
         case HeartbeatHeard(status, at_s, rtt_ms):
             return _heard(state, status, at_s, rtt_ms)
         case MemberVouchedFor(node_id, at_s):
@@ -157,6 +179,8 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
             if member is None or member.state == "dead":
                 return state
             return _with_member(state, replace(member, heard_at_s=max(member.heard_at_s, at_s - SUSPECT_AFTER_S)))
+        case MemberHeardOf(status, at_s):
+            return _heard_of(state, status, at_s)
         case RefusedConnection(node_id):
             return _refused(state, node_id)
         case TimePassed(at_s):
@@ -182,8 +206,30 @@ def _heard(state: ClusterState, status: NodeStatus, at_s: float, rtt_ms: float |
     if member is None or member.state == "dead" or member.status.identity.boot_id != status.identity.boot_id:
         return state  # the dead and the restarted come back through a handshake
     newest = status if status.sequence > member.status.sequence else member.status
-    rtt = member.rtt_ms if rtt_ms is None else _smoothed(member.rtt_ms, rtt_ms)
-    return _with_member(state, Member(newest, "alive", max(at_s, member.heard_at_s), rtt))
+    alive = replace(member, status=newest, state="alive", heard_at_s=max(at_s, member.heard_at_s), num_refusals=0)
+    if rtt_ms is not None:
+        alive = replace(alive, rtt_ms=_smoothed(member.rtt_ms, rtt_ms), answered_at_s=at_s)
+    return _with_member(state, alive)
+
+
+def _heard_of(state: ClusterState, status: NodeStatus, at_s: float) -> ClusterState:
+    """Only newer words are a sign of life: the same one may go round between others for a while."""
+    identity = status.identity
+    if identity.node_id == state.self_id:
+        return state
+    member = state.members.get(identity.node_id)
+    if member is None or (member.state == "dead" and _is_newer(status, member.status)):
+        return _with_member(state, Member(status, "suspect", at_s, met_at_s=at_s))
+    if member.state == "dead" or member.status.identity.boot_id != identity.boot_id:
+        return state
+    if status.sequence <= member.status.sequence:
+        return state
+    heard_at_s = at_s if member.state == "suspect" else max(member.heard_at_s, at_s - SUSPECT_AFTER_S)
+    return _with_member(state, replace(member, status=status, heard_at_s=heard_at_s))
+
+
+def _is_newer(status: NodeStatus, known: NodeStatus) -> bool:
+    return status.identity.boot_id != known.identity.boot_id or status.sequence > known.sequence
 
 
 def _smoothed(average: float | None, newest: float) -> float:

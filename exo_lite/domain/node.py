@@ -123,3 +123,7 @@ class NodeStatus:
     """Of its living members, so that all learn of all."""
     num_requests: Mapping[ModelId, int] = field(default_factory=dict)
     """That entered here and wait for their model or are being answered, by model; those without any are left out."""
+    reached: tuple[NodeId, ...] = ()
+    """The nodes that answer this one's own calls."""
+    unreached: tuple[NodeId, ...] = ()
+    """Living ones that do not, though others hear of them."""

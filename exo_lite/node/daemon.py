@@ -14,10 +14,11 @@ from exo_lite import __version__
 from exo_lite.discovery.mdns import MdnsDiscovery
 from exo_lite.domain.cluster import ClusterState, SelfChanged
 from exo_lite.domain.errors import NodeLost, PortInUse
+from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
-from exo_lite.domain.placement import Instance, ModelDescription, Placement
+from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.node.cluster import Cluster
@@ -117,8 +118,8 @@ class Daemon:
     async def on_handshake(self, status: NodeStatus) -> NodeStatus:
         return await self._membership.on_handshake(status)
 
-    def on_heartbeat(self, status: NodeStatus, placement: Placement | None) -> tuple[NodeStatus, Placement | None]:
-        return self._membership.on_heartbeat(status, placement)
+    def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
+        return self._membership.on_heartbeat(heartbeat)
 
     async def on_probe(self, node_id: NodeId) -> bool:
         return await self._membership.on_probe(node_id)

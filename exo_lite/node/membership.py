@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from exo_lite.domain.cluster import (
     HeartbeatHeard,
     Member,
+    MemberHeardOf,
     MemberJoined,
     MemberLeft,
     MemberVouchedFor,
@@ -31,9 +32,10 @@ from exo_lite.domain.errors import (
     OwnAddress,
     WrongCluster,
 )
+from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, NodeId
+from exo_lite.domain.links import direct_links, relayed_to
 from exo_lite.domain.node import NodeIdentity, NodeStatus
-from exo_lite.domain.placement import Placement
 from exo_lite.node.awake_clock import AwakeClock
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
@@ -156,15 +158,17 @@ class Membership:
         self._join(status)
         return self._cluster.state.self_status
 
-    def on_heartbeat(self, status: NodeStatus, placement: Placement | None) -> tuple[NodeStatus, Placement | None]:
+    def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
         """Raises NotAMember where a handshake has to come first."""
+        status, placement = heartbeat.status, heartbeat.placement
         member = self._cluster.state.members.get(status.identity.node_id)
         if member is None or member.state == "dead" or member.status.identity.boot_id != status.identity.boot_id:
             raise NotAMember(f"{self._identity.name} does not count {status.identity.name} as a member: shake hands")
-        self._hear(status, placement)
+        self._hear(heartbeat)
         state = self._cluster.state
         is_newer = state.placement and (placement is None or state.placement.version > placement.version)
-        return state.self_status, state.placement if is_newer else None
+        relayed = relayed_to(state, status.identity.node_id, self._clock.now())
+        return Heartbeat(state.self_status, state.placement if is_newer else None, relayed)
 
     async def on_probe(self, node_id: NodeId) -> bool:
         link = self._links.get(node_id)
@@ -203,17 +207,19 @@ class Membership:
         self._introduce()
         members = self._cluster.state.members
         for node_id, member in members.items():
-            if member.state != "dead" and node_id not in self._links:
+            if member.state != "dead" and not member.is_indirect and node_id not in self._links:
                 self._open_link(member)
         self._try_candidates()
 
     def _introduce(self) -> None:
-        """Tell every member at once whom this node knows, where that has changed."""
+        """Tell every member at once whom this node knows and reaches, where that has changed."""
         state = self._cluster.state
-        known = tuple(one.status.identity.address for one in state.members.values() if one.state == "alive")
+        known = tuple(sorted(one.status.identity.address for one in state.members.values() if one.state == "alive"))
+        reached, unreached = direct_links(state, self._clock.now())
         old = state.self_status
-        if set(known) != set(old.known_addresses):
-            self._cluster.apply(SelfChanged(replace(old, sequence=old.sequence + 1, known_addresses=known)))
+        new = replace(old, known_addresses=known, reached=reached, unreached=unreached)
+        if new != old:
+            self._cluster.apply(SelfChanged(replace(new, sequence=old.sequence + 1)))
             self.kick()
 
     def _try_candidates(self) -> None:
@@ -224,14 +230,17 @@ class Membership:
 
     def _addresses_to_try(self, now_s: float) -> list[str]:
         state = self._cluster.state
-        known = {status.identity.address for status in state.living.values()}
-        for address in self._known_to_members() | self._dead_addresses():
+        met = {
+            one.status.identity.address for one in state.members.values() if one.state != "dead" and not one.is_indirect
+        }
+        known = {self._identity.address, *met}
+        for address in self._known_to_members() | self._unmet_addresses():
             self._candidates.setdefault(address, _Candidate(is_wanted=False))
         return [
             address
             for address, candidate in self._candidates.items()
             if address not in known
-            and candidate.node_id not in state.living
+            and not self._is_met(candidate.node_id)
             and address not in self._handshakes
             and candidate.next_try_s <= now_s
         ]
@@ -239,10 +248,19 @@ class Membership:
     def _known_to_members(self) -> set[str]:
         return {address for status in self._cluster.state.living.values() for address in status.known_addresses}
 
-    def _dead_addresses(self) -> set[str]:
-        """Where dead members were. They may have taken this node for dead too, and nobody else may tell the two."""
+    def _unmet_addresses(self) -> set[str]:
+        """Where dead members were, and those are that only others reach.
+
+        The dead may have taken this node for dead too, and nobody else may tell the two.
+        """
         members = self._cluster.state.members.values()
-        return {member.status.identity.address for member in members if member.state == "dead"}
+        return {one.status.identity.address for one in members if one.state == "dead" or one.is_indirect}
+
+    def _is_met(self, node_id: NodeId | None) -> bool:
+        if node_id is None or node_id == self._identity.node_id:
+            return node_id is not None
+        member = self._cluster.state.members.get(node_id)
+        return member is not None and member.state != "dead" and not member.is_indirect
 
     async def _shake_hands(self, address: str) -> None:
         if self._is_leaving:
@@ -264,7 +282,7 @@ class Membership:
             candidate.next_try_s = self._clock.now() + RETRY_AFTER_REFUSAL_S
             self._note_refusal(address, error)
         except NodeLost:
-            if not candidate.is_wanted and address not in self._dead_addresses():
+            if not candidate.is_wanted and address not in self._unmet_addresses():
                 self._candidates.pop(address, None)  # it will be suggested again when it is there
         except ExoLiteError as error:
             self._note_refusal(address, error)
@@ -273,9 +291,9 @@ class Membership:
 
     async def _exchange_placements(self, client: NodeClient) -> None:
         state = self._cluster.state
-        _, placement = await client.heartbeat(state.self_status, state.placement, timeout_s=HEARTBEAT_TIMEOUT_S)
-        if placement is not None:
-            self._cluster.apply(PlacementSeen(placement))
+        answer = await client.heartbeat(Heartbeat(state.self_status, state.placement), timeout_s=HEARTBEAT_TIMEOUT_S)
+        if answer.placement is not None:
+            self._cluster.apply(PlacementSeen(answer.placement))
 
     def _join(self, status: NodeStatus) -> None:
         self._cluster.apply(MemberJoined(status, self._clock.now()))
@@ -335,7 +353,7 @@ class Membership:
     async def _keep_beating(self, node_id: NodeId, client: NodeClient) -> None:
         try:
             while (member := self._cluster.state.members.get(node_id)) is not None and member.state != "dead":
-                if self._is_leaving:
+                if self._is_leaving or member.is_indirect:
                     return
                 pause_s = await self._beat(member, client)
                 if member.state == "suspect":
@@ -349,10 +367,10 @@ class Membership:
         """One heartbeat; returns the seconds until the next."""
         state, started_s = self._cluster.state, time.monotonic()
         identity = member.status.identity
+        relayed = relayed_to(state, identity.node_id, self._clock.now())
+        news = Heartbeat(state.self_status, state.placement, relayed)
         try:
-            status, placement = await client.heartbeat(
-                state.self_status, state.placement, timeout_s=HEARTBEAT_TIMEOUT_S
-            )
+            answer = await client.heartbeat(news, timeout_s=HEARTBEAT_TIMEOUT_S)
         except ConnectionRefused:
             self._cluster.apply(RefusedConnection(identity.node_id))
             return REFUSED_RETRY_S
@@ -361,7 +379,7 @@ class Membership:
         except ExoLiteError as error:
             log.debug("heartbeat failed", extra={"peer": identity.name, "cause": str(error)})
         else:
-            self._hear(status, placement, rtt_ms=(time.monotonic() - started_s) * 1000)
+            self._hear(answer, rtt_ms=(time.monotonic() - started_s) * 1000)
         return HEARTBEAT_EVERY_S
 
     async def _ask_witnesses(self, node_id: NodeId) -> None:
@@ -372,10 +390,13 @@ class Membership:
         if any(answer is True for answer in answers):
             self._cluster.apply(MemberVouchedFor(node_id, self._clock.now()))
 
-    def _hear(self, status: NodeStatus, placement: Placement | None, rtt_ms: float | None = None) -> None:
-        self._cluster.apply(HeartbeatHeard(status, self._clock.now(), rtt_ms))
-        if placement is not None:
-            self._cluster.apply(PlacementSeen(placement))
+    def _hear(self, heartbeat: Heartbeat, rtt_ms: float | None = None) -> None:
+        now_s = self._clock.now()
+        self._cluster.apply(HeartbeatHeard(heartbeat.status, now_s, rtt_ms))
+        for status in heartbeat.relayed:
+            self._cluster.apply(MemberHeardOf(status, now_s))
+        if heartbeat.placement is not None:
+            self._cluster.apply(PlacementSeen(heartbeat.placement))
 
 
 async def _dial_back(theirs: NodeIdentity) -> None:

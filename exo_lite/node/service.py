@@ -13,6 +13,7 @@ from typing import TypeVar
 from exo_lite.catalog.table import load_table
 from exo_lite.domain.cluster import DEAD_AFTER_S
 from exo_lite.domain.errors import ExoLiteError, InvalidModel, InvalidRequest, ModelNotFound, NodeLost, NotReady
+from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import ModelId, NodeId, parse_model_id
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
 from exo_lite.domain.model_spec import ModelSpec
@@ -126,7 +127,7 @@ class NodeService:
 
         async def there(leader: NodeClient) -> Instance:
             with suppress(ExoLiteError):  # it is to know whom this node knows, and what nobody here needs any more
-                await leader.heartbeat(self._cluster.state.self_status, None, timeout_s=ORDER_TIMEOUT_S)
+                await leader.heartbeat(Heartbeat(self._cluster.state.self_status), timeout_s=ORDER_TIMEOUT_S)
             return await leader.place(model_id, wish, timeout_s=ORDER_TIMEOUT_S)
 
         await self._membership.meet()  # the newest node counts too, and may be the one that leads

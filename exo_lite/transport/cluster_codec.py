@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import Any
 
+from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId, parse_model_id
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.model_spec import ModelSpec, RopeScaling
@@ -136,6 +137,8 @@ def node_status_to_proto(status: NodeStatus) -> cluster_pb2.NodeStatus:
         models={str(model_id): fingerprint for model_id, fingerprint in status.models.items()},
         known_addresses=status.known_addresses,
         num_requests={str(model_id): count for model_id, count in status.num_requests.items()},
+        reached=status.reached,
+        unreached=status.unreached,
     )
 
 
@@ -151,6 +154,8 @@ def node_status_from_proto(message: cluster_pb2.NodeStatus) -> NodeStatus:
         models={ModelId(model_id): fingerprint for model_id, fingerprint in message.models.items()},
         known_addresses=tuple(message.known_addresses),
         num_requests={ModelId(model_id): count for model_id, count in message.num_requests.items()},
+        reached=tuple(map(NodeId, message.reached)),
+        unreached=tuple(map(NodeId, message.unreached)),
     )
 
 
@@ -288,16 +293,21 @@ def placement_from_proto(message: cluster_pb2.Placement) -> Placement:
     )
 
 
-def heartbeat_to_proto(status: NodeStatus, placement: Placement | None) -> node_pb2.HeartbeatMessage:
+def heartbeat_to_proto(heartbeat: Heartbeat) -> node_pb2.HeartbeatMessage:
     return node_pb2.HeartbeatMessage(
-        status=node_status_to_proto(status), placement=placement_to_proto(placement) if placement else None
+        status=node_status_to_proto(heartbeat.status),
+        placement=placement_to_proto(heartbeat.placement) if heartbeat.placement else None,
+        relayed=[node_status_to_proto(status) for status in heartbeat.relayed],
     )
 
 
-def heartbeat_from_proto(message: node_pb2.HeartbeatMessage) -> tuple[NodeStatus, Placement | None]:
+def heartbeat_from_proto(message: node_pb2.HeartbeatMessage) -> Heartbeat:
     """Raises MalformedMessage or InvalidShard."""
-    placement = placement_from_proto(message.placement) if message.HasField("placement") else None
-    return node_status_from_proto(message.status), placement
+    return Heartbeat(
+        status=node_status_from_proto(message.status),
+        placement=placement_from_proto(message.placement) if message.HasField("placement") else None,
+        relayed=tuple(map(node_status_from_proto, message.relayed)),
+    )
 
 
 def wish_to_proto(model_id: ModelId, wish: LoadWish) -> node_pb2.PlaceRequest:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
 from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
-from exo_lite.domain.placement import Instance, ModelDescription, Placement
+from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.transport import cluster_codec as codec
 from exo_lite.transport.channels import open_channel
@@ -44,10 +45,8 @@ class NodeClient:
         request = node_pb2.HandshakeRequest(status=codec.node_status_to_proto(status))
         return codec.node_status_from_proto(await self._answer(self._stub.Handshake(request, timeout=timeout_s)))
 
-    async def heartbeat(
-        self, status: NodeStatus, placement: Placement | None, *, timeout_s: float
-    ) -> tuple[NodeStatus, Placement | None]:
-        request = codec.heartbeat_to_proto(status, placement)
+    async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> Heartbeat:
+        request = codec.heartbeat_to_proto(heartbeat)
         return codec.heartbeat_from_proto(await self._answer(self._stub.Heartbeat(request, timeout=timeout_s)))
 
     async def probe(self, node_id: NodeId, *, timeout_s: float) -> bool:

@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 import grpc
 
+from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
 from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
-from exo_lite.domain.placement import Instance, ModelDescription, Placement
+from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.transport import cluster_codec as codec
 from exo_lite.transport.errors import errors_as_status
@@ -26,7 +27,7 @@ class NodeHandler(Protocol):
 
     async def on_handshake(self, status: NodeStatus) -> NodeStatus: ...
 
-    def on_heartbeat(self, status: NodeStatus, placement: Placement | None) -> tuple[NodeStatus, Placement | None]: ...
+    def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat: ...
 
     async def on_probe(self, node_id: NodeId) -> bool: ...
 
@@ -59,8 +60,8 @@ class _NodeServicer(NodeServicer):
 
     async def Heartbeat(self, request: node_pb2.HeartbeatMessage, context: Context) -> node_pb2.HeartbeatMessage:
         async with errors_as_status(context):
-            status, placement = self._handler.on_heartbeat(*codec.heartbeat_from_proto(request))
-        return codec.heartbeat_to_proto(status, placement)
+            answer = self._handler.on_heartbeat(codec.heartbeat_from_proto(request))
+        return codec.heartbeat_to_proto(answer)
 
     async def Probe(self, request: node_pb2.ProbeRequest, context: Context) -> node_pb2.ProbeReply:
         return node_pb2.ProbeReply(is_reached=await self._handler.on_probe(NodeId(request.node_id)))

@@ -22,10 +22,11 @@ from exo_lite.domain.errors import (
     NotReady,
     WrongCluster,
 )
+from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
-from exo_lite.domain.placement import Instance, ModelDescription, Placement
+from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node import daemon as daemon_module
 from exo_lite.node import membership as membership_module
@@ -275,7 +276,7 @@ async def test_a_peer_whose_own_address_does_not_answer_is_no_member(cluster: Cl
 async def test_strangers_do_not_beat(cluster: Cluster):
     async with cluster.node("a") as a, NodeClient(address_of(a)) as client:
         with pytest.raises(NotAMember, match="shake hands"):
-            await client.heartbeat(_status(cluster.name), None, timeout_s=JOIN_TIMEOUT_S)
+            await client.heartbeat(Heartbeat(_status(cluster.name)), timeout_s=JOIN_TIMEOUT_S)
 
 
 async def test_a_node_that_stops_cleanly_is_dead_at_once(cluster: Cluster):
@@ -363,8 +364,8 @@ class Misled:
     async def on_handshake(self, status: NodeStatus) -> NodeStatus:
         return self._status
 
-    def on_heartbeat(self, status: NodeStatus, placement: Placement | None) -> tuple[NodeStatus, Placement | None]:
-        return self._status, None
+    def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
+        return Heartbeat(self._status)
 
     async def on_probe(self, node_id: NodeId) -> bool:
         return False

@@ -333,6 +333,8 @@ class NodeStatus(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     KNOWN_ADDRESSES_FIELD_NUMBER: _builtins.int
     NUM_REQUESTS_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
+    UNREACHED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     @_builtins.property
     def identity(self) -> Global___NodeIdentity: ...
@@ -348,6 +350,10 @@ class NodeStatus(_message.Message):
     def known_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def num_requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def reached(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def unreached(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -359,10 +365,12 @@ class NodeStatus(_message.Message):
         models: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         known_addresses: _abc.Iterable[_builtins.str] | None = ...,
         num_requests: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        reached: _abc.Iterable[_builtins.str] | None = ...,
+        unreached: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "identity", b"identity", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "identity", b"identity", "known_addresses", b"known_addresses", "memory", b"memory", "models", b"models", "num_requests", b"num_requests", "sequence", b"sequence", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "identity", b"identity", "known_addresses", b"known_addresses", "memory", b"memory", "models", b"models", "num_requests", b"num_requests", "reached", b"reached", "sequence", b"sequence", "shards", b"shards", "unreached", b"unreached"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

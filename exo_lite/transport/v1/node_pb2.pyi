@@ -3,9 +3,11 @@
 isort:skip_file
 Daemon to daemon."""
 
+from collections import abc as _abc
 from exo_lite.transport.v1 import cluster_pb2 as _cluster_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -58,19 +60,25 @@ class HeartbeatMessage(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
+    RELAYED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> _cluster_pb2.NodeStatus: ...
     @_builtins.property
     def placement(self) -> _cluster_pb2.Placement: ...
+    @_builtins.property
+    def relayed(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.NodeStatus]:
+        """of nodes that whoever gets this does not reach itself"""
+
     def __init__(
         self,
         *,
         status: _cluster_pb2.NodeStatus | None = ...,
         placement: _cluster_pb2.Placement | None = ...,
+        relayed: _abc.Iterable[_cluster_pb2.NodeStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_placement", b"_placement", "placement", b"placement", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placement", b"_placement", "placement", b"placement", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placement", b"_placement", "placement", b"placement", "relayed", b"relayed", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__placement: _TypeAlias = _typing.Literal["placement"]  # noqa: Y015
     _WhichOneofArgType__placement: _TypeAlias = _typing.Literal["_placement", b"_placement"]  # noqa: Y015

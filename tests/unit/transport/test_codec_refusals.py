@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_lite.domain.errors import ExoLiteError, InvalidRequest, InvalidShard, MalformedMessage, MalformedStep
+from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus, ShardStatus
@@ -148,7 +149,7 @@ DECODERS: list[tuple[type[Message], Callable[[Any], object]]] = [
     (worker_pb2.StepResult, step_codec.result_from_proto),
 ]
 SOUND: list[bytes] = [
-    cluster_codec.heartbeat_to_proto(STATUS, PLACEMENT).SerializeToString(),
+    cluster_codec.heartbeat_to_proto(Heartbeat(STATUS, PLACEMENT, (STATUS,))).SerializeToString(),
     cluster_codec.description_to_proto(ModelDescription(ModelId("m"), "f", SPEC)).SerializeToString(),
     step_codec.step_to_proto(STEP).SerializeToString(),
 ]

@@ -1,0 +1,17 @@
+"""What nodes tell each other twice a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exo_lite.domain.node import NodeStatus
+from exo_lite.domain.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A node's own status, the newest placement that it knows, and word of nodes that the other side may not reach."""
+
+    status: NodeStatus
+    placement: Placement | None = None
+    relayed: tuple[NodeStatus, ...] = ()
