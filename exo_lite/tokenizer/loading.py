@@ -9,6 +9,7 @@ from pathlib import Path
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.tokenizer import tiktoken_ranks
 from exo_lite.tokenizer.added_tokens import gather_added_tokens
+from exo_lite.tokenizer.end_tokens import end_tokens
 from exo_lite.tokenizer.json_files import optional_bool, read_json_object_if_present
 from exo_lite.tokenizer.model_tokenizer import Backend, ModelTokenizer
 from exo_lite.tokenizer.sentencepiece_backend import SentencePieceBackend
@@ -25,7 +26,6 @@ class _Vocabulary:
 
     backend: Backend
     defaults: Mapping[str, str] = field(default_factory=dict)
-    end_tokens: tuple[str, ...] = ()
 
 
 def load_tokenizer(model_dir: Path) -> ModelTokenizer:
@@ -44,13 +44,18 @@ def load_tokenizer(model_dir: Path) -> ModelTokenizer:
             token_to_id=backend.token_to_id,
             id_to_token=backend.id_to_token,
             defaults=vocabulary.defaults,
-            end_tokens=vocabulary.end_tokens,
+            end_tokens=_end_tokens(backend),
         )
     )
     adds_bos = optional_bool(config, "add_bos_token", file_name="tokenizer_config.json")
     if adds_bos is None:
         adds_bos = special.bos_token_id is not None and backend.leads_with(special.bos_token_id)
     return ModelTokenizer(backend, special, adds_bos=adds_bos)
+
+
+def _end_tokens(backend: Backend) -> tuple[str, ...]:
+    whole = backend.whole_tokens
+    return end_tokens(whole.values(), [token for token_id, token in whole.items() if token_id in backend.special_ids])
 
 
 def _tokenizer_config(model_dir: Path) -> dict[str, object]:
@@ -73,7 +78,7 @@ def _vocabulary(model_dir: Path, config: Mapping[str, object]) -> _Vocabulary:
     if tiktoken_ranks.is_tiktoken_file(content):
         names = {"bos_token": tiktoken_ranks.BOS_TOKEN, "eos_token": tiktoken_ranks.EOS_TOKEN}
         backend = tiktoken_ranks.llama3_backend(content, added)
-        return _Vocabulary(backend, defaults=names, end_tokens=tiktoken_ranks.END_TOKENS)
+        return _Vocabulary(backend, defaults=names)
     sentencepiece = SentencePieceBackend(content, added)
     return _Vocabulary(sentencepiece, defaults=sentencepiece.special_tokens)
 

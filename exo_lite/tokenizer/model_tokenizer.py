@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from exo_lite.tokenizer.special_tokens import SpecialTokens
@@ -45,6 +45,10 @@ class Backend(Protocol):
     @property
     def special_ids(self) -> frozenset[int]:
         """Ids that are found in text whole, and that answers leave out."""
+
+    @property
+    def whole_tokens(self) -> Mapping[int, str]:
+        """Tokens by id that merging never makes of text: control tokens and added ones, special or not."""
 
     @property
     def byte_ids(self) -> frozenset[int]:

@@ -34,6 +34,8 @@ class SentencePieceBackend:
         self._added = {**own, **added}
         self._added_ids = {token.content: token_id for token_id, token in self._added.items()}
         self.special_ids = frozenset(token_id for token_id, token in self._added.items() if token.is_special)
+        added_contents = {i: token.content for i, token in self._added.items()}
+        self.whole_tokens = _user_defined(self._processor) | added_contents
         self.byte_ids = frozenset[int]()  # decoded one by one, so that characters are out as soon as they are whole
         longest_first = sorted(self._added_ids, key=len, reverse=True)
         self._cut = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
@@ -103,6 +105,15 @@ def _processor(content: bytes) -> sentencepiece.SentencePieceProcessor:
             "tokenizer.model is neither a SentencePiece nor a tiktoken file, or it is damaged: fetch it again"
         ) from error
     return processor
+
+
+def _user_defined(processor: sentencepiece.SentencePieceProcessor) -> dict[int, str]:
+    """Pieces that training did not score but was given. Perhaps also its very first merge, which scores 0 too."""
+    return {
+        i: processor.id_to_piece(i)
+        for i in range(processor.get_piece_size())
+        if processor.get_score(i) == 0 and not (processor.is_byte(i) or processor.is_unused(i))
+    }
 
 
 def _pieces(processor: sentencepiece.SentencePieceProcessor) -> list[bytes]:

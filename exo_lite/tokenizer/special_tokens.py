@@ -32,7 +32,7 @@ class TokenSources:
     defaults: Mapping[str, str] = field(default_factory=dict)
     """`bos_token`, `eos_token` and so on of the vocabulary itself, for what tokenizer_config.json leaves open."""
     end_tokens: tuple[str, ...] = ()
-    """End an answer whatever the files say."""
+    """End an answer whatever the files say; all in the vocabulary."""
 
 
 def gather_special_tokens(sources: TokenSources) -> SpecialTokens:
@@ -45,6 +45,7 @@ def gather_special_tokens(sources: TokenSources) -> SpecialTokens:
     stop_token_ids = _token_ids(sources.generation_config, "eos_token_id", "generation_config.json")
     stop_token_ids += _token_ids(sources.config, "eos_token_id", "config.json")
     stop_token_ids += [_id_of(sources, token, "eos_token") for token in (eos_token, *sources.end_tokens) if token]
+    stop_token_ids += _turn_end_ids(sources)
     return SpecialTokens(
         bos_token=bos_token,
         eos_token=eos_token,
@@ -53,6 +54,13 @@ def gather_special_tokens(sources: TokenSources) -> SpecialTokens:
         bos_token_id=None if bos_token is None else _id_of(sources, bos_token, "bos_token"),
         stop_token_ids=frozenset(stop_token_ids),
     )
+
+
+def _turn_end_ids(sources: TokenSources) -> list[int]:
+    """The ends of a turn, of a message or of a filled-in text, which some files name beside eos_token."""
+    tokens = (_stated_token(sources, key) for key in ("eot_token", "eom_token"))
+    token_ids = (sources.token_to_id(token) for token in tokens if token)
+    return [token_id for token_id in token_ids if token_id is not None]
 
 
 def _named_token(sources: TokenSources, kind: str) -> str | None:

@@ -17,8 +17,6 @@ from exo_lite.tokenizer.tokenizers_backend import TokenizersBackend
 
 BOS_TOKEN = "<|begin_of_text|>"
 EOS_TOKEN = "<|end_of_text|>"
-END_TOKENS = (EOS_TOKEN, "<|eom_id|>", "<|eot_id|>")
-"""Those that end an answer in Meta's own code: of the text, of a message, of a turn."""
 
 NUM_RANKS = 128_000
 NUM_SPECIAL_TOKENS = 256

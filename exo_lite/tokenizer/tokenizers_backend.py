@@ -21,7 +21,7 @@ class TokenizersBackend:
         self._library = library
         added = library.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
-        self._added_ids = frozenset(added)
+        self.whole_tokens = {i: token.content for i, token in added.items()}
         self._decoder = repr(library.decoder)
         self.byte_ids = _byte_fallback_ids(library)
 
@@ -48,7 +48,7 @@ class TokenizersBackend:
             return b""
         if token_id in self.byte_ids:
             return bytes([int(token[3:5], 16)])
-        return token.encode() if token_id in self._added_ids else _stands_for(token, self._decoder)
+        return token.encode() if token_id in self.whole_tokens else _stands_for(token, self._decoder)
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         return str(self._library.decode(list(ids), skip_special_tokens=skip_special))

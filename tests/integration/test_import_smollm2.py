@@ -107,7 +107,7 @@ def test_random_ids_join_to_the_text_decoded_at_once(tokenizer: ModelTokenizer, 
 
 def test_tokens_are_those_of_smollm2(tokenizer: ModelTokenizer) -> None:
     assert tokenizer.vocab_size == 49152
-    assert tokenizer.stop_token_ids == {2}
+    assert tokenizer.stop_token_ids == {0, 2, 4}  # of a text, of a turn, and what begins another repository
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert tokenizer.encode("<|endoftext|><|im_start|><|im_end|>") == [0, 1, 2]
     assert len(tokenizer.encode("1234567")) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -13,6 +14,7 @@ from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.store.gguf.byte_level import adds_bos_by_default, byte_level_tokenizer
 from exo_lite.store.gguf.file import GGUFFile
 from exo_lite.store.gguf.sentencepiece import sentencepiece_tokenizer
+from exo_lite.tokenizer.end_tokens import is_end_name
 
 _PREFIX = "tokenizer.ggml."
 
@@ -71,6 +73,7 @@ def _vocabulary(file: GGUFFile) -> Vocabulary:
     types = [int(one) for one in file.numbers(f"{_PREFIX}token_type")]
     if len(types) != len(tokens):
         raise InvalidModel(f"{file.name} has {len(tokens)} tokens, but types for {len(types)}")
+    types = _with_control_ends(file, tokens, types)
     is_sentencepiece = file.text(f"{_PREFIX}model") == "llama"
     eos_token_id = _token_id(file, "eos_token_id", len(tokens), 2 if is_sentencepiece else None)
     turn_ends = [_token_id(file, key, len(tokens), None) for key in ("eot_token_id", "eom_token_id")]
@@ -84,6 +87,25 @@ def _vocabulary(file: GGUFFile) -> Vocabulary:
         stop_token_ids=sorted({one for one in (eos_token_id, *turn_ends) if one is not None}),
         adds_bos=file.boolean(f"{_PREFIX}add_bos_token", is_sentencepiece or adds_bos_by_default(file)),
     )
+
+
+def _with_control_ends(file: GGUFFile, tokens: list[str], types: list[int]) -> list[int]:
+    """Make control tokens of ends of answers that a converter left among the words, though text cannot have them."""
+    ends = [index for index, token in enumerate(tokens) if types[index] == TokenType.NORMAL and is_end_name(token)]
+    if not ends:
+        return types
+    is_made = _is_made(file, tokens)
+    unmade = {index for index in ends if not is_made(tokens[index])}
+    return [TokenType.CONTROL if index in unmade else kind for index, kind in enumerate(types)]
+
+
+def _is_made(file: GGUFFile, tokens: list[str]) -> Callable[[str], bool]:
+    """Whether merging can make a token of two others."""
+    if file.has(f"{_PREFIX}merges"):
+        made = {line.replace(" ", "", 1) for line in file.texts(f"{_PREFIX}merges")}
+        return made.__contains__
+    parts = set(tokens)
+    return lambda token: any(token[:cut] in parts and token[cut:] in parts for cut in range(1, len(token)))
 
 
 def _token_id(file: GGUFFile, key: str, num_tokens: int, default: int | None) -> int | None:

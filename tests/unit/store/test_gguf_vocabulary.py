@@ -82,6 +82,27 @@ def test_the_end_of_a_turn_ends_an_answer_too(tmp_path: Path) -> None:
     assert load(metadata, tmp_path).stop_token_ids == {0, 2, 11}
 
 
+@pytest.mark.parametrize("kind", [1, 3, 4])
+@pytest.mark.parametrize("end", ["<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eom_id|>"])
+def test_ends_that_the_file_does_not_name_end_an_answer_too(tmp_path: Path, end: str, kind: int) -> None:
+    """Also one whose type is that of a word, as some converters have it."""
+    metadata = byte_level_metadata()
+    tokenizer = load(
+        metadata | {"tokenizer.ggml.tokens": [*TOKENS, end], "tokenizer.ggml.token_type": [*TOKEN_TYPES, kind]},
+        tmp_path,
+    )
+    assert tokenizer.stop_token_ids == {2, len(TOKENS)}
+    assert tokenizer.encode(f"a{end}", add_bos=False) == [3, len(TOKENS)]
+
+
+def test_a_word_that_merges_make_ends_nothing(tmp_path: Path) -> None:
+    extra = ["EO", "EOT", "EOT>", "<EOT>"]
+    merges = ["E O", "EO T", "EOT >", "< EOT>"]
+    tokenizer = load(with_bytes(byte_level_metadata(), extra) | {"tokenizer.ggml.merges": merges}, tmp_path)
+    assert tokenizer.stop_token_ids == {256 + len(extra) + 1}
+    assert tokenizer.decode([256 + len(extra) - 1]) == "<EOT>"
+
+
 @pytest.mark.parametrize(
     ("metadata", "error", "message"),
     [

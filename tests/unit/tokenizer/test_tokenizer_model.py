@@ -99,6 +99,12 @@ def test_control_pieces_are_special_and_user_defined_ones_are_text(loaded: dict[
     assert tokenizer.decode(ids) == "<tool>"
 
 
+def test_ends_that_a_file_does_not_name_end_an_answer_too(tmp_path: Path) -> None:
+    content = trained(model_type="bpe", control_symbols=["<|im_end|>"], user_defined_symbols=["<end_of_turn>"])
+    tokenizer = load(tmp_path, content, added_tokens={"<|eot_id|>": 400})
+    assert tokenizer.stop_token_ids == {2, 3, 4, 400}
+
+
 def test_the_files_beside_may_add_tokens(models: dict[str, bytes], tmp_path: Path) -> None:
     size = sentencepiece.SentencePieceProcessor(model_proto=models["llama"]).get_piece_size()
     entries = {str(size + 1): {"content": "<tool>", "special": False}}
