@@ -33,14 +33,16 @@ def create_app(
 ) -> FastAPI:
     """The ASGI app over a daemon.
 
-    With `api_key`, every route but GET /health and the page's files wants it. `allowed_hosts` are the host names that
-    requests may carry besides plain addresses (`*`: any). `keep_alive_s` is the longest silence in a streamed answer.
+    With `api_key`, every route but GET /health and the page's files wants it. Without one, `allowed_hosts` are the host
+    names that requests may carry besides plain addresses (`*`: any). `keep_alive_s` is the longest silence in a
+    streamed answer. Raises InvalidRequest for a key that can't be one.
     """
     service = Service(backend, RequestMetrics(backend.state), clock, keep_alive_s)
     files = page_files()
     app = FastAPI(
         openapi_url=None,  # the generated description would not know our errors
         redirect_slashes=False,
+        strict_content_type=False,  # a body that is declared as nothing is JSON
         exception_handlers={HTTPException: handle_error, RequestValidationError: handle_error},
     )
     app.include_router(probes_router(backend, service.metrics))

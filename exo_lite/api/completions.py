@@ -31,7 +31,7 @@ def completions_router(service: Service) -> APIRouter:
 
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionBody, request: Request) -> Response:
-        prepared = _prepared(service, body, tenant_of(request.headers))
+        prepared = _prepared(service, body, tenant_of(request.scope))
         if not body.stream:
             return JSONResponse(await until_disconnected(request.receive, _whole(prepared)))
         return EventStream(partial(_stream, prepared), keep_alive_s=service.keep_alive_s)

@@ -41,7 +41,11 @@ async def _serve_until(
     stopped: asyncio.Event, daemon: Daemon, config: NodeConfig, folder: DataFolder, sock: socket.socket, address: str
 ) -> None:
     host = address.rpartition(":")[0]
-    app = create_app(daemon.service, api_key=config.api_key, allowed_hosts=[host, "localhost", socket.gethostname()])
+    app = create_app(
+        daemon.service,
+        api_key=config.api_key,
+        allowed_hosts=[host, "localhost", socket.gethostname(), *config.allowed_hosts],
+    )
     _note_moved_port(daemon, config, address)
     folder.publish_http_address(address)
     notify_systemd("READY=1")

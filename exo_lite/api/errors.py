@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from exo_lite.api.route_hints import not_found_message, wrong_method_message
 from exo_lite.domain.errors import (
     DeadlineExceeded,
     ExoLiteError,
@@ -68,6 +69,7 @@ _HTTP_CODES = {
     405: "method_not_allowed",
     408: "request_timeout",
     413: "request_too_large",
+    415: "unsupported_media_type",
 }
 
 
@@ -97,8 +99,20 @@ def error_response(error: BaseException) -> Response:
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
-    """The framework's hook for errors raised in routes."""
+    """The framework's hook for errors raised in routes, and for the lack of a route."""
+    if isinstance(error, HTTPException):
+        error.detail = _in_words(error, request)
     return error_response(error)
+
+
+def _in_words(error: HTTPException, request: Request) -> str:
+    """What the framework has only the status' name for."""
+    path = request.url.path
+    if (error.status_code, error.detail) == (404, "Not Found"):
+        return not_found_message(path)
+    if (error.status_code, error.detail) == (405, "Method Not Allowed"):
+        return wrong_method_message(request.method, path, (error.headers or {}).get("Allow", "another method"))
+    return error.detail
 
 
 def _of_exo_lite(error: ExoLiteError) -> Failure:

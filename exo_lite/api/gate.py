@@ -16,14 +16,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from exo_lite.api.body_headers import check_body_headers
 from exo_lite.api.errors import error_response
 from exo_lite.api.log import log_unexpected
+from exo_lite.domain.api_key import parse_api_key
 from exo_lite.domain.errors import Unauthorized
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 BODY_TIMEOUT_S = 30.0
 """For all of a request's body to arrive."""
 ANY_HOST = "*"
+MAX_HOST_CHARS = 253
+
+_TENANT = "exo_lite.tenant"
 
 _CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -47,11 +52,19 @@ _SECURITY_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """`open_paths` answer to anybody, for reading only. Addresses are always good as Host: rebinding needs a name."""
+    """`open_paths` answer to anybody, for reading only.
+
+    Without a key, requests must name this daemon as their Host, against DNS rebinding; plain addresses always do, since
+    rebinding needs a name. With a key no page can be tricked into anything: it does not have it. Raises InvalidRequest.
+    """
 
     api_key: str | None
     allowed_hosts: Collection[str]
     open_paths: frozenset[str]
+
+    def __post_init__(self) -> None:
+        if self.api_key is not None:
+            parse_api_key(self.api_key)
 
 
 class Gate:
@@ -67,36 +80,56 @@ class Gate:
         scope["path"] = re.sub("/{2,}", "/", scope["path"])  # clients join base URL and path carelessly
         outgoing = _Outgoing(send)
         try:
-            check_access(self._rules, scope["method"], scope["path"], Headers(scope=scope))
-            await self._app(scope, _LimitedBody(receive, Headers(scope=scope)).receive, outgoing.send)
+            headers = Headers(scope=scope)
+            scope[_TENANT] = check_access(self._rules, scope["method"], scope["path"], headers)
+            check_body_headers(scope["method"], headers)
+            await self._app(scope, _LimitedBody(receive, headers).receive, outgoing.send)
         except Exception as error:  # the top of a request: whatever happens gets the one error format
             log_unexpected(error)
             if not outgoing.has_started:
                 await error_response(error)(scope, receive, outgoing.send)
 
 
-def check_access(rules: AccessRules, method: str, path: str, headers: Headers) -> None:
-    """Raises HTTPException 403 for a foreign host or origin, Unauthorized for a missing or wrong key."""
-    if not is_host_allowed(headers.get("host", ""), rules.allowed_hosts):
-        raise HTTPException(403, f"The host {headers.get('host', '')!r} is not one of this daemon's names.")
+def check_access(rules: AccessRules, method: str, path: str, headers: Headers) -> str:
+    """Whose request it is, as an opaque name for the key that opened, or for the one that nobody asked for.
+
+    Raises HTTPException 403 for a foreign host or origin, Unauthorized for a missing or wrong key.
+    """
+    host, given = headers.get("host", ""), _bearer_token(headers.get("authorization", ""))
+    if rules.api_key is None and not is_host_allowed(host, rules.allowed_hosts):
+        raise HTTPException(403, _foreign_host_message(host))
     if path in rules.open_paths and method in ("GET", "HEAD"):
-        return
-    if rules.api_key is not None:
-        _check_key(rules.api_key, headers.get("authorization", ""))
-    elif not is_same_origin(headers.get("origin"), headers.get("host", "")):
-        raise HTTPException(403, "A page of another origin may not call a daemon without an API key.")
+        return ""
+    if rules.api_key is None:
+        if not is_same_origin(headers.get("origin"), host):
+            raise HTTPException(403, "A page of another origin may not call a daemon without an API key.")
+        return _tenant(given)
+    if not compare_digest(given.encode(), rules.api_key.encode()):
+        raise Unauthorized("This daemon wants its API key: send the header 'Authorization: Bearer KEY'.")
+    return _tenant(rules.api_key)
 
 
-def tenant_of(headers: Mapping[str, str]) -> str:
-    """An opaque name for whoever holds the key that a request came with; the key itself goes no further."""
-    key = headers.get("authorization", "")
+def tenant_of(scope: Mapping[str, object]) -> str:
+    """Whose request it is; the key itself goes no further than the gate."""
+    return str(scope.get(_TENANT, ""))
+
+
+def _bearer_token(authorization: str) -> str:
+    """Empty without one. The scheme may be in any case, and any number of spaces follows it (RFC 9110, 11.4)."""
+    scheme, _, token = authorization.strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _tenant(key: str) -> str:
     return hashlib.blake2b(key.encode(), digest_size=8, person=b"exo-lite tenant").hexdigest() if key else ""
 
 
-def _check_key(api_key: str, authorization: str) -> None:
-    scheme, _, given = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not compare_digest(given.strip().encode(), api_key.encode()):
-        raise Unauthorized("This daemon wants its API key: send the header 'Authorization: Bearer KEY'.")
+def _foreign_host_message(host: str) -> str:
+    name = _host_name(host)[:MAX_HOST_CHARS] or "NAME"
+    return (
+        f"The host {host[:MAX_HOST_CHARS]!r} is not one of this daemon's names: start it with --allowed-host {name} "
+        "(or EXO_LITE_ALLOWED_HOST), or with an API key, or use its address instead of a name."
+    )
 
 
 def is_host_allowed(host: str, allowed_hosts: Collection[str]) -> bool:

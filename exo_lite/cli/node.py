@@ -8,7 +8,16 @@ from typing import Literal
 import click
 
 from exo_lite.cli.config import Verb
-from exo_lite.cli.options import Folders, address, addresses, api_key_option, folder_options, keep_alive_option, size
+from exo_lite.cli.options import (
+    Folders,
+    address,
+    addresses,
+    api_key_option,
+    folder_options,
+    host_names,
+    keep_alive_option,
+    size,
+)
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda:[0-9]{1,3}")
 
@@ -54,6 +63,14 @@ def _device(_: click.Context, param: click.Parameter, value: str) -> str:
     help="For people or machines.",
 )
 @api_key_option
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    metavar="NAME",
+    multiple=True,
+    callback=host_names,
+    help="Another name of this machine in HTTP requests, where there is no API key; *: any. Repeatable.",
+)
 @click.pass_context
 def node(
     ctx: click.Context,
@@ -73,6 +90,7 @@ def node(
     folders: Folders,
     log_format: Literal["text", "json"],
     api_key: str | None,
+    allowed_hosts: tuple[str, ...],
 ) -> None:
     """Run this machine's daemon until SIGTERM or SIGINT.
 
@@ -98,5 +116,6 @@ def node(
         api_key=api_key,
         keep_alive_s=keep_alive_s,
         cores_may_sleep=cores_may_sleep,
+        allowed_hosts=allowed_hosts,
     )
     ctx.exit(run_daemon(config))

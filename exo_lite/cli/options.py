@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast, get_args
 
 import click
 
+from exo_lite.domain.api_key import parse_api_key
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.keep_alive import FOR_EVER, parse_keep_alive
 from exo_lite.domain.model_spec import DType, Quantization
@@ -17,6 +19,8 @@ from exo_lite.domain.plan import LoadWish, Strategy
 from exo_lite.domain.units import parse_bytes
 
 DEFAULT_HTTP = "127.0.0.1:52415"
+
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_.-]{1,253}")
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
@@ -59,6 +63,15 @@ def addresses(ctx: click.Context, param: click.Parameter, values: Sequence[str])
     return peers
 
 
+def host_names(_: click.Context, param: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """Callback: names without a port, also several in one value, with commas between them."""
+    names = split_list(values)
+    for name in names:
+        if name != "*" and not _HOST_NAME.fullmatch(name):
+            raise click.BadParameter(f"{name!r} is not a host name: no scheme, no port, no path", param=param)
+    return names
+
+
 def split_list(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(part for value in values for part in value.replace(",", " ").split())
 
@@ -94,7 +107,16 @@ def _daemon_address(http: tuple[str, int], api_key: str | None) -> DaemonAddress
     return DaemonAddress(reachable, port, api_key)
 
 
-api_key_option: Decorator = click.option("--api-key", metavar="KEY", help="Key that the HTTP interface asks for.")
+def _api_key(_: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else parse_api_key(value)
+    except InvalidRequest as error:
+        raise click.BadParameter(str(error), param=param) from error
+
+
+api_key_option: Decorator = click.option(
+    "--api-key", metavar="KEY", callback=_api_key, help="Key that the HTTP interface asks for."
+)
 
 daemon_options: Decorator = grouped(
     "daemon",

@@ -34,3 +34,5 @@ class NodeConfig:
     """Of models that requests bring in, once they are idle."""
     cores_may_sleep: bool = False
     """Also while answers are under way."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Other names that HTTP clients without a key may call this machine by; `*`: any."""

@@ -11,7 +11,9 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exo_lite.api import server
+from exo_lite.api.app import create_app
 from exo_lite.api.server import MAX_HEADER_BYTES, serve_http
+from tests.unit.api.scripted_backend import ScriptedBackend
 
 DEADLINE_S = 10
 
@@ -87,6 +89,20 @@ async def test_a_hang_up_reaches_the_app() -> None:
         await app.asked.wait()
         writer.close()
         await app.hung_up.wait()
+
+
+async def test_a_body_with_two_lengths_is_refused_and_nothing_after_it_is_read() -> None:
+    """Two readers may take two lengths of it: behind a proxy, the rest of a body would be the next one's request."""
+    app = create_app(ScriptedBackend(), api_key=None, allowed_hosts=["x"])
+    smuggled = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    async with served(app) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled)
+        reply = await reader.read()
+        writer.close()
+    assert reply.startswith(b"HTTP/1.1 400")
+    assert reply.count(b"HTTP/1.1") == 1
 
 
 async def test_headers_have_a_limit() -> None:

@@ -6,6 +6,7 @@ import httpx2
 import pytest
 
 from exo_lite.api.errors import failure_of
+from exo_lite.api.route_hints import PATHS
 from exo_lite.domain.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -67,6 +68,41 @@ async def test_the_frameworks_own_errors_look_the_same(
     assert response.status_code == status
     assert response.json()["error"].keys() == {"message", "type", "param", "code"}
     assert response.json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/completions", "/v1/completions"),
+        ("/models", "/v1/models"),
+        ("/models/tiny", "/v1/models/tiny"),
+        ("/v1/v1/models", "/v1/models"),
+        ("/openai/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/chat/completion", "/v1/chat/completions"),
+        ("/v1", None),
+        ("/v1/embeddings", None),
+        ("/api/tags", None),
+    ],
+)
+async def test_a_path_that_is_not_there_is_told_what_may_have_been_meant(
+    client: httpx2.AsyncClient, path: str, meant: str | None
+) -> None:
+    response = await client.post(path, json={})
+    assert response.status_code == 404
+    message = response.json()["error"]["message"]
+    assert path in message
+    assert message.endswith(f"did you mean {meant}?" if meant else "/v1/chat/completions, /v1/completions, /v1/models.")
+
+
+async def test_what_is_suggested_is_there(client: httpx2.AsyncClient) -> None:
+    for path in PATHS:
+        assert ((await client.patch(path)).status_code, path) == (405, path)
+
+
+async def test_a_wrong_method_is_told_the_right_one(client: httpx2.AsyncClient) -> None:
+    message = (await client.get("/v1/chat/completions")).json()["error"]["message"]
+    assert message == "GET is not possible at '/v1/chat/completions': use POST."
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": "m"}', b"[" * 100_000])

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 
+from exo_lite.api.app import create_app
 from exo_lite.api.gate import MAX_BODY_BYTES, is_host_allowed, is_same_origin
 from exo_lite.api.page import page_files
+from exo_lite.domain.errors import InvalidRequest
 from tests.unit.api.scripted_backend import MODEL, ScriptedBackend
 
 KEY = {"Authorization": "Bearer the-key"}
+ASK = {"model": MODEL, "prompt": "a"}
 
 
 PROTECTED = [
@@ -94,6 +98,77 @@ async def test_a_foreign_host_sees_nothing(client: httpx2.AsyncClient) -> None:
         response = await client.get(path, headers={"Host": "evil.example"})
         assert response.status_code == 403
         assert response.json()["error"]["code"] == "forbidden"
+
+
+async def test_a_foreign_host_is_told_the_ways_out(client: httpx2.AsyncClient) -> None:
+    response = await client.get("/v1/models", headers={"Host": "vm.local:8080"})
+    for way_out in ("--allowed-host vm.local", "EXO_LITE_ALLOWED_HOST", "API key", "address"):
+        assert way_out in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", ["vm.local", "host.docker.internal:52415", "ai.example.org", "", "[bad"])
+async def test_with_the_key_any_name_of_the_machine_will_do(locked_client: httpx2.AsyncClient, host: str) -> None:
+    assert (await locked_client.get("/v1/models", headers={**KEY, "Host": host})).status_code == 200
+    assert (await locked_client.get("/v1/models", headers={"Host": host})).status_code == 401
+    assert (await locked_client.get("/health", headers={"Host": host})).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", " ", "key ", " key", "schlüssel", "a\nb", "a\x7f", "x" * 1025])
+def test_a_key_that_no_header_carries_unchanged_opens_no_daemon(backend: ScriptedBackend, key: str) -> None:
+    with pytest.raises(InvalidRequest, match="the API key"):
+        create_app(backend, api_key=key, allowed_hosts=[])
+
+
+SAME_KEY = ["Bearer the-key", "bearer the-key", "BEARER   the-key", "Bearer the-key  ", "  Bearer the-key"]
+
+
+async def test_the_tenant_is_the_key_however_it_is_written(
+    locked_client: httpx2.AsyncClient, client: httpx2.AsyncClient, backend: ScriptedBackend
+) -> None:
+    for http in (locked_client, client):  # of an open daemon too, where a key only tells programs apart
+        for value in SAME_KEY:
+            response = await http.post("/v1/completions", json=ASK, headers={b"Authorization": value.encode()})
+            assert (response.status_code, value) == (200, value)
+    assert len({asked.terms.tenant for asked in backend.asked}) == 1
+    await client.post("/v1/completions", json=ASK, headers={"Authorization": "Bearer another"})
+    assert backend.asked[-1].terms.tenant not in ("", backend.asked[0].terms.tenant)
+    for nobody in ("Bearer", "Basic the-key"):
+        await client.post("/v1/completions", json=ASK, headers={"Authorization": nobody})
+        assert backend.asked[-1].terms.tenant == ""
+
+
+async def test_a_body_that_is_declared_as_nothing_is_json(client: httpx2.AsyncClient) -> None:
+    response = await client.post("/v1/completions", content=json.dumps(ASK).encode())
+    assert "content-type" not in response.request.headers
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON", "application/x+json"])
+async def test_bodies_that_are_declared_as_json(client: httpx2.AsyncClient, kind: str) -> None:
+    response = await client.post("/v1/completions", content=json.dumps(ASK), headers={"Content-Type": kind})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "text/json", "json"])
+async def test_a_body_that_is_declared_as_something_else_is_told_what_to_declare(
+    client: httpx2.AsyncClient, kind: str
+) -> None:
+    response = await client.post("/v1/completions", content=json.dumps(ASK), headers={"Content-Type": kind})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (415, "unsupported_media_type")
+    assert kind in error["message"]
+    assert "'Content-Type: application/json'" in error["message"]
+    response = await client.post(f"/api/v1/models/{MODEL}/load", headers={"Content-Type": kind})
+    assert response.status_code == 202  # there is no body
+
+
+async def test_two_lengths_of_one_body_are_refused(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+    headers = {"Content-Length": "5", "Transfer-Encoding": "chunked"}
+    response = await client.post("/v1/completions", content=json.dumps(ASK), headers=headers)
+    assert response.status_code == 400
+    assert "Transfer-Encoding" in response.json()["error"]["message"]
+    assert response.headers["connection"] == "close"
+    assert backend.asked == []
 
 
 async def test_a_foreign_page_may_not_call_an_open_daemon(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:

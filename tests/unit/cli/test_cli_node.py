@@ -103,6 +103,37 @@ def test_every_flag(cli, daemon_module, default):
     )
 
 
+@pytest.mark.parametrize(
+    "flags", [["--allowed-host", "vm.local", "--allowed-host", "*"], ["--allowed-host", "vm.local,*"]]
+)
+def test_other_names_of_the_machine(cli, daemon_module, default, flags):
+    assert cli("node", *flags).exit_code == 0
+    assert daemon_module.config == replace(default, allowed_hosts=("vm.local", "*"))
+
+
+def test_other_names_from_the_environment_and_the_file(cli, daemon_module, default, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('[node]\nallowed-host = ["vm.local", "ai.example"]\n')
+    for source in ({"config": path}, {"env": {"EXO_LITE_ALLOWED_HOST": "vm.local ai.example"}}):
+        arguments = ["--config", source["config"]] if "config" in source else []
+        assert cli("node", *arguments, env=source.get("env")).exit_code == 0
+        assert daemon_module.config == replace(default, allowed_hosts=("vm.local", "ai.example"))
+
+
+@pytest.mark.parametrize("name", ["http://vm.local", "vm.local:80", "vm.local/x", "-x", "ü.example"])
+def test_what_is_no_name_is_refused(cli, daemon_module, name):
+    result = cli("node", "--allowed-host", name)
+    assert (result.exit_code, "is not a host name" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("key", ["", " ", "s3cret ", "schlüssel"])
+def test_keys_that_no_header_carries_are_refused_at_the_start(cli, daemon_module, key):
+    for verb in (["node"], ["status"]):
+        result = cli(*verb, "--api-key", key)
+        assert (result.exit_code, "the API key" in result.stderr) == (2, True)
+        assert not key.strip() or key not in result.stderr
+
+
 def test_models_lie_in_the_data_folder_unless_told_otherwise(cli, daemon_module):
     cli("node", env={"EXO_LITE_DATA_DIR": "/d"})
     assert daemon_module.config.models_dir == Path("/d/models")
