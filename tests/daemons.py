@@ -240,7 +240,8 @@ class Daemons:
             (data_dir / "http.address").unlink(missing_ok=True)  # of a daemon that was killed
         command = [
             *(*PROGRAM, "node", "--name", name, "--cluster", self.cluster),
-            *("--host", "127.0.0.1", *(("--port", "0", "--http", "127.0.0.1:0") if own_ports else ())),
+            *("--host", "127.0.0.1", "--worker-ports", "0"),
+            *(("--port", "0", "--http", "127.0.0.1:0") if own_ports else ()),
             *("--memory", memory, "--threads", str(threads), "--device", "cpu"),
             *("--data-dir", str(data_dir), "--models-dir", str(self.models_dir), *flags),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import click
@@ -17,7 +18,9 @@ from exo_lite.cli.options import (
     host_names,
     keep_alive_option,
     size,
+    split_list,
 )
+from exo_lite.domain.addresses import as_ip
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda:[0-9]{1,3}")
 
@@ -28,11 +31,46 @@ def _device(_: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+def _port_range(_: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    """Callback: (first, last) of `FIRST-LAST`, both ends inclusive."""
+    first, dash, last = value.partition("-")
+    ends = [int(end) for end in (first, last if dash else first) if end.isascii() and end.isdigit()]
+    if value == "0":
+        return 0, 0
+    if len(ends) != 2 or not 1 <= ends[0] < ends[1] <= 65535:
+        raise click.BadParameter(f"{value!r} is neither FIRST-LAST with two ports at least nor 0", param=param)
+    return ends[0], ends[1]
+
+
+def _advertised(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """Callback: HOST or HOST:PORT each."""
+    hosts = split_list(values)
+    for host in hosts:
+        is_bare = ":" not in host or as_ip(host.removeprefix("[").removesuffix("]")) is not None
+        address(ctx, param, "host:1" if is_bare else host)
+    return hosts
+
+
 @click.command(cls=Verb)
 @click.option("--name", help="What people call this node.  [default: the machine's name]")
 @click.option("--cluster", default="default", show_default=True, help="Cluster to belong to.")
-@click.option("--host", help="Address to bind and to be reached at (gRPC).  [default: the first real interface's]")
+@click.option("--host", help="Address to bind and to be reached at (gRPC).  [default: all of this machine's]")
 @click.option("--port", type=click.IntRange(0, 65535), help="gRPC port; 0 takes a free one.  [default: 52414]")
+@click.option(
+    "--worker-ports",
+    metavar="FIRST-LAST",
+    default="52416-52479",
+    show_default=True,
+    callback=_port_range,
+    help="Ports where workers listen, two each; 0 takes free ones.",
+)
+@click.option(
+    "--advertise",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    callback=_advertised,
+    help="Address to be reached at in place of those bound, as behind NAT. Repeatable.",
+)
 @click.option("--http", metavar="HOST:PORT", callback=address, help="HTTP address.  [default: 127.0.0.1:52415]")
 @click.option("--peer", "peers", metavar="HOST:PORT", multiple=True, callback=addresses, help="A peer. Repeatable.")
 @click.option("--no-mdns", is_flag=True, help="Do not look for peers on the network, nor be found there.")
@@ -79,6 +117,8 @@ def node(
     cluster: str,
     host: str | None,
     port: int | None,
+    worker_ports: tuple[int, int],
+    advertise: tuple[str, ...],
     http: tuple[str, int] | None,
     peers: tuple[str, ...],
     no_mdns: bool,
@@ -117,5 +157,7 @@ def node(
         keep_alive_s=keep_alive_s,
         cores_may_sleep=cores_may_sleep,
         allowed_hosts=allowed_hosts,
+        advertise=advertise,
+        worker_ports=worker_ports,
     )
     ctx.exit(run_daemon(config))

@@ -41,6 +41,8 @@ class Member:
     met_at_s: float = 0.0
     answered_at_s: float | None = None
     """When it last answered this node itself; None: never, it is known by what others pass on."""
+    route: str | None = None
+    """The one of its addresses by which this node reaches it; None before that is known."""
 
     @property
     def is_indirect(self) -> bool:
@@ -49,6 +51,11 @@ class Member:
 
     def is_reached(self, at_s: float) -> bool:
         return self.answered_at_s is not None and at_s - self.answered_at_s < SUSPECT_AFTER_S
+
+    @property
+    def address(self) -> str:
+        """Where to connect to it from here."""
+        return self.route or self.status.identity.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,11 @@ class ClusterState:
         """This node and every member that is not dead."""
         others = {node_id: member.status for node_id, member in self.members.items() if member.state != "dead"}
         return {self.self_id: self.self_status, **others}
+
+    def address_of(self, node_id: NodeId) -> str | None:
+        """Where to connect to another node from here; None for one that is not known."""
+        member = self.members.get(node_id)
+        return member.address if member else None
 
     @property
     def leader(self) -> NodeId:
@@ -98,6 +110,15 @@ class MemberJoined:
 
     status: NodeStatus
     at_s: float
+    route: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFound:
+    """A member answers at this one of its addresses, faster than at the others."""
+
+    node_id: NodeId
+    route: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +177,7 @@ class SelfChanged:
 
 Event = (
     MemberJoined
+    | RouteFound
     | HeartbeatHeard
     | MemberVouchedFor
     | MemberHeardOf
@@ -170,8 +192,14 @@ Event = (
 def apply(state: ClusterState, event: Event) -> ClusterState:
     """The state after an event. Events of unknown members change nothing."""
     match event:
-        case MemberJoined(status, at_s):
-            return _with_member(state, Member(status, "alive", at_s, met_at_s=at_s, answered_at_s=at_s))
+        case MemberJoined(status, at_s, route):
+            route = route or _known_route(state, status)
+            return _with_member(state, Member(status, "alive", at_s, met_at_s=at_s, answered_at_s=at_s, route=route))
+        case RouteFound(node_id, route):
+            member = state.members.get(node_id)
+            if member is None or member.route == route:
+                return state
+            return _with_member(state, replace(member, route=route, rtt_ms=None))
         case HeartbeatHeard(status, at_s, rtt_ms):
             return _heard(state, status, at_s, rtt_ms)
         case MemberVouchedFor(node_id, at_s):
@@ -199,6 +227,13 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
 
 def _with_member(state: ClusterState, member: Member) -> ClusterState:
     return replace(state, members={**state.members, member.status.identity.node_id: member})
+
+
+def _known_route(state: ClusterState, status: NodeStatus) -> str | None:
+    """Of a member that joins again from the same boot."""
+    member = state.members.get(status.identity.node_id)
+    is_same = member is not None and member.status.identity.boot_id == status.identity.boot_id
+    return member.route if member is not None and is_same else None
 
 
 def _heard(state: ClusterState, status: NodeStatus, at_s: float, rtt_ms: float | None) -> ClusterState:

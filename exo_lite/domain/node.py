@@ -9,7 +9,7 @@ from typing import Literal
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
 from exo_lite.domain.shard import Shard
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Of the wire between nodes. Nodes of another one are refused at the handshake."""
 
 DeviceKind = Literal["cpu", "cuda", "mps"]
@@ -18,7 +18,7 @@ ShardState = Literal["loading", "ready", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """Who a node is. Does not change while its daemon runs."""
+    """Who a node is. Only its addresses change while its daemon runs."""
 
     node_id: NodeId
     boot_id: BootId
@@ -26,9 +26,14 @@ class NodeIdentity:
     cluster: str
     version: str
     protocol_version: int
-    address: str
-    """HOST:PORT of its gRPC server, as others reach it."""
+    addresses: tuple[str, ...]
+    """HOST:PORT of its gRPC server on each of its networks, the likeliest to be reached first."""
     http_address: str
+
+    @property
+    def address(self) -> str:
+        """The first of its addresses, for people; which one others reach it by, each of them finds out."""
+        return self.addresses[0] if self.addresses else "no address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +88,10 @@ class ShardStatus:
     weight_bytes: int
     kv_cache_bytes: int
     working_bytes: int
-    worker_address: str | None = None
-    """HOST:PORT of the worker's gRPC server, once it listens."""
-    stream_address: str | None = None
-    """HOST:PORT where the stage after it gets what it computes."""
+    worker_port: int | None = None
+    """Port of the worker's gRPC server, once it listens; at the host by which one reaches the node."""
+    stream_port: int | None = None
+    """Port where the stage after it gets what it computes."""
     compute_ms: float | None = None
     """Moving average of one step's computing."""
     hop_ms: float | None = None

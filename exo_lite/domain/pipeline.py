@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from exo_lite.domain.ids import Epoch, ModelId
+from exo_lite.domain.addresses import join_address, split_address
+from exo_lite.domain.errors import MalformedMessage
+from exo_lite.domain.ids import Epoch, ModelId, NodeId
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """Another stage's worker. `name` is its node's, for people."""
+    """Another stage's worker. `name` is its node's, for people.
+
+    In a leader's order `node_id` says which node it is on, and only the port of `address` counts: the daemon that takes
+    the order puts in the host by which it reaches that node itself.
+    """
 
     name: str
     address: str
+    node_id: NodeId | None = None
+
+    def on(self, host: str) -> Hop:
+        """At the same port of another host. Raises MalformedMessage where there is no port."""
+        try:
+            port = split_address(self.address)[1]
+        except ValueError:
+            raise MalformedMessage(f"{self.address!r} of {self.name} is not HOST:PORT") from None
+        return replace(self, address=join_address(host, port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +45,16 @@ class ConnectOrder:
     """Where sampled tokens come from, on the first stage of several."""
     next_name: str
     """Of the node that gets what this stage computes, the head's on the last one: for people."""
+
+    @property
+    def hops(self) -> tuple[Hop, ...]:
+        """What the stage gets streams from."""
+        return tuple(hop for hop in (self.previous, self.tail) if hop is not None)
+
+    def routed(self, host_of: Callable[[NodeId], str]) -> ConnectOrder:
+        """The same order, with every hop at the host by which this node reaches it."""
+        previous, tail = (
+            hop.on(host_of(hop.node_id)) if hop is not None and hop.node_id is not None else hop
+            for hop in (self.previous, self.tail)
+        )
+        return replace(self, previous=previous, tail=tail)

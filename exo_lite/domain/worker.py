@@ -16,7 +16,7 @@ class WorkerConfig:
 
     node_name: str
     host: str
-    """Address to bind; the port is the system's choice, and the worker's first line of output."""
+    """Address to bind, or all; which ports it got is the worker's first line of output."""
     model_dir: str
     shard: Shard
     options: LoadOptions
@@ -27,6 +27,9 @@ class WorkerConfig:
     device: str
     threads: int
     log_format: LogFormat = "text"
+    first_port: int = 0
+    """Of those that it may bind; 0 for any free ones."""
+    last_port: int = 0
     cores_may_sleep: bool = False
     """Between steps."""
 

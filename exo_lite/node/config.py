@@ -10,6 +10,8 @@ from exo_lite.domain.logs import LogFormat
 
 DEFAULT_PORT = 52414
 DEFAULT_HTTP = ("127.0.0.1", 52415)
+DEFAULT_WORKER_PORTS = (52416, 52479)
+ANY_PORTS = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +38,7 @@ class NodeConfig:
     """Also while answers are under way."""
     allowed_hosts: tuple[str, ...] = ()
     """Other names that HTTP clients without a key may call this machine by; `*`: any."""
+    advertise: tuple[str, ...] = ()
+    """HOST or HOST:PORT each, to announce in place of the addresses of this machine."""
+    worker_ports: tuple[int, int] = DEFAULT_WORKER_PORTS
+    """First and last port that workers may bind; ANY_PORTS for any free ones."""

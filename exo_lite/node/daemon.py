@@ -25,8 +25,9 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.config import DEFAULT_PORT, NodeConfig
 from exo_lite.node.data_folder import DataFolder, new_boot_id
 from exo_lite.node.events import EventLog
-from exo_lite.node.machine import default_host, default_memory_bytes, default_name, find_device, torch_device
+from exo_lite.node.machine import default_memory_bytes, default_name, find_device, torch_device
 from exo_lite.node.membership import HEARTBEAT_EVERY_S, Membership
+from exo_lite.node.network import Binding, find_binding, usable_hosts
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
@@ -46,7 +47,7 @@ NUM_PORTS_TO_TRY = 20
 class Daemon:
     """One node. Handles the calls of NodeServicer; `service` is its side towards HTTP."""
 
-    def __init__(self, config: NodeConfig, identity: NodeIdentity, device: Device) -> None:
+    def __init__(self, config: NodeConfig, identity: NodeIdentity, device: Device, binding: Binding) -> None:
         self._store = ModelStore(config.models_dir)
         self.supervisor = Supervisor()
         self._known_models: dict[ModelId, str] = {}
@@ -57,18 +58,18 @@ class Daemon:
         self._cluster.listen(self.supervisor.contained("the event log", self._events.record_change))
         self._cluster.listen(self.supervisor.contained("telling the others", self._tell_others))
         self._membership = Membership(self._cluster, self._events, config.peers, self.supervisor)
-        host = identity.address.rpartition(":")[0]
         self._shards = ShardHost(
             self._cluster,
             self._store,
             device=device,
             torch_device=torch_device(config.device, device),
-            host=host,
+            binding=binding,
+            worker_ports=config.worker_ports,
             log_format=config.log_format,
             cores_may_sleep=config.cores_may_sleep,
             supervisor=self.supervisor,
         )
-        self._requests = Requests(self._cluster)
+        self._requests = Requests(self._cluster, binding.own_host)
         self._placement = PlacementController(
             self._cluster,
             self._connect_shard,
@@ -115,8 +116,8 @@ class Daemon:
     def identity(self) -> NodeIdentity:
         return self._cluster.state.self_status.identity
 
-    async def on_handshake(self, status: NodeStatus) -> NodeStatus:
-        return await self._membership.on_handshake(status)
+    async def on_handshake(self, status: NodeStatus, seen_from: str | None) -> NodeStatus:
+        return await self._membership.on_handshake(status, seen_from)
 
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
         return self._membership.on_heartbeat(heartbeat)
@@ -148,10 +149,10 @@ class Daemon:
         if node_id == self._cluster.state.self_id:
             await self._shards.connect(order)
             return
-        status = self._cluster.state.living.get(node_id)
-        if status is None:
+        member = self._cluster.state.members.get(node_id)
+        if member is None or member.state == "dead":
             raise NodeLost(f"node {node_id} is gone")
-        async with NodeClient(status.identity.address) as client:
+        async with NodeClient(member.address) as client:
             await client.connect_shard(order, timeout_s=CONNECT_TIMEOUT_S)
 
     def _tell_others(self, before: ClusterState, after: ClusterState) -> None:
@@ -204,18 +205,17 @@ class Daemon:
 
 
 def _shard_states(status: NodeStatus) -> list[object]:
-    return [
-        (shard.shard, shard.assigned_epoch, shard.state, shard.worker_address, shard.error) for shard in status.shards
-    ]
+    return [(shard.shard, shard.assigned_epoch, shard.state, shard.worker_port, shard.error) for shard in status.shards]
 
 
 @asynccontextmanager
 async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str) -> AsyncIterator[Daemon]:
     """A daemon that answers its peers. Leaving says goodbye. Raises StartupError."""
     device = await asyncio.to_thread(find_device, config.device, config.threads)
-    host = config.host or default_host()
+    binding = await asyncio.to_thread(find_binding, config.host, config.advertise)
     server = create_server()
-    port = _bind_grpc(server, host, config.port)
+    port = _bind_grpc(server, binding.host, config.port)
+    hosts = await asyncio.to_thread(usable_hosts)
     identity = NodeIdentity(
         node_id=folder.node_id(),
         boot_id=new_boot_id(),
@@ -223,10 +223,10 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
         cluster=config.cluster,
         version=__version__,
         protocol_version=PROTOCOL_VERSION,
-        address=f"{host}:{port}",
+        addresses=binding.addresses(port, hosts),
         http_address=http_address,
     )
-    daemon = Daemon(config, identity, device)
+    daemon = Daemon(config, identity, device, binding)
     serve_node(server, daemon)
     await server.start()
     if config.port is None and port != DEFAULT_PORT:

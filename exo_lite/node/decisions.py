@@ -120,7 +120,7 @@ def _problem(status: ShardStatus, instance: Instance, assignment: Assignment) ->
         is_new = instance.state == "ready" and status.state == "loading"  # its daemon was away too briefly to be missed
         reason = f"{assignment.name} started again"
         return PlaceAnew(instance.model_id, instance.epoch, reason, is_loss=True) if is_new else None
-    if status.state == "lost" and status.worker_address is not None:  # the worker lives and says why it cannot load
+    if status.state == "lost" and status.worker_port is not None:  # the worker lives and says why it cannot load
         return GiveUp(instance.model_id, instance.epoch, f"{assignment.name}: {status.error}")
     if status.state == "lost" or status.epoch == instance.epoch:
         return PlaceAnew(instance.model_id, instance.epoch, status.error, is_loss=False)
@@ -132,7 +132,8 @@ def connect_orders(state: ClusterState, instance: Instance) -> list[tuple[NodeId
     hops = []
     for assignment in instance.assignments:
         status = shard_status(state, instance, assignment)
-        hops.append(Hop(assignment.name, status.stream_address or "" if status else ""))
+        port = status.stream_port or 0 if status else 0
+        hops.append(Hop(assignment.name, f":{port}", assignment.node_id))  # each node knows its own way to the others
     last = len(hops) - 1
     orders = [
         ConnectOrder(

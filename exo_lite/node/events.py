@@ -65,7 +65,7 @@ def _departure_text(after: ClusterState, gone: Instance) -> str:
 
 def _describe_member(before: Member | None, after: Member) -> Iterator[tuple[str, str, str | None]]:
     identity = after.status.identity
-    who = f"{identity.name} ({identity.address})"
+    who = f"{identity.name} ({after.address})"
     was_there = before is not None and before.state != "dead"
     if not was_there and after.state != "dead":
         yield "node_joined", f"{who} joined", None

@@ -1,11 +1,9 @@
-"""What this machine has: an address, a device, memory."""
+"""What this machine has: a name, a device, memory."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import platform
-import re
 import socket
 import subprocess
 import sys
@@ -16,38 +14,13 @@ import psutil
 from exo_lite.domain.errors import StartupError
 from exo_lite.domain.node import Device
 
-_VIRTUAL_INTERFACE = re.compile(
-    r"(lo|docker|br-|veth|virbr|cni|flannel|cali|podman|lxc|lxd|vmnet|vboxnet|utun|awdl|llw)"
-)
-
 MIN_RESERVE_BYTES = 1024**3
 RESERVE_SHARE = 0.1
 """Of the free memory, left to everything else on the machine."""
 
 
-def default_host() -> str:
-    """The IPv4 address of the first real interface that is up; loopback where there is none."""
-    stats = psutil.net_if_stats()
-    for name, addresses in psutil.net_if_addrs().items():
-        if _VIRTUAL_INTERFACE.match(name) or name not in stats or not stats[name].isup:
-            continue
-        for address in addresses:
-            if address.family == socket.AF_INET and not ipaddress.ip_address(address.address).is_link_local:
-                return address.address
-    return "127.0.0.1"
-
-
 def default_name() -> str:
     return socket.gethostname().split(".")[0] or "node"
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def default_memory_bytes() -> int:

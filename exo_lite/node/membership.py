@@ -39,6 +39,8 @@ from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.node.awake_clock import AwakeClock
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
+from exo_lite.node.network import reachable_forms
+from exo_lite.node.routes import find_route
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.transport.node_client import NodeClient
 
@@ -137,25 +139,29 @@ class Membership:
 
     async def _say_goodbye(self, member: Member) -> None:
         """On a connection of its own: the link of one that just joined may not be there yet."""
-        async with NodeClient(member.status.identity.address) as client:
+        async with NodeClient(member.address) as client:
             await client.leave(self._identity.node_id, self._identity.boot_id, timeout_s=HEARTBEAT_TIMEOUT_S)
 
     # What others ask.
 
-    async def on_handshake(self, status: NodeStatus) -> NodeStatus:
-        """Take a peer in. Raises HandshakeRefused, or NodeLost where this node is on its way out."""
+    async def on_handshake(self, status: NodeStatus, seen_from: str | None) -> NodeStatus:
+        """Take a peer in, that calls from host `seen_from`.
+
+        Raises HandshakeRefused, or NodeLost where this node is on its way out.
+        """
         if self._is_leaving:
             raise NodeLost(f"{self._identity.name} is shutting down")
         try:
             self._check_identity(status.identity)
             await self._check_not_duplicate(status.identity)
-            await _dial_back(status.identity)
+            addresses = reachable_forms(status.identity.addresses, seen_from)
+            route = await find_route(status.identity, addresses, timeout_s=DIAL_BACK_TIMEOUT_S)
         except OwnAddress:
             raise
         except HandshakeRefused as error:
             self._note_refusal(status.identity.address, error)
             raise
-        self._join(status)
+        self._join(status, route.address)
         return self._cluster.state.self_status
 
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
@@ -214,7 +220,8 @@ class Membership:
     def _introduce(self) -> None:
         """Tell every member at once whom this node knows and reaches, where that has changed."""
         state = self._cluster.state
-        known = tuple(sorted(one.status.identity.address for one in state.members.values() if one.state == "alive"))
+        alive = [one.status.identity for one in state.members.values() if one.state == "alive"]
+        known = tuple(sorted({address for identity in alive for address in identity.addresses}))
         reached, unreached = direct_links(state, self._clock.now())
         old = state.self_status
         new = replace(old, known_addresses=known, reached=reached, unreached=unreached)
@@ -230,10 +237,8 @@ class Membership:
 
     def _addresses_to_try(self, now_s: float) -> list[str]:
         state = self._cluster.state
-        met = {
-            one.status.identity.address for one in state.members.values() if one.state != "dead" and not one.is_indirect
-        }
-        known = {self._identity.address, *met}
+        met = [one for one in state.members.values() if one.state != "dead" and not one.is_indirect]
+        known = {*self._identity.addresses, *(address for one in met for address in one.status.identity.addresses)}
         for address in self._known_to_members() | self._unmet_addresses():
             self._candidates.setdefault(address, _Candidate(is_wanted=False))
         return [
@@ -254,7 +259,8 @@ class Membership:
         The dead may have taken this node for dead too, and nobody else may tell the two.
         """
         members = self._cluster.state.members.values()
-        return {one.status.identity.address for one in members if one.state == "dead" or one.is_indirect}
+        unmet = [one for one in members if one.state == "dead" or one.is_indirect]
+        return {address for one in unmet for address in (*reachable_forms(one.status.identity.addresses), one.address)}
 
     def _is_met(self, node_id: NodeId | None) -> bool:
         if node_id is None or node_id == self._identity.node_id:
@@ -271,10 +277,8 @@ class Membership:
                 status = await client.handshake(self._cluster.state.self_status, timeout_s=HANDSHAKE_TIMEOUT_S)
                 self._check_identity(status.identity)
                 await self._check_not_duplicate(status.identity)
-                if status.identity.address != address:
-                    await _dial_back(status.identity)
                 await self._exchange_placements(client)  # first: either of the two may lead the other from now on
-            self._join(status)
+            self._join(status, address)
             candidate.node_id, candidate.last_refusal = status.identity.node_id, None
         except OwnAddress:
             candidate.node_id = self._identity.node_id
@@ -295,10 +299,10 @@ class Membership:
         if answer.placement is not None:
             self._cluster.apply(PlacementSeen(answer.placement))
 
-    def _join(self, status: NodeStatus) -> None:
-        self._cluster.apply(MemberJoined(status, self._clock.now()))
+    def _join(self, status: NodeStatus, route: str) -> None:
+        self._cluster.apply(MemberJoined(status, self._clock.now(), route))
         link = self._links.get(status.identity.node_id)
-        if link is not None and link.client.address != status.identity.address:
+        if link is not None and link.client.address != route:
             link.task.cancel()  # restarted at another address; the next tick opens a new link
         self._introduce()
 
@@ -333,7 +337,7 @@ class Membership:
             return
         known = member.status.identity
         try:
-            async with NodeClient(known.address) as client:
+            async with NodeClient(member.address) as client:
                 answer = await client.identify(timeout_s=HEARTBEAT_TIMEOUT_S)
         except ExoLiteError:
             return
@@ -346,7 +350,7 @@ class Membership:
 
     def _open_link(self, member: Member) -> None:
         identity = member.status.identity
-        client = NodeClient(identity.address)
+        client = NodeClient(member.address)
         task = self._start(f"the heartbeat to {identity.name}", self._keep_beating(identity.node_id, client))
         self._links[identity.node_id] = _Link(client, task)
 
@@ -375,7 +379,7 @@ class Membership:
             self._cluster.apply(RefusedConnection(identity.node_id))
             return REFUSED_RETRY_S
         except NotAMember:
-            await self._shake_hands(identity.address)
+            await self._shake_hands(client.address)
         except ExoLiteError as error:
             log.debug("heartbeat failed", extra={"peer": identity.name, "cause": str(error)})
         else:
@@ -397,17 +401,6 @@ class Membership:
             self._cluster.apply(MemberHeardOf(status, now_s))
         if heartbeat.placement is not None:
             self._cluster.apply(PlacementSeen(heartbeat.placement))
-
-
-async def _dial_back(theirs: NodeIdentity) -> None:
-    """Raises NotReachable unless the peer itself answers at the address that it gives."""
-    try:
-        async with NodeClient(theirs.address) as client:
-            answer = await client.identify(timeout_s=DIAL_BACK_TIMEOUT_S)
-    except ExoLiteError as error:
-        raise NotReachable(f"{theirs.name} cannot be reached at its own address {theirs.address}: {error}") from error
-    if answer.boot_id != theirs.boot_id:
-        raise NotReachable(f"{theirs.address} is not {theirs.name} but {answer.name}")
 
 
 async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:

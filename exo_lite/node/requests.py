@@ -7,9 +7,10 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from exo_lite.domain.addresses import join_address, split_address
 from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.errors import ExoLiteError, InvalidRequest, NodeLost, NotReady
-from exo_lite.domain.ids import ModelId, RequestId
+from exo_lite.domain.ids import ModelId, NodeId, RequestId
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import GenerateRequest, Sampling, Terms, Token
@@ -22,10 +23,11 @@ TRACES_TIMEOUT_S = 5.0
 
 
 class Requests:
-    """Of one entry node."""
+    """Of one entry node, which reaches its own worker at `own_host`."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, own_host: str = "127.0.0.1") -> None:
         self._cluster = cluster
+        self._own_host = own_host
         self._clients: dict[str, WorkerClient] = {}
 
     async def close(self) -> None:
@@ -120,12 +122,20 @@ class Requests:
         """The long-lived channel to an instance's head. Raises NotReady."""
         head = instance.assignments[0]
         status = shard_status(self._cluster.state, instance, head)
-        if status is None or status.worker_address is None:
+        host = self._host_of(head.node_id)
+        if status is None or status.worker_port is None or host is None:
             raise NotReady(f"the worker on {head.name}, the head of {instance.model_id}, is not there yet")
-        client = self._clients.get(status.worker_address)
+        address = join_address(host, status.worker_port)
+        client = self._clients.get(address)
         if client is None or client.hop.name != head.name:
-            client = self._clients[status.worker_address] = WorkerClient(Hop(head.name, status.worker_address))
+            client = self._clients[address] = WorkerClient(Hop(head.name, address))
         return client
+
+    def _host_of(self, node_id: NodeId) -> str | None:
+        if node_id == self._cluster.state.self_id:
+            return self._own_host
+        address = self._cluster.state.address_of(node_id)
+        return split_address(address)[0] if address else None
 
     async def _wait_for_loss(self, instance: Instance) -> str:
         while True:

@@ -144,12 +144,12 @@ class NodeService:
     async def _order(self, here: Callable[[], Awaitable[T]], there: Callable[[NodeClient], Awaitable[T]]) -> T:
         """Given to the leader, be it this node; where that one is lost, to whoever leads after it. Raises NodeLost."""
         while not self._cluster.state.is_leader:
-            leader = self._cluster.state.living[self._cluster.state.leader].identity
+            leader = self._cluster.state.members[self._cluster.state.leader]
             try:
                 async with NodeClient(leader.address) as client:
                     return await there(client)
             except NodeLost:
-                if not await self._is_succeeded(leader.node_id):
+                if not await self._is_succeeded(leader.status.identity.node_id):
                     raise
         return await here()
 
@@ -289,11 +289,11 @@ class NodeService:
         """From this node's store, or the first living node's that has the model."""
         with suppress(InvalidRequest, ModelNotFound, InvalidModel):  # another node's may be sound
             return await self.describe_model(model_id)
-        for status in self._cluster.state.living.values():
-            if model_id not in status.models:
+        for member in self._cluster.state.members.values():
+            if member.state == "dead" or model_id not in member.status.models:
                 continue
             with suppress(ExoLiteError):  # another one may answer
-                async with NodeClient(status.identity.address) as client:
+                async with NodeClient(member.address) as client:
                     return await client.describe_model(model_id, timeout_s=DESCRIBE_TIMEOUT_S)
         return None
 

@@ -7,8 +7,9 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 
-from exo_lite.domain.errors import NotReady
-from exo_lite.domain.ids import ModelId
+from exo_lite.domain.addresses import split_address
+from exo_lite.domain.errors import NodeLost, NotReady
+from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.logs import LogFormat
 from exo_lite.domain.node import Device, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
@@ -16,6 +17,7 @@ from exo_lite.domain.placement import Instance, Placement
 from exo_lite.domain.plan import Assignment
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.cluster import Cluster
+from exo_lite.node.network import Binding
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.store.model_store import ModelStore
@@ -39,7 +41,8 @@ class ShardHost:
         *,
         device: Device,
         torch_device: str,
-        host: str,
+        binding: Binding,
+        worker_ports: tuple[int, int],
         log_format: LogFormat,
         cores_may_sleep: bool,
         supervisor: Supervisor | None = None,
@@ -49,7 +52,8 @@ class ShardHost:
         self._store = store
         self._device = device
         self._torch_device = torch_device
-        self._host = host
+        self._binding = binding
+        self._worker_ports = worker_ports
         self._log_format = log_format
         self._cores_may_sleep = cores_may_sleep
         self._held: dict[ModelId, _Held] = {}
@@ -70,7 +74,14 @@ class ShardHost:
         held = self._held.get(order.model_id)
         if held is None or held.process.status.assigned_epoch != order.epoch:
             raise NotReady(f"no worker here serves {order.model_id} in epoch {order.epoch} yet")
-        await held.process.connect(order)
+        await held.process.connect(order.routed(self._host_of))
+
+    def _host_of(self, node_id: NodeId) -> str:
+        """Raises NodeLost for a node that this one has not met."""
+        address = self._cluster.state.address_of(node_id)
+        if address is None:
+            raise NodeLost(f"{self._cluster.state.self_status.identity.name} has not met node {node_id}")
+        return split_address(address)[0]
 
     async def _keep_reconciling(self, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -117,7 +128,7 @@ class ShardHost:
     def _start(self, tasks: asyncio.TaskGroup, instance: Instance, assignment: Assignment) -> None:
         config = WorkerConfig(
             node_name=self._cluster.state.self_status.identity.name,
-            host=self._host,
+            host=self._binding.host,
             model_dir=str(self._store.models_dir / instance.model_id),
             shard=assignment.shard,
             options=instance.options,
@@ -128,9 +139,13 @@ class ShardHost:
             device=self._torch_device,
             threads=self._device.threads,
             log_format=self._log_format,
+            first_port=self._worker_ports[0],
+            last_port=self._worker_ports[1],
             cores_may_sleep=self._cores_may_sleep,
         )
-        process = WorkerProcess(config, instance.fingerprint, instance.epoch, self.changed.set)
+        process = WorkerProcess(
+            config, instance.fingerprint, instance.epoch, self.changed.set, own_host=self._binding.own_host
+        )
         what = f"the worker of {instance.model_id}"
         task = tasks.create_task(self._supervisor.contain(what, process.run()))
         self._held[instance.model_id] = _Held(process, task)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from exo_lite.domain.addresses import join_address
 from exo_lite.domain.errors import ExoLiteError, NodeLost
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.node import ShardStatus
@@ -39,15 +40,25 @@ no thread but the one that is to have it."""
 class _Listening:
     """Where a worker's two servers are."""
 
-    address: str
-    stream_address: str
+    port: int
+    stream_port: int
 
 
 class WorkerProcess:
     """Runs as one task from start to exit. `status` is its newest word, or what is known of its end."""
 
-    def __init__(self, config: WorkerConfig, fingerprint: str, epoch: Epoch, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        fingerprint: str,
+        epoch: Epoch,
+        on_change: Callable[[], None],
+        *,
+        own_host: str = "127.0.0.1",
+    ) -> None:
+        """`own_host`: by which this machine reaches what its worker binds."""
         self.config = config
+        self._own_host = own_host
         self.fingerprint = fingerprint
         self._on_change = on_change
         self._client: WorkerClient | None = None
@@ -73,7 +84,7 @@ class WorkerProcess:
             return
         try:
             listening = await self._start(process)
-            self._client = WorkerClient(Hop(self.config.node_name, listening.address))
+            self._client = WorkerClient(Hop(self.config.node_name, join_address(self._own_host, listening.port)))
             await self._watch(process, listening, self._client)
         except NodeLost as error:
             self._lose(str(error))
@@ -98,7 +109,7 @@ class WorkerProcess:
         self._update(replace(self.status, assigned_epoch=epoch))
 
     async def _start(self, process: Process) -> _Listening:
-        """The worker's addresses, once it listens."""
+        """The worker's ports, once it listens."""
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(self.config.to_json().encode() + b"\n")
@@ -106,8 +117,10 @@ class WorkerProcess:
         if not line:
             raise NodeLost(self._exit_cause(await process.wait()))
         try:
-            ports = json.loads(line)
-            return _Listening(f"{self.config.host}:{ports['port']}", f"{self.config.host}:{ports['stream_port']}")
+            answer = json.loads(line)
+            if "error" in answer:
+                raise NodeLost(f"no worker can be started on {self.config.node_name}: {answer['error']}")
+            return _Listening(int(answer["port"]), int(answer["stream_port"]))
         except (ValueError, KeyError, TypeError) as error:
             raise NodeLost(f"the worker on {self.config.node_name} said {line!r} in place of its ports") from error
 
@@ -136,8 +149,8 @@ class WorkerProcess:
                 replace(
                     status,
                     assigned_epoch=self.status.assigned_epoch,
-                    worker_address=listening.address,
-                    stream_address=listening.stream_address,
+                    worker_port=listening.port,
+                    stream_port=listening.stream_port,
                 )
             )
             await asyncio.sleep(POLL_EVERY_S)
@@ -148,7 +161,7 @@ class WorkerProcess:
         return f"the worker on {self.config.node_name} {how}{hint}"
 
     def _lose(self, error: str) -> None:
-        self._update(replace(self.status, state="lost", worker_address=None, stream_address=None, error=error))
+        self._update(replace(self.status, state="lost", worker_port=None, stream_port=None, error=error))
 
     def _update(self, status: ShardStatus) -> None:
         if status != self.status:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc.experimental import ChannelOptions
 
+from exo_lite.domain.addresses import join_address
 from exo_lite.domain.errors import PortInUse
 
 CONTROL_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -52,11 +53,22 @@ def create_blocking_server(threads: ThreadPoolExecutor, *, max_message_bytes: in
 def bind(server: grpc.aio.Server | grpc.Server, host: str, port: int) -> int:
     """Take the port, 0 for a free one, and return it. Raises PortInUse."""
     try:
-        return server.add_insecure_port(f"{host}:{port}")
+        return server.add_insecure_port(join_address(host, port))
     except RuntimeError as error:
+        address = join_address(host, port)
         raise PortInUse(
-            f"{host}:{port} cannot be bound: another program has it, or {host} is not this machine's"
-        ) from (error)
+            f"{address} cannot be bound: another program has it, or {host} is not this machine's"
+        ) from error
+
+
+def bind_within(server: grpc.aio.Server | grpc.Server, host: str, first_port: int, last_port: int) -> int:
+    """Take the first free port of a range, 0 to 0 for any, and return it. Raises PortInUse."""
+    for port in range(first_port, last_port + 1):
+        try:
+            return bind(server, host, port)
+        except PortInUse:
+            continue
+    raise PortInUse(f"ports {first_port} to {last_port} of {host} are in use")
 
 
 def _with_limit(max_message_bytes: int) -> list[tuple[str, int]]:

@@ -51,7 +51,7 @@ def identity_to_proto(identity: NodeIdentity) -> cluster_pb2.NodeIdentity:
         cluster=identity.cluster,
         version=identity.version,
         protocol_version=identity.protocol_version,
-        address=identity.address,
+        addresses=identity.addresses,
         http_address=identity.http_address,
     )
 
@@ -64,7 +64,7 @@ def identity_from_proto(message: cluster_pb2.NodeIdentity) -> NodeIdentity:
         cluster=message.cluster,
         version=message.version,
         protocol_version=message.protocol_version,
-        address=message.address,
+        addresses=tuple(message.addresses),
         http_address=message.http_address,
     )
 
@@ -79,8 +79,8 @@ def shard_status_to_proto(status: ShardStatus) -> cluster_pb2.ShardStatus:
         weight_bytes=status.weight_bytes,
         kv_cache_bytes=status.kv_cache_bytes,
         working_bytes=status.working_bytes,
-        worker_address=status.worker_address,
-        stream_address=status.stream_address,
+        worker_port=status.worker_port,
+        stream_port=status.stream_port,
         compute_ms=status.compute_ms,
         hop_ms=status.hop_ms,
         tokens_per_second=status.tokens_per_second,
@@ -106,8 +106,8 @@ def shard_status_from_proto(message: cluster_pb2.ShardStatus) -> ShardStatus:
         weight_bytes=message.weight_bytes,
         kv_cache_bytes=message.kv_cache_bytes,
         working_bytes=message.working_bytes,
-        worker_address=message.worker_address if message.HasField("worker_address") else None,
-        stream_address=message.stream_address if message.HasField("stream_address") else None,
+        worker_port=message.worker_port if message.HasField("worker_port") else None,
+        stream_port=message.stream_port if message.HasField("stream_port") else None,
         compute_ms=message.compute_ms if message.HasField("compute_ms") else None,
         hop_ms=message.hop_ms if message.HasField("hop_ms") else None,
         tokens_per_second=message.tokens_per_second,
@@ -360,11 +360,15 @@ def order_from_proto(message: node_pb2.ConnectRequest) -> ConnectOrder:
         epoch=Epoch(message.epoch),
         stage=message.stage,
         num_stages=message.num_stages,
-        previous=Hop(message.previous.name, message.previous.address) if message.HasField("previous") else None,
-        tail=Hop(message.tail.name, message.tail.address) if message.HasField("tail") else None,
+        previous=_hop_from_proto(message.previous) if message.HasField("previous") else None,
+        tail=_hop_from_proto(message.tail) if message.HasField("tail") else None,
         next_name=message.next_name,
     )
 
 
 def _hop_to_proto(hop: Hop | None) -> node_pb2.Hop | None:
-    return node_pb2.Hop(name=hop.name, address=hop.address) if hop else None
+    return node_pb2.Hop(name=hop.name, address=hop.address, node_id=hop.node_id) if hop else None
+
+
+def _hop_from_proto(message: node_pb2.Hop) -> Hop:
+    return Hop(message.name, message.address, NodeId(message.node_id) if message.HasField("node_id") else None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import grpc
 
+from exo_lite.domain.addresses import split_address
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
 from exo_lite.domain.node import NodeIdentity, NodeStatus
@@ -25,7 +27,7 @@ class NodeHandler(Protocol):
 
     def identity(self) -> NodeIdentity: ...
 
-    async def on_handshake(self, status: NodeStatus) -> NodeStatus: ...
+    async def on_handshake(self, status: NodeStatus, seen_from: str | None) -> NodeStatus: ...
 
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat: ...
 
@@ -46,6 +48,14 @@ def serve_node(server: grpc.aio.Server, handler: NodeHandler) -> None:
     add_NodeServicer_to_server(_NodeServicer(handler), server)
 
 
+def caller_host(peer: str) -> str | None:
+    """The host in gRPC's word on who calls, as `ipv4:10.0.0.2:40612`; None for what is no network address."""
+    family, _, rest = unquote(unquote(peer)).partition(":")
+    if family not in ("ipv4", "ipv6"):
+        return None
+    return split_address(rest)[0]
+
+
 class _NodeServicer(NodeServicer):
     def __init__(self, handler: NodeHandler) -> None:
         self._handler = handler
@@ -55,7 +65,8 @@ class _NodeServicer(NodeServicer):
 
     async def Handshake(self, request: node_pb2.HandshakeRequest, context: Context) -> cluster_pb2.NodeStatus:
         async with errors_as_status(context):
-            status = await self._handler.on_handshake(codec.node_status_from_proto(request.status))
+            status = codec.node_status_from_proto(request.status)
+            status = await self._handler.on_handshake(status, caller_host(context.peer()))
         return codec.node_status_to_proto(status)
 
     async def Heartbeat(self, request: node_pb2.HeartbeatMessage, context: Context) -> node_pb2.HeartbeatMessage:

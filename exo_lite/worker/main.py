@@ -1,7 +1,8 @@
 """The worker program: `python -m exo_lite.worker`, started by a daemon and never by hand.
 
 The daemon writes one line of WorkerConfig to standard input and keeps it open; the worker answers with one line
-{"port": N, "stream_port": M} on standard output. When standard input ends, the daemon is gone, and so is the worker.
+{"port": N, "stream_port": M} on standard output, or {"error": "…"} where there are no ports for it. When standard input
+ends, the daemon is gone, and so is the worker.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import TextIO
 
 import torch
 
+from exo_lite.domain.errors import PortInUse
 from exo_lite.domain.logs import set_up_logging
 from exo_lite.domain.model_spec import DTYPE_BYTES
 from exo_lite.domain.plan import hidden_states_dtype
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 from exo_lite.domain.worker import WorkerConfig
-from exo_lite.transport.channels import STEP_OVERHEAD_BYTES, bind, create_server
+from exo_lite.transport.channels import STEP_OVERHEAD_BYTES, bind_within, create_server
 from exo_lite.transport.sampling_codec import max_admission_bytes
 from exo_lite.transport.stage_server import create_stage_server
 from exo_lite.transport.worker_server import serve_worker
@@ -47,16 +50,25 @@ async def _serve(config: WorkerConfig) -> None:
     worker = Worker(config, max_message_bytes=max_message_bytes, clock=time.monotonic)
     serve_worker(server, worker)
     stage_server = create_stage_server(worker, max_message_bytes=max_message_bytes)
-    ports = {"port": bind(server, config.host, 0), "stream_port": bind(stage_server, config.host, 0)}
+    within = (config.host, config.first_port, config.last_port)
+    try:
+        ports = {"port": bind_within(server, *within), "stream_port": bind_within(stage_server, *within)}
+    except PortInUse as error:
+        _tell({"error": str(error)})
+        return
     await server.start()
     stage_server.start()
-    sys.stdout.write(json.dumps(ports) + "\n")
-    sys.stdout.flush()
+    _tell(ports)
     try:
         await worker.run()
     finally:
         await server.stop(grace=None)
         stage_server.stop(grace=None)
+
+
+def _tell(answer: Mapping[str, int | str]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 def _max_message_bytes(config: WorkerConfig) -> int:

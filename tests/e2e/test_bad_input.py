@@ -284,7 +284,7 @@ class PeerOfTomorrow:
             cluster=cluster,
             version="9.9.9",
             protocol_version=PROTOCOL_VERSION + 1,
-            address=address,
+            addresses=(address,),
             http_address="127.0.0.1:1",
         )
         self.status = NodeStatus(identity, 0, Device("cpu", "cpu", 1), MemoryUse(0))

@@ -110,13 +110,15 @@ class RunningWorker:
 
     @property
     def hop(self) -> Hop:
-        assert self.status.worker_address is not None, self.status
-        return Hop(self.name, self.status.worker_address)
+        return self._hop(self.status.worker_port)
 
     @property
     def stream_hop(self) -> Hop:
-        assert self.status.stream_address is not None, self.status
-        return Hop(self.name, self.status.stream_address)
+        return self._hop(self.status.stream_port)
+
+    def _hop(self, port: int | None) -> Hop:
+        assert port is not None, self.status
+        return Hop(self.name, f"127.0.0.1:{port}")
 
     def program(self) -> psutil.Process:
         """The program behind it, found by the port that it listens on."""

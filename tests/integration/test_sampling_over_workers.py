@@ -83,10 +83,10 @@ async def joined_workers(model_dir: Path) -> AsyncIterator[Hop]:
             assert all(worker.status.state != "lost" for worker in workers), [worker.status for worker in workers]
             changed.clear()
             await changed.wait()
-        head, tail = (Hop(worker.config.node_name, worker.status.stream_address or "") for worker in workers)
+        head, tail = (Hop(worker.config.node_name, f"127.0.0.1:{worker.status.stream_port}") for worker in workers)
         await workers[1].connect(ConnectOrder(MODEL, Epoch(1), 1, 2, previous=head, tail=None, next_name=head.name))
         await workers[0].connect(ConnectOrder(MODEL, Epoch(1), 0, 2, previous=None, tail=tail, next_name=tail.name))
-        yield Hop(head.name, workers[0].status.worker_address or "")
+        yield Hop(head.name, f"127.0.0.1:{workers[0].status.worker_port}")
     finally:
         for task in tasks:
             task.cancel()

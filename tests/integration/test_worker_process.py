@@ -291,7 +291,7 @@ async def test_the_death_of_the_second_worker_ends_the_answer_and_is_told(
                         pass
         await until(lambda: cellar.status.state == "lost", "its daemon knows")
         assert cellar.status.error == "the worker on cellar was killed by signal 9; out of memory?"
-        assert (cellar.status.worker_address, cellar.status.stream_address) == (None, None)
+        assert (cellar.status.worker_port, cellar.status.stream_port) == (None, None)
         broken = await until(lambda: front.status.error, "the other worker says what broke")
         assert "cellar" in broken
         with pytest.raises(NodeLost, match="cellar"):
@@ -359,5 +359,5 @@ async def test_a_worker_that_cannot_start_is_lost_and_says_why(
 ):
     monkeypatch.setattr(sys, "executable", program)
     async with running(config_for("attic", tmp_path)) as [attic]:
-        assert (attic.status.state, attic.status.worker_address) == ("lost", None)
+        assert (attic.status.state, attic.status.worker_port) == ("lost", None)
         assert re.fullmatch(error + ".*", attic.status.error or ""), attic.status.error

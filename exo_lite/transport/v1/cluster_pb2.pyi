@@ -59,16 +59,17 @@ class NodeIdentity(_message.Message):
     CLUSTER_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
-    ADDRESS_FIELD_NUMBER: _builtins.int
     HTTP_ADDRESS_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     boot_id: _builtins.str
     name: _builtins.str
     cluster: _builtins.str
     version: _builtins.str
     protocol_version: _builtins.int
-    address: _builtins.str
     http_address: _builtins.str
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -78,12 +79,12 @@ class NodeIdentity(_message.Message):
         cluster: _builtins.str = ...,
         version: _builtins.str = ...,
         protocol_version: _builtins.int = ...,
-        address: _builtins.str = ...,
         http_address: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "cluster", b"cluster", "http_address", b"http_address", "name", b"name", "node_id", b"node_id", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boot_id", b"boot_id", "cluster", b"cluster", "http_address", b"http_address", "name", b"name", "node_id", b"node_id", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,7 +154,6 @@ class ShardStatus(_message.Message):
     WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
     KV_CACHE_BYTES_FIELD_NUMBER: _builtins.int
     WORKING_BYTES_FIELD_NUMBER: _builtins.int
-    WORKER_ADDRESS_FIELD_NUMBER: _builtins.int
     COMPUTE_MS_FIELD_NUMBER: _builtins.int
     HOP_MS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
@@ -166,14 +166,14 @@ class ShardStatus(_message.Message):
     NUM_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     NUM_FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
-    STREAM_ADDRESS_FIELD_NUMBER: _builtins.int
+    WORKER_PORT_FIELD_NUMBER: _builtins.int
+    STREAM_PORT_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     state: _builtins.str
     progress: _builtins.float
     weight_bytes: _builtins.int
     kv_cache_bytes: _builtins.int
     working_bytes: _builtins.int
-    worker_address: _builtins.str
     compute_ms: _builtins.float
     hop_ms: _builtins.float
     tokens_per_second: _builtins.float
@@ -185,7 +185,8 @@ class ShardStatus(_message.Message):
     idle_s: _builtins.float
     num_kv_blocks: _builtins.int
     num_free_kv_blocks: _builtins.int
-    stream_address: _builtins.str
+    worker_port: _builtins.int
+    stream_port: _builtins.int
     @_builtins.property
     def shard(self) -> Global___Shard: ...
     @_builtins.property
@@ -200,7 +201,6 @@ class ShardStatus(_message.Message):
         weight_bytes: _builtins.int = ...,
         kv_cache_bytes: _builtins.int = ...,
         working_bytes: _builtins.int = ...,
-        worker_address: _builtins.str | None = ...,
         compute_ms: _builtins.float | None = ...,
         hop_ms: _builtins.float | None = ...,
         tokens_per_second: _builtins.float = ...,
@@ -213,11 +213,12 @@ class ShardStatus(_message.Message):
         num_kv_blocks: _builtins.int = ...,
         num_free_kv_blocks: _builtins.int = ...,
         counts: Global___ServingCounts | None = ...,
-        stream_address: _builtins.str | None = ...,
+        worker_port: _builtins.int | None = ...,
+        stream_port: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_address", b"_stream_address", "_worker_address", b"_worker_address", "compute_ms", b"compute_ms", "counts", b"counts", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "stream_address", b"stream_address", "worker_address", b"worker_address"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "compute_ms", b"compute_ms", "counts", b"counts", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "stream_port", b"stream_port", "worker_port", b"worker_port"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_address", b"_stream_address", "_worker_address", b"_worker_address", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "counts", b"counts", "epoch", b"epoch", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "stream_address", b"stream_address", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_address", b"worker_address", "working_bytes", b"working_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "counts", b"counts", "epoch", b"epoch", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "stream_port", b"stream_port", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_port", b"worker_port", "working_bytes", b"working_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_ms: _TypeAlias = _typing.Literal["compute_ms"]  # noqa: Y015
     _WhichOneofArgType__compute_ms: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms"]  # noqa: Y015
@@ -229,10 +230,10 @@ class ShardStatus(_message.Message):
     _WhichOneofArgType__idle_s: _TypeAlias = _typing.Literal["_idle_s", b"_idle_s"]  # noqa: Y015
     _WhichOneofReturnType__proof_age_s: _TypeAlias = _typing.Literal["proof_age_s"]  # noqa: Y015
     _WhichOneofArgType__proof_age_s: _TypeAlias = _typing.Literal["_proof_age_s", b"_proof_age_s"]  # noqa: Y015
-    _WhichOneofReturnType__stream_address: _TypeAlias = _typing.Literal["stream_address"]  # noqa: Y015
-    _WhichOneofArgType__stream_address: _TypeAlias = _typing.Literal["_stream_address", b"_stream_address"]  # noqa: Y015
-    _WhichOneofReturnType__worker_address: _TypeAlias = _typing.Literal["worker_address"]  # noqa: Y015
-    _WhichOneofArgType__worker_address: _TypeAlias = _typing.Literal["_worker_address", b"_worker_address"]  # noqa: Y015
+    _WhichOneofReturnType__stream_port: _TypeAlias = _typing.Literal["stream_port"]  # noqa: Y015
+    _WhichOneofArgType__stream_port: _TypeAlias = _typing.Literal["_stream_port", b"_stream_port"]  # noqa: Y015
+    _WhichOneofReturnType__worker_port: _TypeAlias = _typing.Literal["worker_port"]  # noqa: Y015
+    _WhichOneofArgType__worker_port: _TypeAlias = _typing.Literal["_worker_port", b"_worker_port"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_ms) -> _WhichOneofReturnType__compute_ms | None: ...
     @_typing.overload
@@ -244,9 +245,9 @@ class ShardStatus(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__proof_age_s) -> _WhichOneofReturnType__proof_age_s | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_address) -> _WhichOneofReturnType__stream_address | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_port) -> _WhichOneofReturnType__stream_port | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_address) -> _WhichOneofReturnType__worker_address | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_port) -> _WhichOneofReturnType__worker_port | None: ...
 
 Global___ShardStatus: _TypeAlias = ShardStatus  # noqa: Y015
 

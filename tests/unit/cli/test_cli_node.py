@@ -55,6 +55,28 @@ def test_defaults(cli, daemon_module, default):
     assert daemon_module.config == default
 
 
+@pytest.mark.parametrize(("flag", "ports"), [("6000-6009", (6000, 6009)), ("0", (0, 0))])
+def test_ports_of_workers(cli, daemon_module, default, flag, ports):
+    cli("node", "--worker-ports", flag)
+    assert daemon_module.config == replace(default, worker_ports=ports)
+
+
+@pytest.mark.parametrize("flag", ["6000", "6009-6000", "6000-6000", "0-7", "-5", "6000-70000", "a-b", ""])
+def test_what_is_no_range_of_ports_is_wrong_usage(cli, daemon_module, flag):
+    result = cli("node", "--worker-ports", flag)
+    assert result.exit_code == 2
+    assert "neither FIRST-LAST with two ports at least nor 0" in " ".join(result.stderr.split())
+
+
+def test_advertised_addresses(cli, daemon_module, default):
+    cli(
+        "node", "--advertise", "203.0.113.7", "--advertise", "attic.example:9,[2001:db8::1]:9", "--advertise", "fe80::1"
+    )
+    announced = ("203.0.113.7", "attic.example:9", "[2001:db8::1]:9", "fe80::1")
+    assert daemon_module.config == replace(default, advertise=announced)
+    assert cli("node", "--advertise", "attic:port").exit_code == 2
+
+
 @pytest.mark.parametrize(("flag", "seconds"), [("90", 90.0), ("1h", 3600.0), ("0", 0.0), ("-1", FOR_EVER)])
 def test_how_long_models_are_kept(cli, daemon_module, default, flag, seconds):
     cli("node", "--keep-alive", flag)

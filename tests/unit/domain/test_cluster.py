@@ -25,7 +25,7 @@ from exo_lite.domain.placement import Placement
 
 def status(node_id: str, *, sequence: int = 0, boot: str = "boot") -> NodeStatus:
     identity = NodeIdentity(
-        NodeId(node_id), BootId(boot), f"node-{node_id}", "c", "1", PROTOCOL_VERSION, "127.0.0.1:1", "127.0.0.1:2"
+        NodeId(node_id), BootId(boot), f"node-{node_id}", "c", "1", PROTOCOL_VERSION, ("127.0.0.1:1",), "127.0.0.1:2"
     )
     return NodeStatus(identity, sequence, Device("cpu", "cpu", 1), MemoryUse(10))
 

@@ -33,7 +33,9 @@ SPEC = ModelSpec(
 
 
 def status(node_id: NodeId) -> NodeStatus:
-    identity = NodeIdentity(node_id, BootId("boot"), node_id, "c", "1", PROTOCOL_VERSION, "127.0.0.1:1", "127.0.0.1:2")
+    identity = NodeIdentity(
+        node_id, BootId("boot"), node_id, "c", "1", PROTOCOL_VERSION, ("127.0.0.1:1",), "127.0.0.1:2"
+    )
     return NodeStatus(identity, 0, Device("cpu", "cpu", 1), MemoryUse(10))
 
 

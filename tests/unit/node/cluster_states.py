@@ -30,7 +30,7 @@ def node(
         cluster="home",
         version="1.2.3",
         protocol_version=PROTOCOL_VERSION,
-        address=f"10.0.0.{ord(node_id)}:52414",
+        addresses=(f"10.0.0.{ord(node_id)}:52414",),
         http_address="127.0.0.1:52415",
     )
     held = {MODEL: FINGERPRINT} if models is None else models
@@ -52,8 +52,8 @@ def shard_status(
     *,
     assigned_epoch: Epoch = EPOCH,
     epoch: Epoch = EPOCH,
-    worker_address: str | None = "10.0.0.9:7",
-    stream_address: str | None = "10.0.0.9:17",
+    worker_port: int | None = 7,
+    stream_port: int | None = 17,
     error: str | None = None,
 ) -> ShardStatus:
     return ShardStatus(
@@ -65,8 +65,8 @@ def shard_status(
         weight_bytes=100,
         kv_cache_bytes=20,
         working_bytes=3,
-        worker_address=worker_address,
-        stream_address=stream_address,
+        worker_port=worker_port,
+        stream_port=stream_port,
         error=error,
     )
 
@@ -102,6 +102,6 @@ def two_nodes(
 def both_ready(*, state: InstanceState = "ready") -> ClusterState:
     return two_nodes(
         shard_status(FIRST),
-        shard_status(SECOND, worker_address="10.0.0.8:6", stream_address="10.0.0.8:16"),
+        shard_status(SECOND, worker_port=6, stream_port=16),
         state=state,
     )

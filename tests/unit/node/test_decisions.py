@@ -102,7 +102,7 @@ def test_a_worker_that_lives_and_cannot_load_gives_up():
 
 @pytest.mark.parametrize("state", ["loading", "warming", "ready"])
 def test_a_worker_that_is_gone_places_anew(state: InstanceState):
-    gone = shard_status(SECOND, "lost", worker_address=None, error="killed by signal 9")
+    gone = shard_status(SECOND, "lost", worker_port=None, error="killed by signal 9")
     assert next_actions(two_nodes(shard_status(FIRST), gone, state=state)) == place_anew(
         "killed by signal 9", is_loss=False
     )
@@ -197,7 +197,7 @@ def test_words_on_another_model_or_epoch_are_not_this_parts():
 
 def test_orders_go_to_the_last_stage_first_and_name_the_neighbours():
     state = both_ready()
-    first, second = Hop("node-a", "10.0.0.9:17"), Hop("node-b", "10.0.0.8:16")
+    first, second = Hop("node-a", ":17", NodeId("a")), Hop("node-b", ":16", NodeId("b"))
     assert connect_orders(state, instance(FIRST, SECOND)) == [
         ("b", ConnectOrder(MODEL, EPOCH, 1, 2, previous=first, tail=None, next_name="node-a")),
         ("a", ConnectOrder(MODEL, EPOCH, 0, 2, previous=None, tail=second, next_name="node-b")),

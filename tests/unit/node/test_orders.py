@@ -30,7 +30,7 @@ class DyingLeader:
 def led_from(address: str) -> ClusterState:
     """Seen from b, which places nothing while it takes a for alive."""
     status = node("a")
-    leader = replace(status, identity=replace(status.identity, address=address))
+    leader = replace(status, identity=replace(status.identity, addresses=(address,)))
     return cluster(node("b"), [member(leader)], instance(part("b", 0, 3)))
 
 

@@ -140,7 +140,7 @@ def test_unloading_is_said_and_the_list_of_departures_stays_short():
 
 async def test_failures_that_come_together_are_one_and_the_third_is_the_last():
     now_s = 1000.0
-    broken = shard_status(part("a", 0, 3), "lost", worker_address=None, error="killed by signal 9")
+    broken = shard_status(part("a", 0, 3), "lost", worker_port=None, error="killed by signal 9")
     state = cluster(node("a", limit_bytes=ROOMY_BYTES), [], instance(part("a", 0, 3)))
     subject, seen = controller(state, clock=lambda: now_s)
     running = asyncio.create_task(subject.run())

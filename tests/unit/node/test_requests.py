@@ -31,10 +31,10 @@ class SilentHead:
 async def test_a_way_to_the_head_that_closes_ends_the_answer_with_the_cause() -> None:
     head, server, state = SilentHead(), create_server(), both_ready()
     serve_worker(server, head)  # type: ignore[arg-type]  # nothing else of a worker is asked for
-    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    port = bind(server, "127.0.0.1", 0)
     await server.start()
     [shard] = state.self_status.shards
-    own = replace(state.self_status, shards=(replace(shard, worker_address=address),))
+    own = replace(state.self_status, shards=(replace(shard, worker_port=port),))
     requests = Requests(Cluster(replace(state, self_status=own)))
     assert state.placement is not None
     [instance] = state.placement.instances
@@ -56,7 +56,7 @@ async def test_traces_of_a_model_whose_head_cannot_tell_are_none_with_the_reason
     assert report.requests == ()
     assert report.reason == "the worker on node-a, the head of tiny, is not there yet"
 
-    gone = Requests(Cluster(two_nodes(shard_status(FIRST, worker_address="127.0.0.1:1"), state="degraded")))
+    gone = Requests(Cluster(two_nodes(shard_status(FIRST, worker_port=1), state="degraded")))
     try:
         report = await gone.traces(MODEL)
         assert report.requests == ()

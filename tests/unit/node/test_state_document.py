@@ -23,6 +23,7 @@ NODE = {
     "id": str,
     "name": str,
     "address": str,
+    "addresses": list,
     "http_address": str,
     "self": bool,
     "state": str,

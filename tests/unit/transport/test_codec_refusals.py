@@ -27,7 +27,7 @@ from exo_lite.transport.v1 import cluster_pb2, node_pb2, worker_pb2
 SHARD = Shard(ModelId("m"), 0, 1, 2)
 SPEC = ModelSpec("llama", 2, 8, 16, 2, 1, 4, 32, 64)
 SHARD_STATUS = ShardStatus(SHARD, Epoch(1), Epoch(1), "ready", 1.0, 1, 2, 3)
-IDENTITY = NodeIdentity(NodeId("a"), BootId("b"), "n", "c", "1", PROTOCOL_VERSION, "127.0.0.1:1", "127.0.0.1:2")
+IDENTITY = NodeIdentity(NodeId("a"), BootId("b"), "n", "c", "1", PROTOCOL_VERSION, ("127.0.0.1:1",), "127.0.0.1:2")
 STATUS = NodeStatus(IDENTITY, 1, Device("cpu", "x", 1), MemoryUse(1), (SHARD_STATUS,))
 INSTANCE = Instance(
     model_id=ModelId("m"),
@@ -122,7 +122,7 @@ def test_unset_optionals_are_none_and_not_zero():
     status = cluster_codec.shard_status_from_proto(cluster_codec.shard_status_to_proto(SHARD_STATUS))
     optionals = (status.compute_ms, status.hop_ms, status.proof_age_s, status.error)
     assert optionals == (None, None, None, None)
-    assert (status.worker_address, status.stream_address) == (None, None)
+    assert (status.worker_port, status.stream_port) == (None, None)
     assert step_codec.token_from_proto(worker_pb2.Token(index=1, token_id=2)).finish_reason is None
     bare = step_codec.step_from_proto(worker_pb2.StepMessage(epoch=1, chunks=[worker_pb2.SequenceChunk(num_tokens=1)]))
     assert (bare.hidden_states, bare.failure, bare.step.chunks[0].sample_index) == (None, None, None)

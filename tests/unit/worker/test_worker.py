@@ -134,7 +134,7 @@ def _is_taken(worker: Worker) -> bool:
 async def test_what_it_cannot_load_is_its_status_and_its_answer(tmp_path: Path):
     async with loaded(config(tmp_path)) as worker:
         status = worker.status()
-        assert (status.state, status.worker_address) == ("lost", None)
+        assert (status.state, status.worker_port) == ("lost", None)
         assert "config.json" in (status.error or "")
         with pytest.raises(NotReady, match=r"cannot be loaded: .*config\.json"):
             await worker.on_connect(order(1))
