@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -59,10 +60,17 @@ class Collected:
     def text(self) -> str:
         return "".join(self.texts)
 
+    @property
+    def mean_logprob(self) -> float:
+        """Of its tokens; an answer without any is the least likely."""
+        if not self.scored:
+            return -math.inf
+        return sum(one.logprobs.chosen for one in self.scored) / len(self.scored)
+
 
 def usage_document(jobs: Sequence[Job], watch: Stopwatch) -> Document:
-    """The `usage` and `timings` of a call over all of its prompts."""
-    prompt_tokens = sum(len(job.token_ids) for job in jobs)
+    """The `usage` and `timings` of a call over all of its prompts and answers; each prompt counts once."""
+    prompt_tokens = sum(len(job.token_ids) for job in jobs if job.after is None)
     return {
         "usage": {
             "prompt_tokens": prompt_tokens,
@@ -92,23 +100,23 @@ class Extras:
         return self.logprobs(piece.scored) if piece.scored else None
 
 
-def chat_choice(answer: Collected, extras: Extras) -> Document:
+def chat_choice(index: int, answer: Collected, extras: Extras) -> Document:
     message = {"role": "assistant", "content": answer.text, "refusal": None}
     tail = {"logprobs": extras.logprobs(answer.scored), "finish_reason": answer.finish_reason}
-    return {"index": 0, "message": message, **tail, **extras.token_ids(answer.token_ids)}
+    return {"index": index, "message": message, **tail, **extras.token_ids(answer.token_ids)}
 
 
-def chat_role_chunk() -> Document:
-    return {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+def chat_role_chunk(index: int) -> Document:
+    return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
 
-def chat_chunks(piece: Piece, extras: Extras) -> list[Document]:
+def chat_chunks(index: int, piece: Piece, extras: Extras) -> list[Document]:
     """The deltas of one piece: its text, then, at the end of an answer, an empty one with the reason."""
     told = {"logprobs": extras.piece_logprobs(piece), **extras.token_ids(piece.token_ids)}
-    end = {"index": 0, "delta": {}, "finish_reason": piece.finish_reason}
+    end = {"index": index, "delta": {}, "finish_reason": piece.finish_reason}
     if not piece.text:
         return [{**end, **told}]
-    text = {"index": 0, "delta": {"content": piece.text}, "finish_reason": None, **told}
+    text = {"index": index, "delta": {"content": piece.text}, "finish_reason": None, **told}
     return [text, {**end, "logprobs": None, **extras.token_ids(())}] if piece.finish_reason else [text]
 
 

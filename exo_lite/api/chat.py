@@ -24,7 +24,7 @@ from exo_lite.api.answers import (
 from exo_lite.api.backend import TextModel
 from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
-from exo_lite.api.jobs import Job, make_job, style_of
+from exo_lite.api.jobs import Job, make_job, repeated, style_of
 from exo_lite.api.logprobs import chat_logprobs
 from exo_lite.api.openai_bodies import ChatBody, refuse_unsupported, template_messages
 from exo_lite.api.pieces import Piece
@@ -62,9 +62,9 @@ async def _prepared(service: Service, body: ChatBody, tenant: str) -> AsyncGener
     messages = template_messages(body.messages)
     async with service.backend.text_model(body.model, body.keep_alive_s) as model:
         token_ids = await asyncio.to_thread(_prompt_token_ids, model, messages)
-        job = make_job(body.model, model, token_ids, style, param="messages")
+        jobs = repeated([make_job(body.model, model, token_ids, style, param="messages")], body.n or 1)
         head = new_head("chatcmpl", body.model, service.backend.fingerprint(body.model))
-        yield _ChatCall(service, body, model, job, head)
+        yield _ChatCall(service, body, model, jobs, head)
 
 
 def _prompt_token_ids(model: TextModel, messages: list[dict[str, object]]) -> list[int]:
@@ -74,38 +74,37 @@ def _prompt_token_ids(model: TextModel, messages: list[dict[str, object]]) -> li
 class _ChatCall:
     """One call that nothing speaks against."""
 
-    def __init__(self, service: Service, body: ChatBody, model: TextModel, job: Job, head: Head) -> None:
+    def __init__(self, service: Service, body: ChatBody, model: TextModel, jobs: list[Job], head: Head) -> None:
         self._service = service
         self._model = model
-        self._job = job
+        self._jobs = jobs
         self._head = head
         self._include_usage = body.include_usage
         describe = partial(chat_logprobs, model) if body.logprobs else None
         self._extras = Extras(bool(body.return_token_ids), describe)
 
     async def whole(self) -> dict[str, object]:
-        answer = Collected()
+        answers = [Collected() for _ in self._jobs]
 
         async def collect(index: int, piece: Piece) -> None:
-            answer.add(piece)
+            answers[index].add(piece)
 
-        watch = await answer_all(self._service, self._model, [self._job], collect)
-        choice = chat_choice(answer, self._extras)
-        return {**self._head.document("chat.completion", [choice]), **usage_document([self._job], watch)}
+        watch = await answer_all(self._service, self._model, self._jobs, collect)
+        choices = [chat_choice(index, answer, self._extras) for index, answer in enumerate(answers)]
+        return {**self._head.document("chat.completion", choices), **usage_document(self._jobs, watch)}
 
     async def stream(self, write: Write) -> None:
-        has_begun = False
+        begun: set[int] = set()
 
         async def send(index: int, piece: Piece) -> None:
-            nonlocal has_begun
-            chunks = chat_chunks(piece, self._extras)
-            for chunk in chunks if has_begun else [chat_role_chunk(), *chunks]:
+            chunks = chat_chunks(index, piece, self._extras)
+            for chunk in chunks if index in begun else [chat_role_chunk(index), *chunks]:
                 await write(sse_event(self._chunk([chunk])))
-            has_begun = True
+            begun.add(index)
 
-        watch = await answer_all(self._service, self._model, [self._job], send)
+        watch = await answer_all(self._service, self._model, self._jobs, send)
         if self._include_usage:
-            await write(sse_event({**self._chunk([]), **usage_document([self._job], watch)}))
+            await write(sse_event({**self._chunk([]), **usage_document(self._jobs, watch)}))
         await write(DONE)
 
     def _chunk(self, choices: list[dict[str, object]]) -> dict[str, object]:

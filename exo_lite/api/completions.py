@@ -1,4 +1,4 @@
-"""POST /v1/completions: one choice per prompt."""
+"""POST /v1/completions: `n` choices per prompt."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from exo_lite.api.answers import Collected, Extras, Head, completion_choice, com
 from exo_lite.api.backend import TextModel
 from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
-from exo_lite.api.jobs import Job, make_job, style_of
+from exo_lite.api.jobs import Job, make_job, repeated, style_of
 from exo_lite.api.logprobs import completion_logprobs
-from exo_lite.api.openai_bodies import CompletionBody, prompts_of, refuse_unsupported
+from exo_lite.api.openai_bodies import CompletionBody, check_num_choices, prompts_of, refuse_unsupported
 from exo_lite.api.pieces import Piece
 from exo_lite.api.sse import DONE, EventStream, Write, sse_event, until_disconnected
 
@@ -55,13 +55,16 @@ async def _prepared(service: Service, body: CompletionBody, tenant: str) -> Asyn
     refuse_unsupported(body)
     style = style_of(body, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, tenant=tenant)
     prompts = prompts_of(body.prompt)
+    check_num_choices(len(prompts), body.num_candidates)
     async with service.backend.text_model(body.model, body.keep_alive_s) as model:
         encoded = await asyncio.to_thread(_encoded, model, prompts)
-        jobs = [make_job(body.model, model, token_ids, style, param="prompt") for token_ids in encoded]
+        singles = [make_job(body.model, model, token_ids, style, param="prompt") for token_ids in encoded]
+        jobs = repeated(singles, body.num_candidates)
         echoes = await asyncio.to_thread(_echoes, model, prompts) if body.echo else [""] * len(prompts)
         head = new_head("cmpl", body.model, service.backend.fingerprint(body.model))
         describe = None if body.logprobs is None else partial(completion_logprobs, model)
-        options = _Options(echoes, body.include_usage, Extras(bool(body.return_token_ids), describe))
+        extras = Extras(bool(body.return_token_ids), describe)
+        options = _Options(echoes, body.include_usage, extras, body.num_candidates, body.n or 1)
         yield _CompletionCall(service, model, jobs, head, options)
 
 
@@ -80,11 +83,14 @@ def _decoded(model: TextModel, token_ids: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """`echoes` holds what stands before each answer: its prompt, or nothing."""
+    """`echoes` holds what stands before the answers to each prompt: the prompt, or nothing."""
 
     echoes: Sequence[str]
     include_usage: bool
     extras: Extras
+    num_candidates: int
+    """Drawn for each prompt; of these, the best `n` are told."""
+    n: int
 
 
 class _CompletionCall:
@@ -104,14 +110,21 @@ class _CompletionCall:
             answers[index].add(piece)
 
         watch = await answer_all(self._service, self._model, self._jobs, collect)
+        told = [(echo, one) for prompt, echo in enumerate(self._options.echoes) for one in self._best(answers, prompt)]
         choices = [
             completion_choice(index, answer, self._options.extras, echo=echo)
-            for index, (answer, echo) in enumerate(zip(answers, self._options.echoes, strict=True))
+            for index, (echo, answer) in enumerate(told)
         ]
         return {**self._head.document("text_completion", choices), **usage_document(self._jobs, watch)}
 
+    def _best(self, answers: Sequence[Collected], prompt: int) -> Sequence[Collected]:
+        """The answers to a prompt that are told."""
+        count, n = self._options.num_candidates, self._options.n
+        drawn = answers[prompt * count : (prompt + 1) * count]
+        return drawn if n == count else sorted(drawn, key=lambda one: one.mean_logprob, reverse=True)[:n]
+
     async def stream(self, write: Write) -> None:
-        unsent_echoes = {index: echo for index, echo in enumerate(self._options.echoes) if echo}
+        unsent_echoes = {index: self._options.echoes[index // self._options.n] for index in range(len(self._jobs))}
 
         async def send(index: int, piece: Piece) -> None:
             if echo := unsent_echoes.pop(index, ""):

@@ -28,6 +28,9 @@ from exo_lite.domain.errors import (
 
 CLIENT_GONE_STATUS = 499
 """Nobody reads it: the connection is closed."""
+MAX_RETRY_AFTER_S = 5
+"""SDKs wait as long as they are told before each of their two or three tries, with a user before them. Who comes too
+early is refused again, at little cost; the places that become free go to whoever is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +121,12 @@ def _in_words(error: HTTPException, request: Request) -> str:
 def _of_exo_lite(error: ExoLiteError) -> Failure:
     ancestor = next(kind for kind in type(error).__mro__ if kind in _STATUS)
     status, kind, usual_s = _STATUS[ancestor]
-    retry_after_s = usual_s if error.retry_after_s is None else error.retry_after_s
-    return Failure(status, kind, error.code, str(error), error.param, error.is_permanent, retry_after_s)
+    expected_s = usual_s if error.retry_after_s is None else error.retry_after_s
+    message = str(error)
+    if expected_s is not None and expected_s > MAX_RETRY_AFTER_S:
+        message = f"{message} (there should be room in about {expected_s} s)"
+    retry_after_s = None if expected_s is None else min(expected_s, MAX_RETRY_AFTER_S)
+    return Failure(status, kind, error.code, message, error.param, error.is_permanent, retry_after_s)
 
 
 def _of_http(error: HTTPException) -> Failure:

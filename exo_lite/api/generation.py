@@ -47,33 +47,49 @@ class Stopwatch:
         self.num_tokens = 0
         self.num_cached_tokens = 0
 
-    def token_seen(self, token: Token) -> None:
+    def token_seen(self, token: Token, job: Job) -> None:
         self._last_at_s = self._clock()
         self._first_at_s = self._last_at_s if self._first_at_s is None else self._first_at_s
         self.num_tokens += 1
-        self.num_cached_tokens += token.num_cached_tokens
+        if job.after is None:  # what further answers of a prompt find in the cache is no news
+            self.num_cached_tokens += token.num_cached_tokens
 
-    def timings(self, prompt_n: int) -> dict[str, float]:
-        """`prompt_ms` is the time to the first token; the rate is that of the tokens after it."""
+    def timings(self, num_prompt_tokens: int) -> dict[str, float]:
+        """As llama.cpp's server has them: `prompt_n` counts what was computed, `cache_n` what was found in the cache.
+
+        `prompt_ms` is the time to the first token; the second rate is that of the tokens after it.
+        """
         first_at_s = self._last_at_s if self._first_at_s is None else self._first_at_s
-        decode_s = self._last_at_s - first_at_s
+        prompt_s, decode_s = first_at_s - self._started_at_s, self._last_at_s - first_at_s
+        num_computed, num_decoded = num_prompt_tokens - self.num_cached_tokens, max(0, self.num_tokens - 1)
         return {
-            "prompt_n": prompt_n,
-            "prompt_ms": round(1000 * (first_at_s - self._started_at_s), 3),
+            "cache_n": self.num_cached_tokens,
+            "prompt_n": num_computed,
+            "prompt_ms": round(1000 * prompt_s, 3),
+            "prompt_per_token_ms": _ratio(1000 * prompt_s, num_computed),
+            "prompt_per_second": _ratio(num_computed, prompt_s),
             "predicted_n": self.num_tokens,
             "predicted_ms": round(1000 * decode_s, 3),
-            "predicted_per_second": round((self.num_tokens - 1) / decode_s, 3) if decode_s > 0 else 0.0,
+            "predicted_per_token_ms": _ratio(1000 * decode_s, num_decoded),
+            "predicted_per_second": _ratio(num_decoded, decode_s),
         }
+
+
+def _ratio(value: float, by: float) -> float:
+    return round(value / by, 3) if by > 0 else 0.0
 
 
 async def answer_all(service: Service, model: TextModel, jobs: Sequence[Job], emit: Emit) -> Stopwatch:
     """Answer jobs side by side. The first error ends all of them and is raised."""
     watch = Stopwatch(service.clock)
     places = asyncio.Semaphore(MAX_PARALLEL_JOBS)
+    begun = [asyncio.Event() for _ in jobs]
 
     async def one(index: int, job: Job) -> None:
+        if job.after is not None:
+            await begun[job.after].wait()
         async with places:
-            await _answer(service, model, job, _Listener(index, emit, watch))
+            await _answer(service, model, job, _Listener(index, emit, watch, begun[index]))
 
     if len(jobs) == 1:
         await one(0, jobs[0])
@@ -92,6 +108,8 @@ class _Listener:
     index: int
     emit: Emit
     watch: Stopwatch
+    begun: asyncio.Event
+    """Set with the first token."""
 
 
 async def _answer(service: Service, model: TextModel, job: Job, listener: _Listener) -> None:
@@ -104,7 +122,8 @@ async def _answer(service: Service, model: TextModel, job: Job, listener: _Liste
         async with aclosing(tokens):
             async for token in tokens:
                 observed.token_seen()
-                listener.watch.token_seen(token)
+                listener.watch.token_seen(token, job)
+                listener.begun.set()
                 piece = transcript.push(token)
                 if piece is None:
                     continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exo_lite.api.backend import TextModel
 from exo_lite.api.openai_bodies import GenerateBody, stop_strings
@@ -26,6 +26,8 @@ class Job:
     stop_token_ids: frozenset[int]
     stops: tuple[str, ...]
     terms: Terms
+    after: int | None = None
+    """The job of the same call and prompt whose first token comes first: the prompt is then found in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,16 @@ class AnswerStyle:
     ignore_eos: bool
     stops: tuple[str, ...]
     terms: Terms
+
+
+def repeated(jobs: Sequence[Job], count: int) -> list[Job]:
+    """Each prompt `count` times in a row, seeds counting up: answer i is what the seed + i gives by itself."""
+    return [_repetition(job, index, number, count) for index, job in enumerate(jobs) for number in range(count)]
+
+
+def _repetition(job: Job, index: int, number: int, count: int) -> Job:
+    sampling = replace(job.sampling, seed=(job.sampling.seed + number) % 2**64)
+    return replace(job, sampling=sampling, after=index * count if number else None)
 
 
 def style_of(body: GenerateBody, *, max_tokens: int | None, tenant: str) -> AnswerStyle:
@@ -78,10 +90,8 @@ def make_job(model_id: str, model: TextModel, token_ids: Sequence[int], style: A
         raise InvalidRequest(f"{param} holds no tokens", param=param)
     room = model.context_length - len(token_ids)
     if room < 1:
-        raise ContextLengthExceeded(
-            f"the prompt has {len(token_ids)} tokens and leaves no room for an answer in the context of "
-            f"{model.context_length} tokens: shorten it, or load the model with a greater --context",
-            param=param,
+        raise ContextLengthExceeded.of(
+            num_prompt_tokens=len(token_ids), num_answer_tokens=1, context_length=model.context_length, param=param
         )
     max_tokens = room if style.max_tokens is None else min(room, style.max_tokens)
     stop_token_ids = frozenset[int]() if style.ignore_eos else model.stop_token_ids

@@ -12,7 +12,10 @@ from exo_lite.domain.keep_alive import parse_keep_alive
 from exo_lite.domain.request import MAX_TOP_LOGPROBS
 
 MAX_PROMPTS = 128
-MAX_STOPS = 4
+MAX_CHOICES = 128
+"""Of one call, over all of its prompts."""
+MAX_N = 16
+MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
 MAX_TIMEOUT_S = 86_400
 
@@ -37,6 +40,7 @@ class GenerateBody(_Body):
     """
 
     model: str
+    n: int | None = Field(default=None, ge=1, le=MAX_N)
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = None
     top_p: float | None = None
@@ -97,6 +101,7 @@ class ChatBody(GenerateBody):
 
 class CompletionBody(GenerateBody):
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    best_of: int | None = Field(default=None, ge=1, le=MAX_N)
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
 
@@ -104,12 +109,25 @@ class CompletionBody(GenerateBody):
     def num_logprobs(self) -> int | None:
         if self.echo and self.logprobs is not None:
             raise InvalidRequest("logprobs of an echoed prompt are not supported: leave out echo", param="logprobs")
-        return self.logprobs
+        is_ranked = self.num_candidates > (self.n or 1)
+        return 0 if self.logprobs is None and is_ranked else self.logprobs
+
+    @property
+    def num_candidates(self) -> int:
+        """Answers to draw for each prompt; the best `n` of them are told. Raises InvalidRequest."""
+        wanted = self.n or 1
+        if self.best_of is None:
+            return wanted
+        if self.best_of < wanted:
+            raise InvalidRequest(f"best_of must be at least n, {wanted}, not {self.best_of}", param="best_of")
+        if self.best_of > wanted and self.stream:
+            raise InvalidRequest(
+                "which answers are the best shows only at the end: leave out best_of or stream", param="best_of"
+            )
+        return self.best_of
 
 
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
     "suffix": ("",),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -140,14 +158,24 @@ def _is_harmless(value: object, harmless: tuple[object, ...]) -> bool:
 
 
 def message_text(message: ChatMessage, place: str) -> str:
-    """A message's text parts as lines. Raises InvalidRequest for parts of another kind."""
-    if not isinstance(message.content, list):
-        return message.content or ""
-    for index, part in enumerate(message.content):
-        if part.type != "text":
-            param = f"{place}.content.{index}"
-            raise InvalidRequest(f"{param}: parts of type {part.type!r} are not supported yet, only text", param=param)
-    return "\n".join(part.text or "" for part in message.content)
+    """A message's text parts as lines. Raises InvalidRequest for parts of another kind, and where there is nothing."""
+    content = f"{place}.content"
+    if message.content is None or message.content == []:
+        if message.role == "assistant":
+            return ""
+        raise InvalidRequest(f"{content} is missing: a message of the {message.role} needs a text", param=content)
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(_part_text(part, f"{content}.{index}") for index, part in enumerate(message.content))
+
+
+def _part_text(part: ContentPart, place: str) -> str:
+    """Raises InvalidRequest."""
+    if part.type != "text":
+        raise InvalidRequest(f"{place}: parts of type {part.type!r} are not supported yet, only text", param=place)
+    if part.text is None:
+        raise InvalidRequest(f"{place}.text is missing", param=f"{place}.text")
+    return part.text
 
 
 def template_messages(messages: list[ChatMessage]) -> list[dict[str, object]]:
@@ -167,12 +195,22 @@ def template_messages(messages: list[ChatMessage]) -> list[dict[str, object]]:
 
 
 def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Up to four, empty ones dropped. Raises InvalidRequest."""
+    """Empty ones dropped. Raises InvalidRequest."""
     stops = tuple(one for one in ([stop] if isinstance(stop, str) else stop or []) if one)
     if len(stops) > MAX_STOPS or any(len(one) > MAX_STOP_CHARS for one in stops):
         limit = f"at most {MAX_STOPS} stop strings of at most {MAX_STOP_CHARS} characters"
         raise InvalidRequest(f"stop takes {limit}", param="stop")
     return stops
+
+
+def check_num_choices(num_prompts: int, num_candidates: int) -> None:
+    """Raises InvalidRequest."""
+    if num_prompts * num_candidates > MAX_CHOICES:
+        raise InvalidRequest(
+            f"{num_prompts} prompts with {num_candidates} answers each are more than {MAX_CHOICES} answers: "
+            "send fewer at once",
+            param="n",
+        )
 
 
 def prompts_of(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:

@@ -34,7 +34,7 @@ question_options: Decorator = grouped(
             "--max-tokens", type=click.IntRange(min=1), help="Longest answer.  [default: what fits; 256 with --raw]"
         ),
         "temperature": click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest."),
-        "top_p": click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Nucleus to draw from."),
+        "top_p": click.option("--top-p", type=click.FloatRange(0, 1), help="Nucleus to draw from."),
         "top_k": click.option("--top-k", type=click.IntRange(min=0), help="Draw from the k likeliest; 0: all."),
         "min_p": click.option(
             "--min-p",

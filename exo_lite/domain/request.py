@@ -13,9 +13,11 @@ FinishReason = Literal["stop", "length"]
 
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
+MAX_TOP_K = 2**31 - 1
 
 _RANGES = {
     "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
     "repetition_penalty": (0.01, 100.0),
     "presence_penalty": (-2.0, 2.0),
@@ -31,7 +33,7 @@ class Sampling:
     In this order: `logit_bias` adds to scores; `repetition_penalty` divides positive and multiplies other scores of
     tokens in prompt or answer; `presence_penalty` and `frequency_penalty` take from those in the answer, once and per
     occurrence; `temperature` divides all (0 is greedy); `top_k`, `top_p` (of what top_k left) and `min_p` (of the
-    greatest probability) drop the less likely.
+    greatest probability) drop the less likely; the likeliest always stays, so that `top_p` 0 is as good as greedy.
     `seed` fixes every draw: token `index` of a request uses a number hashed from (seed, index) alone.
     Raises InvalidRequest.
     """
@@ -54,10 +56,8 @@ class Sampling:
             value = getattr(self, name)
             if not least <= value <= greatest:
                 raise InvalidRequest(f"{name} must lie between {least:g} and {greatest:g}, not {value}", param=name)
-        if not 0.0 < self.top_p <= 1.0:
-            raise InvalidRequest(f"top_p must be above 0 and at most 1, not {self.top_p}", param="top_p")
-        if self.top_k < 0:
-            raise InvalidRequest(f"top_k must be 0 (off) or more, not {self.top_k}", param="top_k")
+        if not 0 <= self.top_k <= MAX_TOP_K:
+            raise InvalidRequest(f"top_k must be 0 (off) to {MAX_TOP_K}, not {self.top_k}", param="top_k")
         if not 0 <= self.seed < 2**64:
             raise InvalidRequest(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed}", param="seed")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:

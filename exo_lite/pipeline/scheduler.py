@@ -234,9 +234,10 @@ class Scheduler:
             raise InvalidRequest(f"timeout must be more than 0 s, not {request.timeout_s:g}", param="timeout")
         self._check_token_ids(request)
         if request.num_tokens > self._context_length:
-            raise ContextLengthExceeded(
-                f"{len(request.token_ids)} prompt tokens and up to {request.max_tokens} new ones make "
-                f"{request.num_tokens}, more than the {self._context_length} of each sequence: shorten one of them"
+            raise ContextLengthExceeded.of(
+                num_prompt_tokens=len(request.token_ids),
+                num_answer_tokens=request.max_tokens,
+                context_length=self._context_length,
             )
 
     def _check_token_ids(self, request: GenerateRequest) -> None:

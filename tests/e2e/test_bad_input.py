@@ -97,11 +97,11 @@ def test_a_prompt_beyond_the_context_is_refused_before_any_hop(served: Node) -> 
         os.kill(worker, signal.SIGCONT)
     assert (reply.status_code, error_of(reply)["code"]) == (400, "context_length_exceeded")
     message = error_of(reply)["message"]
-    assert "context of 96 tokens" in message
-    assert int(message.split("the prompt has ")[1].split()[0]) > 200
+    assert "maximum context length is 96 tokens" in message
+    assert int(message.split("you requested ")[1].split()[0]) > 200
     assert "--context" in message
     assert (done.returncode, done.stdout) == (1, "")
-    assert "context of 96 tokens" in done.stderr
+    assert "maximum context length is 96 tokens" in done.stderr
 
 
 @pytest.fixture

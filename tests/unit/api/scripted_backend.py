@@ -87,6 +87,10 @@ class ScriptedBackend:
     """`answer` is what every generation samples, the end-of-sequence token after it."""
 
     answer: str = "Hello"
+    answers: list[str] = field(default_factory=list)
+    """Instead of it, one for each generation, in order."""
+    num_cached_tokens: int = 0
+    """Of each prompt."""
     error: ExoLiteError | None = None
     """Raised by `generate` after `error_after` tokens, and by load and plan."""
     error_after: int = 0
@@ -187,13 +191,14 @@ class ScriptedBackend:
         self.num_open += 1
         self.started.put_nowait(model)
         try:
-            sampled = [ord(letter) for letter in self.answer] + [EOS]
+            sampled = [ord(letter) for letter in (self.answers.pop(0) if self.answers else self.answer)] + [EOS]
             for index, token_id in enumerate(sampled[:max_tokens]):
                 await self._before(index)
                 is_end = token_id in stop_token_ids
                 is_last = index == min(max_tokens, len(sampled)) - 1
                 reason: FinishReason | None = "stop" if is_end else "length" if is_last else None
-                yield Token(index, token_id, reason, self._logprobs(sampling, index, token_id))
+                cached = 0 if index else self.num_cached_tokens
+                yield Token(index, token_id, reason, self._logprobs(sampling, index, token_id), cached)
         finally:
             self.num_open -= 1
             self.closed.set()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 
 import httpx2
@@ -117,8 +118,11 @@ async def test_a_prompt_that_fills_the_context_is_refused_before_any_hop(
     assert response.status_code == 400
     assert error["code"] == "context_length_exceeded"
     assert error["param"] == "messages"
-    assert "117 tokens" in error["message"]
-    assert "64 tokens" in error["message"]
+    assert error["message"].startswith(
+        "This model's maximum context length is 64 tokens. However, you requested 118 tokens "
+        "(117 in the messages, 1 in the completion), which exceeds the context window"
+    )
+    assert "prompt is too long" in error["message"]  # the words that langchain-openai 1.7 looks for
     assert backend.asked == []
 
 
@@ -132,6 +136,57 @@ async def test_a_stop_string_ends_the_answer_and_the_generation(
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["choices"][0]["token_ids"] == [ord(letter) for letter in "Hello"]
     assert backend.num_open == 0
+
+
+async def test_as_many_stop_strings_as_editors_send(client: httpx2.AsyncClient) -> None:
+    stops = [*(f"</{number}>" for number in range(63)), "lo"]
+    answer = (await client.post(PATH, json={**ASK, "stop": stops})).json()
+    assert answer["choices"][0]["message"]["content"] == "Hel"
+
+
+async def test_several_answers_of_one_prompt(sdk: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
+    completion = await sdk.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "Hi"}], n=3, seed=2**64 - 1
+    )
+    assert [(one.index, one.message.content) for one in completion.choices] == [
+        (0, "Hello"),
+        (1, "Hello"),
+        (2, "Hello"),
+    ]
+    assert [asked.sampling.seed for asked in backend.asked] == [2**64 - 1, 0, 1]
+    assert completion.usage is not None
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (len("<user>Hi<assistant>"), 18)
+
+
+async def test_further_answers_wait_for_the_first_token_so_that_the_prompt_is_computed_once(
+    client: httpx2.AsyncClient, backend: ScriptedBackend
+) -> None:
+    backend.pause = asyncio.Event()
+    call = asyncio.create_task(client.post(PATH, json={**ASK, "n": 3}))
+    await asyncio.wait_for(backend.started.get(), 5)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert backend.num_open == 1
+    backend.pause.set()
+    assert len((await call).json()["choices"]) == 3
+
+
+async def test_streamed_answers_of_one_prompt_are_told_apart_by_their_index(sdk: openai.AsyncOpenAI) -> None:
+    stream = await sdk.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "Hi"}], n=2, stream=True
+    )
+    texts, roles, reasons = {0: "", 1: ""}, {0: 0, 1: 0}, {}
+    async for chunk in stream:
+        [choice] = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        roles[choice.index] += choice.delta.role == "assistant"
+        reasons[choice.index] = choice.finish_reason
+    assert (texts, roles, reasons) == ({0: "Hello", 1: "Hello"}, {0: 1, 1: 1}, {0: "stop", 1: "stop"})
+
+
+async def test_a_top_p_of_zero_is_taken(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+    assert (await client.post(PATH, json={**ASK, "top_p": 0})).status_code == 200
+    assert backend.asked[0].sampling.top_p == 0.0
 
 
 async def test_half_a_stop_string_is_not_lost_at_the_end(client: httpx2.AsyncClient) -> None:
@@ -165,7 +220,8 @@ async def test_streamed_token_ids_add_up(client: httpx2.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("extra", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logprobs": 3}, "logprobs"),
@@ -184,17 +240,25 @@ async def test_streamed_token_ids_add_up(client: httpx2.AsyncClient) -> None:
         ({"frequency_penalty": -2.5}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"min_p": 1.5}, "min_p"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": ["a"] * 65}, "stop"),
+        ({"stop": ["a" * 1025]}, "stop"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
         ({"top_k": -2}, "top_k"),
+        ({"top_k": 2**31}, "top_k"),
+        ({"top_k": 2**32}, "top_k"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"keep_alive": "soon"}, "keep_alive"),
         ({"keep_alive": True}, "keep_alive"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "system", "content": []}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages.0.content.0",

@@ -77,7 +77,10 @@ async def test_a_stream_of_several_prompts(client: httpx2.AsyncClient) -> None:
     ("extra", "param"),
     [
         ({"suffix": "tail"}, "suffix"),
-        ({"best_of": 2}, "best_of"),
+        ({"best_of": 17}, "best_of"),
+        ({"n": 3, "best_of": 2}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"prompt": ["x"] * 65, "n": 2}, "n"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
@@ -98,6 +101,41 @@ async def test_refusals_name_the_parameter(
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
     assert backend.asked == []
+
+
+async def test_n_answers_to_each_prompt_stand_in_the_order_of_the_prompts(client: httpx2.AsyncClient) -> None:
+    body = {"model": MODEL, "prompt": ["a", "bc"], "n": 2, "echo": True}
+    response = await client.post(PATH, json=body)
+    assert [choice["text"] for choice in choices_of(response)] == ["aHello", "aHello", "bcHello", "bcHello"]
+    usage = response.json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (5, 24)  # each prompt once, each answer
+    streamed = await client.post(PATH, json={**body, "stream": True})
+    texts: dict[int, str] = defaultdict(str)
+    for line in streamed.text.splitlines():
+        if line.startswith("data: {"):
+            [choice] = json.loads(line.removeprefix("data: "))["choices"]
+            texts[choice["index"]] += choice["text"]
+    assert texts == {0: "aHello", 1: "aHello", 2: "bcHello", 3: "bcHello"}
+
+
+async def test_the_best_of_several_answers(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+    backend.answers = ["ccccc", "a", "bbb"]  # tokens are the less likely the further on they stand
+    body = {"model": MODEL, "prompt": "x", "best_of": 3, "n": 2, "max_tokens": 8}
+    response = await client.post(PATH, json=body)
+    assert [(one["index"], one["text"], one["logprobs"]) for one in choices_of(response)] == [
+        (0, "a", None),
+        (1, "bbb", None),
+    ]
+    assert response.json()["usage"]["completion_tokens"] == 12
+
+
+async def test_what_further_answers_find_in_the_cache_is_not_counted(
+    client: httpx2.AsyncClient, backend: ScriptedBackend
+) -> None:
+    backend.num_cached_tokens = 2
+    answer = (await client.post(PATH, json={"model": MODEL, "prompt": "abc", "n": 3})).json()
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
+    assert (answer["timings"]["cache_n"], answer["timings"]["prompt_n"]) == (2, 2)
 
 
 async def test_one_failing_prompt_ends_all(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:

@@ -5,7 +5,7 @@ import logging
 import httpx2
 import pytest
 
-from exo_lite.api.errors import failure_of
+from exo_lite.api.errors import MAX_RETRY_AFTER_S, failure_of
 from exo_lite.api.route_hints import PATHS
 from exo_lite.domain.errors import (
     ContextLengthExceeded,
@@ -53,8 +53,17 @@ def test_statuses(error: Exception, status: int) -> None:
 
 def test_an_error_that_knows_when_to_come_again_says_so() -> None:
     busy = QueueFull("x")
-    busy.retry_after_s = 17
-    assert failure_of(busy).retry_after_s == 17
+    busy.retry_after_s = 3
+    assert failure_of(busy).retry_after_s == 3
+    assert failure_of(busy).message == "x"
+
+
+def test_nobody_is_kept_waiting_for_longer_than_a_user_would_but_the_message_is_honest() -> None:
+    busy = QueueFull("the line is full")
+    busy.retry_after_s = 60
+    failure = failure_of(busy)
+    assert failure.retry_after_s == MAX_RETRY_AFTER_S == 5
+    assert failure.message == "the line is full (there should be room in about 60 s)"
 
 
 @pytest.mark.parametrize(

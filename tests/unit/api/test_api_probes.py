@@ -75,6 +75,8 @@ async def test_requests_are_counted_and_timed(backend: ScriptedBackend, ticking_
     assert (timings["prompt_n"], timings["predicted_n"]) == (3, 6)
     assert (timings["prompt_ms"], timings["predicted_ms"]) == (3000, 10000)
     assert timings["predicted_per_second"] == 0.5
+    assert (timings["cache_n"], timings["prompt_per_second"]) == (0, 1.0)
+    assert (timings["prompt_per_token_ms"], timings["predicted_per_token_ms"]) == (1000, 2000)
 
 
 async def test_models(client: httpx2.AsyncClient, sdk: openai.AsyncOpenAI) -> None:

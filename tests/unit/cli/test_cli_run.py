@@ -227,7 +227,7 @@ def test_the_api_key_is_sent(ask, ready):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--temperature", "3"], ["--top-p", "0"], ["--max-tokens", "0"], ["--dtype", "int4"]]
+    "flags", [["--temperature", "3"], ["--top-p", "1.1"], ["--max-tokens", "0"], ["--dtype", "int4"]]
 )
 def test_impossible_flags_are_wrong_usage(ask, ready, flags):
     assert ask("run", "tiny", "Hi", *flags).exit_code == 2

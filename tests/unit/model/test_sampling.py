@@ -71,6 +71,7 @@ def test_greedy_takes_the_lowest_of_equal_ids():
         (Sampling(top_k=2), [1, 3]),
         (Sampling(top_k=5), [0, 1, 2, 3, 4]),
         (Sampling(top_k=1000), [0, 1, 2, 3, 4]),
+        (Sampling(top_p=0.0), [1]),
         (Sampling(top_p=1e-9), [1]),
         (Sampling(top_p=0.39), [1]),
         (Sampling(top_p=0.41), [1, 3]),
