@@ -13,7 +13,8 @@ FinishReason = Literal["stop", "length"]
 
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
-MAX_TOP_K = 2**31 - 1
+MAX_TOP_K = 2**32 - 1
+"""What the wire holds."""
 
 _RANGES = {
     "temperature": (0.0, 2.0),

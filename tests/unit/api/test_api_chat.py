@@ -247,7 +247,6 @@ async def test_streamed_token_ids_add_up(client: httpx2.AsyncClient) -> None:
         ({"top_p": -0.1}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
         ({"top_k": -2}, "top_k"),
-        ({"top_k": 2**31}, "top_k"),
         ({"top_k": 2**32}, "top_k"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"keep_alive": "soon"}, "keep_alive"),
