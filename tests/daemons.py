@@ -226,10 +226,12 @@ class Daemons:
         node_id: str | None = None,
         own_ports: bool = True,
         flags: Sequence[str] = (),
+        shell: str = "",
     ) -> Node:
         """Start a daemon, for the first time or again, and wait until it serves.
 
         Without `own_ports` it looks for the default ones. `flags` win over the usual ones.
+        `shell` is run first in the daemon's own process, e.g. to set limits.
         """
         data_dir = self.folder / name
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -245,6 +247,7 @@ class Daemons:
             *("--memory", memory, "--threads", str(threads), "--device", "cpu"),
             *("--data-dir", str(data_dir), "--models-dir", str(self.models_dir), *flags),
         ]
+        command = ["bash", "-c", f'{shell} && exec "$@"', "bash", *command] if shell else command
         log_path = self.folder / f"{name}.log"
         with log_path.open("ab") as log:
             process = subprocess.Popen(

@@ -17,6 +17,7 @@ from exo_lite.api.errors import handle_error
 from exo_lite.api.events import events_router
 from exo_lite.api.gate import AccessRules, Gate
 from exo_lite.api.generation import Clock, Service
+from exo_lite.api.limits import HttpLimits
 from exo_lite.api.metrics import RequestMetrics
 from exo_lite.api.models import models_router
 from exo_lite.api.page import page_files, page_router
@@ -30,6 +31,7 @@ def create_app(
     allowed_hosts: Sequence[str],
     clock: Clock = time.monotonic,
     keep_alive_s: float = 10.0,
+    limits: HttpLimits | None = None,
 ) -> FastAPI:
     """The ASGI app over a daemon.
 
@@ -37,6 +39,7 @@ def create_app(
     names that requests may carry besides plain addresses (`*`: any). `keep_alive_s` is the longest silence in a
     streamed answer. Raises InvalidRequest for a key that can't be one.
     """
+    limits = limits or HttpLimits()
     service = Service(backend, RequestMetrics(backend.state), clock, keep_alive_s)
     files = page_files()
     app = FastAPI(
@@ -50,8 +53,8 @@ def create_app(
     app.include_router(chat_router(service))
     app.include_router(completions_router(service))
     app.include_router(control_router(backend))
-    app.include_router(events_router(backend))
+    app.include_router(events_router(backend, max_streams=limits.event_streams))
     app.include_router(page_router(files))
     rules = AccessRules(api_key, frozenset(allowed_hosts), frozenset({HEALTH_PATH, *files}))
-    app.add_middleware(Gate, rules=rules)
+    app.add_middleware(Gate, rules=rules, max_requests=limits.requests)
     return app

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import Coroutine
 from contextlib import closing
 
 from exo_lite.api.app import create_app
+from exo_lite.api.limits import HttpLimits, http_limits
 from exo_lite.api.listening import bind_http
 from exo_lite.api.server import serve_http
 from exo_lite.api.systemd import notify_systemd
@@ -15,18 +17,20 @@ from exo_lite.domain.logs import set_up_logging
 from exo_lite.node.config import DEFAULT_HTTP, NodeConfig
 from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
+from exo_lite.node.descriptors import raise_descriptor_limit
 from exo_lite.node.machine import default_name
 
 
 def run_daemon(config: NodeConfig) -> int:
     """Run until SIGTERM or SIGINT, drain, and return 0. Raises StartupError."""
     set_up_logging(config.log_format, source=config.name or default_name())
+    limits = http_limits(raise_descriptor_limit())
     with closing(DataFolder(config.data_dir)) as folder, closing(bind_http(config.http, config.api_key)) as sock:
-        asyncio.run(_run(config, folder, sock))
+        asyncio.run(_run(config, folder, sock, limits))
     return 0
 
 
-async def _run(config: NodeConfig, folder: DataFolder, sock: socket.socket) -> None:
+async def _run(config: NodeConfig, folder: DataFolder, sock: socket.socket, limits: HttpLimits) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -34,23 +38,18 @@ async def _run(config: NodeConfig, folder: DataFolder, sock: socket.socket) -> N
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     async with start_daemon(config, folder, address) as daemon:
         asyncio.get_running_loop().set_exception_handler(daemon.supervisor.on_loop_error)
-        await _serve_until(stopped, daemon, config, folder, sock, address)
+        names = [address.rpartition(":")[0], "localhost", socket.gethostname(), *config.allowed_hosts]
+        app = create_app(daemon.service, api_key=config.api_key, allowed_hosts=names, limits=limits)
+        _note_moved_port(daemon, config, address)
+        folder.publish_http_address(address)
+        notify_systemd("READY=1")
+        daemon.note("started", f"status page and API at http://{address}")
+        serving = serve_http(app, sock, max_connections=limits.connections, supervisor=daemon.supervisor)
+        await _serve_until(stopped, daemon, serving)
 
 
-async def _serve_until(
-    stopped: asyncio.Event, daemon: Daemon, config: NodeConfig, folder: DataFolder, sock: socket.socket, address: str
-) -> None:
-    host = address.rpartition(":")[0]
-    app = create_app(
-        daemon.service,
-        api_key=config.api_key,
-        allowed_hosts=[host, "localhost", socket.gethostname(), *config.allowed_hosts],
-    )
-    _note_moved_port(daemon, config, address)
-    folder.publish_http_address(address)
-    notify_systemd("READY=1")
-    daemon.note("started", f"status page and API at http://{address}")
-    serving = asyncio.create_task(serve_http(app, sock))
+async def _serve_until(stopped: asyncio.Event, daemon: Daemon, serve: Coroutine[object, object, None]) -> None:
+    serving = asyncio.create_task(serve)
     stop = asyncio.create_task(stopped.wait())
     try:
         await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -60,6 +59,7 @@ async def _serve_until(
         notify_systemd("STOPPING=1")
         daemon.service.drain()
         serving.cancel()
+        stop.cancel()
         await asyncio.wait({serving})
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from exo_lite.api.route_hints import not_found_message, wrong_method_message
 from exo_lite.domain.errors import (
+    DaemonBusy,
     DeadlineExceeded,
     ExoLiteError,
     InvalidModel,
@@ -96,6 +97,8 @@ def error_response(error: BaseException) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if failure.retry_after_s is not None:
         headers["Retry-After"] = str(failure.retry_after_s)
+    if isinstance(error, DaemonBusy):
+        headers["Connection"] = "close"  # its place is for another one
     if failure.is_permanent:
         headers["x-should-retry"] = "false"  # OpenAI's SDKs repeat every 5xx otherwise
     return JSONResponse(failure.document, failure.status, headers)

@@ -10,12 +10,17 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from exo_lite.api.backend import Backend
+from exo_lite.api.limits import MAX_EVENT_STREAMS
 from exo_lite.api.sse import EventStream, Write, sse_event
+from exo_lite.domain.errors import DaemonBusy
 
 MIN_INTERVAL_S = 0.25
 """Between two changes: at most four a second, however busy the cluster."""
 KEEP_ALIVE_S = 2.0
 """Short, so that the page can tell a quiet cluster from a dead connection within seconds."""
+
+STALL_S = 30.0
+"""Who reads nothing for so long leaves its place to another."""
 
 
 def changed_keys(sent: Mapping[str, object], document: Mapping[str, object]) -> dict[str, object]:
@@ -23,8 +28,22 @@ def changed_keys(sent: Mapping[str, object], document: Mapping[str, object]) -> 
     return {key: value for key, value in document.items() if key not in sent or sent[key] != value}
 
 
-def events_router(backend: Backend) -> APIRouter:
+def events_router(backend: Backend, *, max_streams: int = MAX_EVENT_STREAMS) -> APIRouter:
+    """At most `max_streams` at once: the next ones get 503, code `daemon_busy`."""
     router = APIRouter()
+    num_streams = 0
+
+    async def take_place(write: Write) -> None:
+        nonlocal num_streams
+        if num_streams >= max_streams:
+            raise DaemonBusy(
+                f"{num_streams} clients follow this daemon's events, as many as it serves: try again later"
+            )
+        num_streams += 1
+        try:
+            await follow(write)
+        finally:
+            num_streams -= 1
 
     async def follow(write: Write) -> None:
         sent = dict(backend.state())
@@ -42,6 +61,6 @@ def events_router(backend: Backend) -> APIRouter:
 
     @router.get("/api/v1/events", response_model=None)
     async def events() -> Response:
-        return EventStream(follow, keep_alive_s=KEEP_ALIVE_S)
+        return EventStream(take_place, keep_alive_s=KEEP_ALIVE_S, stall_s=STALL_S)
 
     return router

@@ -7,7 +7,8 @@ import hashlib
 import ipaddress
 import re
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hmac import compare_digest
 from urllib.parse import urlsplit
@@ -18,15 +19,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exo_lite.api.body_headers import check_body_headers
 from exo_lite.api.errors import error_response
+from exo_lite.api.limits import MAX_REQUESTS
 from exo_lite.api.log import log_unexpected
 from exo_lite.domain.api_key import parse_api_key
-from exo_lite.domain.errors import Unauthorized
+from exo_lite.domain.errors import DaemonBusy, Unauthorized
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 BODY_TIMEOUT_S = 30.0
 """For all of a request's body to arrive."""
 ANY_HOST = "*"
 MAX_HOST_CHARS = 253
+PROBE_PATHS = frozenset({"/health", "/readyz", "/metrics"})
+"""They answer however many requests are under way."""
 
 _TENANT = "exo_lite.tenant"
 
@@ -70,9 +74,11 @@ class AccessRules:
 class Gate:
     """ASGI middleware: outermost, so that nothing can be added to the app that escapes it."""
 
-    def __init__(self, app: ASGIApp, *, rules: AccessRules) -> None:
+    def __init__(self, app: ASGIApp, *, rules: AccessRules, max_requests: int = MAX_REQUESTS) -> None:
         self._app = app
         self._rules = rules
+        self._max_requests = max_requests
+        self._num_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -83,11 +89,26 @@ class Gate:
             headers = Headers(scope=scope)
             scope[_TENANT] = check_access(self._rules, scope["method"], scope["path"], headers)
             check_body_headers(scope["method"], headers)
-            await self._app(scope, _LimitedBody(receive, headers).receive, outgoing.send)
+            with self._place(scope["path"]):
+                await self._app(scope, _LimitedBody(receive, headers).receive, outgoing.send)
         except Exception as error:  # the top of a request: whatever happens gets the one error format
             log_unexpected(error)
             if not outgoing.has_started:
                 await error_response(error)(scope, receive, outgoing.send)
+
+    @contextmanager
+    def _place(self, path: str) -> Iterator[None]:
+        """One of the requests under way. Raises DaemonBusy; probes and the page's files always get through."""
+        if path in PROBE_PATHS or path in self._rules.open_paths:
+            yield
+            return
+        if self._num_requests >= self._max_requests:
+            raise DaemonBusy(f"this daemon answers {self._num_requests} requests, as many as it can: ask again")
+        self._num_requests += 1
+        try:
+            yield
+        finally:
+            self._num_requests -= 1
 
 
 def check_access(rules: AccessRules, method: str, path: str, headers: Headers) -> str:

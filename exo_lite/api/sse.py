@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from exo_lite.api.errors import failure_of
 from exo_lite.api.log import log_unexpected
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+STALL_S = 300.0
+"""How long a client may leave what it was sent unread."""
 
 
 def sse_event(data: object, *, event: str | None = None, event_id: int | None = None) -> bytes:
@@ -65,19 +67,22 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, produce: Produce, *, keep_alive_s: float) -> None:
+    def __init__(self, produce: Produce, *, keep_alive_s: float, stall_s: float = STALL_S) -> None:
         super().__init__(headers={"X-Accel-Buffering": "no"})  # nginx would collect the events otherwise
         del self.headers["content-length"]
         self._produce = produce
         self._keep_alive_s = keep_alive_s
+        self._stall_s = stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_disconnected(receive, self._run(_Outlet(send, self.raw_headers)))
+        await until_disconnected(receive, self._run(_Outlet(send, self.raw_headers, self._stall_s)))
 
     async def _run(self, outlet: _Outlet) -> None:
         ticking = asyncio.create_task(self._fill_silences(outlet))
         try:
             await self._produce(outlet.write)
+        except ClientDisconnect:
+            raise  # there is nobody to tell
         except Exception as error:  # the top of a stream: what broke off is told in the one error format
             if not outlet.has_started:
                 raise
@@ -100,8 +105,9 @@ class EventStream(Response):
 class _Outlet:
     """The response's body: headers before the first bytes, one writer at a time."""
 
-    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], stall_s: float) -> None:
         self.has_started = False
+        self._stall_s = stall_s
         self.written = asyncio.Event()
         self._send = send
         self._headers = headers
@@ -110,13 +116,21 @@ class _Outlet:
     async def write(self, data: bytes) -> None:
         async with self._lock:
             await self._start()
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._deliver({"type": "http.response.body", "body": data, "more_body": True})
         self.written.set()
 
     async def close(self) -> None:
         async with self._lock:
             await self._start()
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._deliver({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _deliver(self, message: Message) -> None:
+        """Raises ClientDisconnect for a client that does not read: what waits for it holds a place, and memory."""
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._send(message)
+        except TimeoutError as error:
+            raise ClientDisconnect from error
 
     async def _start(self) -> None:
         if not self.has_started:

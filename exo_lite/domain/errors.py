@@ -10,6 +10,7 @@
     ├── InvalidShard
     ├── ModelDoesNotFit              no contiguous split over the living nodes holds it
     ├── NotReady                     forming, loading or not loaded: worth another try
+    │   └── DaemonBusy               more connections or requests at once than it can hold
     ├── QueueFull
     ├── DeadlineExceeded             an answer took longer than its request allows
     ├── Unauthorized
@@ -102,6 +103,10 @@ class ModelDoesNotFit(ExoLiteError):
 class NotReady(ExoLiteError):
     code = "not_ready"
     is_permanent = False
+
+
+class DaemonBusy(NotReady):
+    code = "daemon_busy"
 
 
 class QueueFull(ExoLiteError):

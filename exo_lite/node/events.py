@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 from exo_lite.domain.cluster import ClusterState, Member
 from exo_lite.domain.placement import Instance
+from exo_lite.domain.repeats import Repeats
 
 log = logging.getLogger(__name__)
 
 MAX_EVENTS = 100
+LINES_OF_A_KIND = 30
+SPAN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +30,29 @@ class NodeEvent:
 
 
 class EventLog:
-    """The last MAX_EVENTS events, newest last; each is logged as well."""
+    """The last MAX_EVENTS events, newest last; they are logged as well, unless a kind comes by the dozen."""
 
-    def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, wall_clock: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._events: deque[NodeEvent] = deque(maxlen=MAX_EVENTS)
         self._wall_clock = wall_clock
+        self._repeats = Repeats(clock, burst=LINES_OF_A_KIND, every_s=SPAN_S)
 
     def __iter__(self) -> Iterator[NodeEvent]:
         return iter(self._events)
 
     def add(self, kind: str, text: str, fix: str | None = None) -> None:
         self._events.append(NodeEvent(self._wall_clock(), kind, text, fix))
-        log.log(logging.WARNING if fix else logging.INFO, text, extra={"kind": kind} | ({"fix": fix} if fix else {}))
+        num_left_out = self._repeats.tell(kind)
+        if num_left_out is None:
+            return
+        fields: dict[str, object] = {"kind": kind}
+        if fix:
+            fields["fix"] = fix
+        if num_left_out:
+            fields["left_out"] = num_left_out
+        log.log(logging.WARNING if fix else logging.INFO, text, extra=fields)
 
     def record_change(self, before: ClusterState, after: ClusterState) -> None:
         for kind, text, fix in describe_change(before, after):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -42,11 +43,11 @@ class SlowApp:
 
 
 @asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[tuple[int, asyncio.Task[None]]]:
+async def served(app: ASGIApp, max_connections: int = 100) -> AsyncIterator[tuple[int, asyncio.Task[None]]]:
     """The port and the serving task; it is cancelled at the end."""
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
-    serving = asyncio.create_task(serve_http(app, sock))
+    serving = asyncio.create_task(serve_http(app, sock, max_connections=max_connections))
     try:
         async with asyncio.timeout(DEADLINE_S):
             yield port, serving
@@ -122,3 +123,70 @@ async def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.Monk
         writer.write(beginning)
         assert await reader.read() == b""
         writer.close()
+
+
+class Descriptors:
+    """A system that has none left for so many tries to accept a connection."""
+
+    def __init__(self, num_failures: int, error: OSError) -> None:
+        self.num_tries = 0
+        self._num_failures = num_failures
+        self._error = error
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        accept = asyncio.SelectorEventLoop.sock_accept
+
+        async def failing(loop: asyncio.SelectorEventLoop, sock: socket.socket) -> tuple[socket.socket, object]:
+            self.num_tries += 1
+            if self.num_tries <= self._num_failures:
+                raise self._error
+            return await accept(loop, sock)
+
+        monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_accept", failing)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EBADMSG, "what nobody expects")]
+)
+async def test_accepting_goes_on_after_errors_and_does_not_spin(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: OSError
+) -> None:
+    monkeypatch.setattr(server, "FULL_PAUSE_S", 0.01)
+    descriptors, app = Descriptors(3, error), SlowApp()
+    descriptors.install(monkeypatch)
+    app.go.set()
+    async with served(app) as (port, _), httpx2.AsyncClient(trust_env=False) as client:
+        assert (await client.get(f"http://127.0.0.1:{port}/")).text == "done"
+    assert descriptors.num_tries <= 6
+    records = [record for record in caplog.records if record.getMessage().startswith("accepting connections")]
+    assert len(records) == 3
+    assert all(record.exc_info is None for record in records)
+
+
+async def test_the_connection_that_has_been_idle_for_longest_gives_way() -> None:
+    app = SlowApp()
+    async with served(app, max_connections=3) as (port, _):
+        busy_reader, busy = await asyncio.open_connection("127.0.0.1", port)
+        busy.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await app.asked.wait()
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        with suppress(ConnectionResetError):
+            assert await idle[0][0].read() == b""  # closed: the fourth needed its place
+        app.go.set()
+        assert (await busy_reader.readline()).startswith(b"HTTP/1.1 200")
+        for _, writer in (*idle, (busy_reader, busy)):
+            writer.close()
+
+
+async def test_where_all_connections_have_requests_the_new_one_is_closed() -> None:
+    app = SlowApp()
+    async with served(app, max_connections=1) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await app.asked.wait()
+        late_reader, late = await asyncio.open_connection("127.0.0.1", port)
+        assert await late_reader.read() == b""
+        app.go.set()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+        late.close()

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import json
+
+import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from exo_lite.api.app import create_app
 from exo_lite.api.events import changed_keys
+from exo_lite.api.limits import HttpLimits
+from exo_lite.api.sse import EventStream, Write
 from tests.unit.api.asgi_call import AsgiCall, asgi_call
 from tests.unit.api.scripted_backend import STATE, ScriptedBackend
 
@@ -45,3 +52,29 @@ async def test_the_stream_ends_when_the_daemon_drains(backend: ScriptedBackend) 
 
 def test_changed_keys_are_new_or_different() -> None:
     assert changed_keys({"a": 1, "b": [1]}, {"a": 1, "b": [2], "c": None}) == {"b": [2], "c": None}
+
+
+async def test_one_stream_too_many_is_told_to_come_again(backend: ScriptedBackend) -> None:
+    app = create_app(backend, api_key=None, allowed_hosts=[], limits=HttpLimits(event_streams=2))
+    async with asgi_call(app, PATH) as first, asgi_call(app, PATH) as second:
+        for call in (first, second):
+            assert (await next_event(call))["event"] == "state"
+        async with asgi_call(app, PATH) as third:
+            assert json.loads(await third.event())["error"]["code"] == "daemon_busy"
+            assert third.status == 503
+    async with asgi_call(app, PATH) as call:
+        assert (await next_event(call))["event"] == "state"
+
+
+async def test_a_client_that_does_not_read_leaves_its_place() -> None:
+    async def produce(write: Write) -> None:
+        while True:
+            await write(b"data: 1\n\n")
+
+    async def never_read(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    stream = EventStream(produce, keep_alive_s=1000.0, stall_s=0.01)
+    with pytest.raises(ClientDisconnect):
+        await stream({"type": "http"}, asyncio.Queue[Message]().get, never_read)

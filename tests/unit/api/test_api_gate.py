@@ -8,8 +8,10 @@ import pytest
 
 from exo_lite.api.app import create_app
 from exo_lite.api.gate import MAX_BODY_BYTES, is_host_allowed, is_same_origin
+from exo_lite.api.limits import HttpLimits
 from exo_lite.api.page import page_files
 from exo_lite.domain.errors import InvalidRequest
+from tests.unit.api.asgi_call import asgi_call
 from tests.unit.api.scripted_backend import MODEL, ScriptedBackend
 
 KEY = {"Authorization": "Bearer the-key"}
@@ -207,3 +209,22 @@ async def test_large_bodies_are_refused(client: httpx2.AsyncClient, is_declared:
     response = await client.post("/v1/chat/completions", content=content, headers=headers)
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "request_too_large"
+
+
+async def test_one_request_too_many_is_told_to_come_again_and_probes_are_answered(backend: ScriptedBackend) -> None:
+    app = create_app(backend, api_key=None, allowed_hosts=["daemon.test"], limits=HttpLimits(requests=1))
+    transport = httpx2.ASGITransport(app)
+    async with (
+        asgi_call(app, "/api/v1/events") as running,
+        httpx2.AsyncClient(transport=transport, base_url="http://daemon.test") as client,
+    ):
+        await running.event()
+        refused = await client.get("/api/v1/state")
+        assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "x-should-retry" not in refused.headers
+        assert refused.json()["error"]["code"] == "daemon_busy"
+        for path in ("/health", "/", "/metrics"):
+            assert (await client.get(path)).status_code == 200
+    async with httpx2.AsyncClient(transport=transport, base_url="http://daemon.test") as client:
+        assert (await client.get("/api/v1/state")).status_code == 200

@@ -8,7 +8,7 @@ import pytest
 from exo_lite.domain.cluster import ClusterState, MemberState
 from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.domain.placement import Departure, Instance
-from exo_lite.node.events import MAX_EVENTS, EventLog, NodeEvent, describe_change
+from exo_lite.node.events import LINES_OF_A_KIND, MAX_EVENTS, SPAN_S, EventLog, NodeEvent, describe_change
 from tests.unit.node.cluster_states import EPOCH, FIRST, MODEL, SECOND, cluster, instance, member, node
 
 WHO = "node-b (10.0.0.98:52414)"
@@ -98,3 +98,17 @@ def test_the_log_keeps_the_newest_events_with_their_time(caplog: pytest.LogCaptu
     assert kept[0] == NodeEvent(6.0, "note", "event 6")
     assert (kept[-1].time, kept[-1].kind) == (105.0, "node_lost")
     assert [record.levelno for record in caplog.records[-2:]] == [logging.INFO, logging.WARNING]
+
+
+def test_a_kind_that_comes_by_the_hundred_does_not_fill_the_log(caplog: pytest.LogCaptureFixture):
+    now_s = 0.0
+    events = EventLog(lambda: 1.0, lambda: now_s)
+    with caplog.at_level("INFO"):
+        for number in range(500):
+            events.add("node_lost", f"loss {number}", "see the message")
+        events.add("started", "another kind")
+        now_s = SPAN_S
+        events.add("node_lost", "one more", "see the message")
+    assert len(caplog.records) == LINES_OF_A_KIND + 2
+    assert caplog.records[-1].__dict__["left_out"] == 500 - LINES_OF_A_KIND
+    assert len(list(events)) == MAX_EVENTS
