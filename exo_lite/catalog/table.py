@@ -14,6 +14,16 @@ from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.domain.ids import ModelId, parse_model_id
 from exo_lite.domain.model_spec import ModelSpec
 
+_STRUCTURE = (
+    "model_type",
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ShardTableRow:
@@ -31,6 +41,18 @@ class ShardTableRow:
     def names(self) -> tuple[str, ...]:
         return (self.model_id, *self.aliases)
 
+    def template_for(self, spec: ModelSpec) -> str | None:
+        """The chat template, unless these are another model's files under this one's name."""
+        return None if self.differences(spec) else self.chat_template
+
+    def differences(self, spec: ModelSpec) -> list[str]:
+        """Where the files of a model are built otherwise than this one, as in "2 num_hidden_layers, not 32".
+
+        Vocabulary, context and number type are left out: a tuned model may have others.
+        """
+        pairs = [(name, getattr(spec, name), getattr(self.spec, name)) for name in _STRUCTURE]
+        return [f"{found} {name}, not {expected}" for name, found, expected in pairs if found != expected]
+
 
 @dataclass(frozen=True, slots=True)
 class ShardTable:
@@ -40,6 +62,14 @@ class ShardTable:
         """The row with this id or alias, in any case."""
         wanted = name.strip().lower()
         return next((row for row in self.rows if wanted in row.names), None)
+
+    def id_of(self, name: str) -> ModelId:
+        """The one id that a name stands for, where files are kept and where requests go.
+
+        That of the row with this id or alias, else the name itself. Raises InvalidRequest for what can be no id.
+        """
+        row = self.find(name)
+        return row.model_id if row else parse_model_id(name)
 
     def close_matches(self, name: str, *, at_most: int = 3) -> list[ModelId]:
         """Ids of models with a similar name, the closest first, for "did you mean"."""

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from exo_lite.catalog.hf_config import spec_from_config, spec_to_config
 from exo_lite.catalog.table import ShardTable, load_table
+from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.model_spec import RopeScaling
 
 PUBLISHED = {
@@ -119,10 +127,81 @@ def test_every_row_reads_back_from_its_config(table: ShardTable) -> None:
     assert all(spec_from_config(spec_to_config(row.spec)) == row.spec for row in table.rows)
 
 
-def test_models_whose_files_may_lack_a_template_have_one(table: ShardTable) -> None:
-    with_template = {row.model_id for row in table.rows if row.chat_template is not None}
-    families = ("llama-2-", "llama-3", "vicuna-", "alpaca-")
-    assert with_template == {row.model_id for row in table.rows if row.model_id.startswith(families)}
+TEMPLATES = {
+    "llama-7b": None,
+    "llama-13b": None,
+    "llama-30b": None,
+    "llama-65b": None,
+    "llama-2-7b": "llama-2",
+    "llama-2-13b": "llama-2",
+    "llama-2-70b": "llama-2",
+    "llama-3-8b": "llama-3",
+    "llama-3-70b": "llama-3",
+    "llama-3.1-8b": "llama-3",
+    "llama-3.1-70b": "llama-3",
+    "llama-3.1-405b": "llama-3",
+    "llama-3.2-1b": "llama-3",
+    "llama-3.2-3b": "llama-3",
+    "llama-3.3-70b": "llama-3",
+    "alpaca-7b": "alpaca",
+    "vicuna-7b": "vicuna",
+    "vicuna-13b": "vicuna",
+    "tinyllama-1.1b": None,
+    "smollm2-135m": None,
+    "smollm2-360m": None,
+    "smollm2-1.7b": None,
+}
+"""What each model was tuned on. LLaMA was not tuned for chats; the files of the small ones bring their own."""
+
+
+def test_each_model_has_the_template_of_its_own_family(table: ShardTable) -> None:
+    sources = {
+        path.stem: path.read_text(encoding="utf-8")
+        for path in Path(str(files("exo_lite.catalog").joinpath("templates"))).glob("*.jinja")
+    }
+    names = {source: name for name, source in sources.items()}
+    found = {row.model_id: row.chat_template and names[row.chat_template] for row in table.rows}
+    assert found == TEMPLATES
+
+
+def test_a_model_without_a_vocabulary_of_its_template_has_none(table: ShardTable) -> None:
+    """Llama 3's template writes tokens that only its vocabulary has."""
+    rows = [row for row in table.rows if row.chat_template and "<|eot_id|>" in row.chat_template]
+    assert rows
+    assert {row.spec.vocab_size for row in rows} == {128256}
+
+
+@given(
+    st.sampled_from([(name, row.model_id) for row in load_table().rows for name in row.names]),
+    st.sampled_from([str.lower, str.upper, str.title, lambda name: f"  {name}\n"]),
+)
+def test_every_name_stands_for_one_id_however_it_is_written(
+    name_and_id: tuple[str, str], write: Callable[[str], str]
+) -> None:
+    name, model_id = name_and_id
+    assert load_table().id_of(write(name)) == model_id
+
+
+@given(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True).filter(lambda name: ".." not in name))
+def test_any_other_name_stands_for_itself(name: str) -> None:
+    row = load_table().find(name)
+    assert load_table().id_of(name) == (row.model_id if row else name)
+
+
+@pytest.mark.parametrize("name", ["Mine", "org/mine", "../mine", ""])
+def test_what_can_be_no_id_is_refused(table: ShardTable, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not a model id"):
+        table.id_of(name)
+
+
+def test_where_files_are_another_model_than_their_row_is_told(table: ShardTable) -> None:
+    row = table.find("llama-3-8b")
+    assert row is not None
+    assert row.differences(replace(row.spec, vocab_size=128264, max_position_embeddings=2**20, dtype="float16")) == []
+    other = replace(row.spec, num_hidden_layers=32 + 1, head_dim=64)
+    assert row.differences(other) == ["33 num_hidden_layers, not 32", "64 head_dim, not 128"]
+    assert row.template_for(row.spec) == row.chat_template is not None
+    assert row.template_for(other) is None
 
 
 DIALOG = [
