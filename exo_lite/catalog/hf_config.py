@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from exo_lite.catalog.fields import Fields
+from exo_lite.catalog.quantization_config import refuse_quantized
 from exo_lite.catalog.rope_config import rope_from_config, rope_to_config
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.domain.model_spec import DType, ModelSpec, ModelType
@@ -126,10 +127,7 @@ def _check_kind(fields: Fields) -> None:
     activation = fields.text("hidden_act")
     if activation not in (None, "silu"):
         raise UnsupportedModel(f"hidden_act {activation!r} is not supported, only 'silu'")
-    if fields.get("quantization_config") is not None:
-        raise UnsupportedModel(
-            "quantization_config: quantized checkpoints are not supported; take the original and load it with --quant"
-        )
+    refuse_quantized(fields)
     for key in ("num_local_experts", "num_experts"):
         if fields.get(key) is not None:
             raise UnsupportedModel(f"{key}: mixtures of experts are not supported")

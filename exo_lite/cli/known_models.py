@@ -11,7 +11,9 @@ from exo_lite.catalog.table import ShardTableRow, load_table
 from exo_lite.domain.errors import ModelNotFound
 from exo_lite.domain.ids import ModelId, parse_model_id
 from exo_lite.domain.model_spec import DTYPE_BYTES, ModelSpec
-from exo_lite.store.model_store import ModelStore, StoredModel
+from exo_lite.store.model_store import ModelStore
+from exo_lite.store.stored_model import StoredModel
+from exo_lite.store.survey import Survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,13 @@ class KnownModel:
     aliases: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
+    differences: tuple[str, ...] = ()
+    """Where the files here are another model than the shard table's of this id."""
 
 
-def known_models(models_dir: Path) -> list[KnownModel]:
+def known_models(survey: Survey) -> list[KnownModel]:
     """The shard table in its order, then what is on disk beside it."""
-    stored = {model.model_id: model for model in ModelStore(models_dir).list()}
+    stored = {model.model_id: model for model in survey.models}
     rows = load_table().rows
     others = [model for model_id, model in stored.items() if load_table().find(model_id) is None]
     return [_known(row, stored.get(row.model_id)) for row in rows] + [_on_disk(model) for model in others]
@@ -52,7 +56,10 @@ def _known(row: ShardTableRow, stored: StoredModel | None) -> KnownModel:
     if stored is None:
         num_bytes = row.spec.num_parameters * DTYPE_BYTES[row.spec.dtype]
         return KnownModel(row.model_id, row.spec, num_bytes, row.aliases, row.weights)
-    return KnownModel(row.model_id, stored.spec, stored.weight_bytes, row.aliases, row.weights, stored.path)
+    differences = tuple(row.differences(stored.spec))
+    return KnownModel(
+        row.model_id, stored.spec, stored.weight_bytes, row.aliases, row.weights, stored.path, differences
+    )
 
 
 def _on_disk(stored: StoredModel) -> KnownModel:
@@ -69,6 +76,7 @@ def model_document(model: KnownModel) -> dict[str, Any]:
         "local": model.path is not None,
         "path": str(model.path) if model.path else None,
         "sources": dict(model.sources),
+        "differences": list(model.differences),
     }
 
 

@@ -8,11 +8,15 @@ import click
 
 from exo_lite.cli.config import Verb
 from exo_lite.cli.options import Folders, folder_options, json_option
-from exo_lite.cli.output import print_json, table
+from exo_lite.cli.output import note, print_json, table
 from exo_lite.domain.units import format_bytes
 
 if TYPE_CHECKING:
     from exo_lite.cli.known_models import KnownModel
+
+
+MAX_DAMAGED = 20
+"""Named one by one."""
 
 
 @click.command(cls=Verb)
@@ -21,8 +25,14 @@ if TYPE_CHECKING:
 def models(folders: Folders, as_json: bool) -> None:
     """List the models that exo-lite knows: layers, size, where each can be had, and which are here."""
     from exo_lite.cli.known_models import known_models, model_document
+    from exo_lite.store.model_store import ModelStore
 
-    known = known_models(folders.models_dir)
+    survey = ModelStore(folders.models_dir).survey()
+    known = known_models(survey)
+    for damaged in survey.damaged[:MAX_DAMAGED]:
+        note(f"{damaged.model_id} is damaged ({damaged.reason}): {damaged.fix}")
+    if len(survey.damaged) > MAX_DAMAGED:
+        note(f"{len(survey.damaged) - MAX_DAMAGED} more are damaged")
     if as_json:
         print_json([model_document(model) for model in known])
         return
@@ -32,7 +42,7 @@ def models(folders: Folders, as_json: bool) -> None:
 
 def _row(model: KnownModel) -> list[str]:
     sources = model.sources.get("torch", "-")
-    is_here = "yes" if model.path else "no"
+    is_here = "no" if model.path is None else "other" if model.differences else "yes"
     parameters, size = _parameters(model.spec.num_parameters), format_bytes(model.weight_bytes)
     return [model.model_id, str(model.spec.n_layers), parameters, size, is_here, sources]
 

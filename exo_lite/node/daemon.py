@@ -27,6 +27,7 @@ from exo_lite.node.data_folder import DataFolder, new_boot_id
 from exo_lite.node.events import EventLog
 from exo_lite.node.machine import default_memory_bytes, default_name, find_device, torch_device
 from exo_lite.node.membership import HEARTBEAT_EVERY_S, Membership
+from exo_lite.node.model_files import ModelFiles
 from exo_lite.node.network import Binding, find_binding, usable_hosts
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
@@ -52,6 +53,7 @@ class Daemon:
         self.supervisor = Supervisor()
         self._known_models: dict[ModelId, str] = {}
         self._events = EventLog()
+        self._model_files = ModelFiles(self._store, self._events)
         limit_bytes = default_memory_bytes() if config.memory_bytes is None else config.memory_bytes
         status = NodeStatus(identity, sequence=0, device=device, memory=MemoryUse(limit_bytes))
         self._cluster = Cluster(ClusterState(status))
@@ -173,16 +175,13 @@ class Daemon:
         while True:
             self._shards.changed.clear()
             with self.supervisor.containing("reading the models folder"):  # what it had last is still true
-                self._known_models = await asyncio.to_thread(self._models)
+                self._known_models = await self._model_files.look()
             self._cluster.apply(SelfChanged(self._current_status(self._known_models)))
             try:
                 async with asyncio.timeout(HEARTBEAT_EVERY_S):
                     await self._shards.changed.wait()
             except TimeoutError:
                 continue
-
-    def _models(self) -> dict[ModelId, str]:
-        return {model.model_id: model.fingerprint for model in self._store.list()}
 
     def _current_status(self, models: dict[ModelId, str]) -> NodeStatus:
         state = self._cluster.state

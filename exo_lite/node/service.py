@@ -12,9 +12,17 @@ from typing import TypeVar
 
 from exo_lite.catalog.table import load_table
 from exo_lite.domain.cluster import DEAD_AFTER_S
-from exo_lite.domain.errors import ExoLiteError, InvalidModel, InvalidRequest, ModelNotFound, NodeLost, NotReady
+from exo_lite.domain.errors import (
+    ExoLiteError,
+    InvalidModel,
+    InvalidRequest,
+    ModelNotFound,
+    NodeLost,
+    NotReady,
+    StorageError,
+)
 from exo_lite.domain.heartbeat import Heartbeat
-from exo_lite.domain.ids import ModelId, NodeId, parse_model_id
+from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ModelDescription, ServedModel
@@ -33,7 +41,8 @@ from exo_lite.node.served_text import ServedText
 from exo_lite.node.state_document import state_document
 from exo_lite.planning.plan import plan
 from exo_lite.store.manifest import MANIFEST_FILE
-from exo_lite.store.model_store import ModelStore, StoredModel
+from exo_lite.store.model_store import ModelStore
+from exo_lite.store.stored_model import StoredModel
 from exo_lite.transport.node_client import NodeClient
 
 T = TypeVar("T")
@@ -205,7 +214,7 @@ class NodeService:
         return ServedText(
             self._stored(instance.model_id).path,
             instance.options.context_length,
-            default_template=row.chat_template if row else None,
+            default_template=row.template_for(instance.spec) if row else None,
         )
 
     def _stored(self, model_id: ModelId) -> StoredModel:
@@ -258,9 +267,8 @@ class NodeService:
 
     def _model_id(self, name: str) -> ModelId:
         """The id that a name or alias stands for. Raises ModelNotFound for what can be none."""
-        row = load_table().find(name)
         try:
-            return row.model_id if row else parse_model_id(name)
+            return load_table().id_of(name)
         except InvalidRequest as error:
             raise self._not_found(name) from error
 
@@ -287,7 +295,7 @@ class NodeService:
 
     async def _find_description(self, model_id: ModelId) -> ModelDescription | None:
         """From this node's store, or the first living node's that has the model."""
-        with suppress(InvalidRequest, ModelNotFound, InvalidModel):  # another node's may be sound
+        with suppress(InvalidRequest, ModelNotFound, InvalidModel, StorageError):  # another node's may be sound
             return await self.describe_model(model_id)
         for member in self._cluster.state.members.values():
             if member.state == "dead" or model_id not in member.status.models:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
 
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
-from exo_lite.model.tensor_names import Shape
-from exo_lite.store.source import ModelSource, copied_file
-from exo_lite.store.tensor_checks import check_tensors
+from exo_lite.domain.model_spec import ModelSpec
+from exo_lite.store.file_kinds import refuse_pointer
+from exo_lite.store.hf_weights import INDEX_FILE, Weights, has_weights, read_weights
+from exo_lite.store.hub_cache import check_stays_within
+from exo_lite.store.source import ModelSource, SourceFile, content_file, copied_file
+from exo_lite.store.tensor_checks import EMBEDDING_TENSOR, HEAD_TENSOR, all_tensors, check_tensors
+from exo_lite.store.tied_head import is_same_matrix
 from exo_lite.tokenizer.json_files import read_json_object
 
 CONFIG_FILE = "config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -29,112 +30,105 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 
-_PICKLE_GLOBS = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
-_DTYPE_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+_QUANTIZER_FILES = {
+    "quantize_config.json": "GPTQ",
+    "quant_config.json": "AWQ",
+    "hf_quant_config.json": "ModelOpt",
+}
+"""What quantizers leave beside weights, some without a word in config.json."""
 
 
 @dataclass(frozen=True, slots=True)
-class _StoredTensor:
-    dtype: str
-    shape: Shape
+class _Config:
+    """config.json, or what is to stand there in its place."""
 
-    @property
-    def size_bytes(self) -> int:
-        return math.prod(self.shape) * _DTYPE_BYTES[self.dtype]
+    file: SourceFile
+    spec: ModelSpec
+    notes: tuple[str, ...] = ()
 
 
-def open_hf_folder(folder: Path) -> ModelSource:
-    """Check a folder without reading its weights. Raises InvalidModel or UnsupportedModel, OSError."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise InvalidModel(f"{folder.name} has no {CONFIG_FILE}: it is not a Hugging Face model folder")
-    weight_files = _weight_files(folder)
-    spec = spec_from_config(read_json_object(folder / CONFIG_FILE))
-    tensors = _tensors(folder, weight_files)
-    check_tensors({name: tensor.shape for name, tensor in tensors.items()}, spec, where=folder.name)
-    small_files = [folder / CONFIG_FILE, *_index_file(folder, weight_files), *_tokenizer_files(folder)]
+def open_hf_folder(folder: Path, *, name: str) -> ModelSource:
+    """Check a folder that has a config.json; of its weights only those that decide are read.
+
+    Raises InvalidModel or UnsupportedModel, OSError.
+    """
+    _refuse_adapter_alone(folder)
+    _refuse_quantized(folder)
+    config_file = _small_file(folder, CONFIG_FILE)
+    values = read_json_object(folder / CONFIG_FILE)
+    spec = spec_from_config(values)
+    weights = read_weights(folder)
+    config = _untied(values, spec) if spec.tie_word_embeddings and not _is_tied(weights) else _Config(config_file, spec)
+    shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    check_tensors(shapes, config.spec, where=folder.name, missing_files=weights.missing_files)
     return ModelSource(
-        name=folder.resolve().name,
-        spec=spec,
-        weight_bytes=sum(tensor.size_bytes for tensor in tensors.values()),
+        name=name,
+        spec=config.spec,
+        weight_bytes=sum(weights.tensors[name].size_bytes for name in all_tensors(config.spec)),
         files=(
-            *(copied_file(path) for path in small_files),
-            *(copied_file(folder / name, name=stored_name) for name, stored_name in weight_files.items()),
+            config.file,
+            *([content_file(INDEX_FILE, weights.index)] if weights.index is not None else []),
+            *(_small_file(folder, name) for name in _tokenizer_files(folder)),
+            *(copied_file(path, name=stored_name) for stored_name, path in weights.files.items()),
         ),
+        notes=(*config.notes, *_adapter_note(folder)),
     )
 
 
-def _weight_files(folder: Path) -> dict[str, str]:
-    """Names of the weight files, each with the name it gets in the store. One file alone may have any name."""
-    if (folder / SINGLE_FILE).is_file():
-        return {SINGLE_FILE: SINGLE_FILE}
-    if (folder / INDEX_FILE).is_file():
-        return {name: name for name in sorted(set(_weight_map(folder).values()))}
-    found = sorted(path.name for path in folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return {found[0]: SINGLE_FILE}
-    if found:
-        raise InvalidModel(f"{folder.name} has {len(found)} safetensors files, but no {INDEX_FILE}: fetch it as well")
-    _refuse_pickles(folder)
-    raise InvalidModel(f"{folder.name} has no *.safetensors file: fetch the model's weights in this format")
+def adapter_text(name: str) -> str:
+    return (
+        f"{name} is an adapter (LoRA), which changes another model and is none itself: merge it into its base model "
+        "(peft's merge_and_unload, then save_pretrained), and import the result"
+    )
 
 
-def _refuse_pickles(folder: Path) -> None:
-    pickles = sorted(path.name for pattern in _PICKLE_GLOBS for path in folder.glob(pattern))
-    if pickles:
-        raise UnsupportedModel(
-            f"{folder.name} has its weights in {pickles[0]}, a pickle, which can run code when it is read: "
-            "fetch the safetensors files, or convert it where you trust it (transformers' save_pretrained)"
-        )
+def _refuse_adapter_alone(folder: Path) -> None:
+    if (folder / ADAPTER_CONFIG).is_file() and not has_weights(folder):
+        raise UnsupportedModel(adapter_text(folder.name))
 
 
-def _index_file(folder: Path, weight_files: Mapping[str, str]) -> list[Path]:
-    return [] if SINGLE_FILE in weight_files.values() else [folder / INDEX_FILE]
+def _adapter_note(folder: Path) -> list[str]:
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return []
+    return [
+        f"{folder.name} has an adapter (LoRA) beside its weights: the model is taken in without it; merge the two "
+        "first if the adapted one is meant"
+    ]
 
 
-def _tokenizer_files(folder: Path) -> list[Path]:
-    present = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not {"tokenizer.json", "tokenizer.model"} & {path.name for path in present}:
+def _refuse_quantized(folder: Path) -> None:
+    for file_name, method in _QUANTIZER_FILES.items():
+        if (folder / file_name).is_file():
+            raise UnsupportedModel(
+                f"{folder.name} has weights quantized with {method} ({file_name}), which are not read: "
+                "fetch the original ones and load them with --quant int8 or int4"
+            )
+
+
+def _untied(values: Mapping[str, object], spec: ModelSpec) -> _Config:
+    """A head that differs from the embedding is used, whatever config.json says of tying, as transformers does."""
+    note = (
+        f"{CONFIG_FILE} says that the head is the embedding (tie_word_embeddings), and the weights hold another one: "
+        "that one is used"
+    )
+    content = (json.dumps({**values, "tie_word_embeddings": False}, indent=2) + "\n").encode()
+    return _Config(content_file(CONFIG_FILE, content), replace(spec, tie_word_embeddings=False), (note,))
+
+
+def _is_tied(weights: Weights) -> bool:
+    embedding, head = weights.tensors.get(EMBEDDING_TENSOR), weights.tensors.get(HEAD_TENSOR)
+    return embedding is None or head is None or is_same_matrix(embedding, head)
+
+
+def _tokenizer_files(folder: Path) -> list[str]:
+    present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not {"tokenizer.json", "tokenizer.model"} & {*present}:
         raise InvalidModel(f"{folder.name} has neither tokenizer.json nor tokenizer.model: fetch them from its model")
     return present
 
 
-def _weight_map(folder: Path) -> dict[str, str]:
-    weight_map = read_json_object(folder / INDEX_FILE).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InvalidModel(f"{INDEX_FILE} has no weight_map, which says the file of each tensor")
-    for name in weight_map.values():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise InvalidModel(f"{INDEX_FILE}: {name!r} is not the name of a safetensors file in its own folder")
-    return weight_map
-
-
-def _tensors(folder: Path, weight_files: Mapping[str, str]) -> dict[str, _StoredTensor]:
-    """Every tensor, out of the file where a loader will look for it."""
-    headers = {name: _read_header(folder / name) for name in weight_files}
-    if SINGLE_FILE in weight_files.values():
-        return dict(next(iter(headers.values())))
-    tensors = {}
-    for tensor_name, file_name in _weight_map(folder).items():
-        if tensor_name not in headers[file_name]:
-            raise InvalidModel(f"{file_name} has no tensor {tensor_name}, which {INDEX_FILE} says it holds")
-        tensors[tensor_name] = headers[file_name][tensor_name]
-    return tensors
-
-
-def _read_header(path: Path) -> dict[str, _StoredTensor]:
-    """The library checks the header, the ranges in it and the file's length."""
-    if not path.is_file():
-        raise InvalidModel(f"{path.name} is missing: fetch it as well")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-            tensors = {name: _StoredTensor(one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
-    except (SafetensorError, ValueError) as error:
-        raise InvalidModel(f"{path.name} is truncated or damaged ({error}): fetch it again") from error
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPE_BYTES:
-            raise UnsupportedModel(
-                f"{path.name}: tensor {name} is of type {tensor.dtype}; only {', '.join(_DTYPE_BYTES)} can be read: "
-                "fetch the model's unquantized weights"
-            )
-    return tensors
+def _small_file(folder: Path, name: str) -> SourceFile:
+    path = folder / name
+    check_stays_within(path, folder)
+    refuse_pointer(path)
+    return copied_file(path, name=name)

@@ -8,39 +8,29 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from exo_lite.catalog.hf_config import spec_from_config
-from exo_lite.domain.errors import InvalidModel, InvalidRequest, ModelNotFound, StorageError, UnsupportedModel
+from exo_lite.catalog.table import load_table
+from exo_lite.domain.errors import InvalidModel, InvalidRequest, ModelNotFound, StorageError
 from exo_lite.domain.ids import ModelId, parse_model_id
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.store.gguf.source import open_gguf
-from exo_lite.store.hf_folder import CONFIG_FILE, open_hf_folder
-from exo_lite.store.manifest import MANIFEST_FILE, FileEntry, Manifest, read_manifest
+from exo_lite.store.manifest import MANIFEST_FILE, FileEntry, Manifest
+from exo_lite.store.opening import open_source
 from exo_lite.store.source import ModelSource, SourceFile, content_file
 from exo_lite.store.staging import publish, staging_folder, sweep
-from exo_lite.tokenizer.json_files import read_json_object
+from exo_lite.store.stored_model import StoredModel, read_model
+from exo_lite.store.survey import Survey, Surveyor
 from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
 from exo_lite.tokenizer.template_files import check_chat_template
 
 OnProgress = Callable[[int, int], None]
 """Called with the bytes written so far and those in all."""
+OnNote = Callable[[str], None]
+"""Called with what its user should know about a model that is taken in."""
 
 _NAME_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredModel:
-    """A complete model in the store. `fingerprint` is the same only where every file is."""
-
-    model_id: ModelId
-    path: Path
-    spec: ModelSpec
-    fingerprint: str
-    weight_bytes: int
 
 
 def free_disk_bytes(folder: Path) -> int:
@@ -53,11 +43,18 @@ class ModelStore:
     def __init__(self, models_dir: Path, *, free_bytes: Callable[[Path], int] = free_disk_bytes) -> None:
         self.models_dir = models_dir
         self._free_bytes = free_bytes
+        self._surveyor = Surveyor(models_dir)
+
+    def survey(self) -> Survey:
+        """Sound and damaged models; folders that are none are passed over. Cheap where nothing has changed.
+
+        Raises StorageError where the folder cannot be read.
+        """
+        return self._surveyor.look()
 
     def list(self) -> builtins.list[StoredModel]:
-        """Every sound model, by id; folders that are none are passed over."""
-        names = sorted(path.name for path in self.models_dir.glob("*") if path.is_dir())
-        return [model for name in names if (model := self.find(name)) is not None]
+        """Every sound model, by id. Raises StorageError."""
+        return [*self.survey().models]
 
     def find(self, model_id: str) -> StoredModel | None:
         """The model, None where it is not here or not sound."""
@@ -67,28 +64,34 @@ class ModelStore:
             return None
 
     def get(self, model_id: str) -> StoredModel:
-        """Raises ModelNotFound, InvalidRequest for an impossible id, InvalidModel for a damaged folder."""
+        """Raises ModelNotFound, InvalidRequest for an impossible id, InvalidModel for a damaged model, StorageError."""
         folder = self._folder(model_id)
         if not folder.is_dir():
             raise ModelNotFound(
                 f"{model_id} is not in {self.models_dir}: `exo-lite import PATH --as {model_id}` brings it there"
             )
         try:
-            return _read_model(folder)
+            return read_model(folder)
         except InvalidModel as error:
             raise InvalidModel(
                 f"{model_id} in {self.models_dir} is damaged ({error}): `exo-lite rm {model_id}`, then import it again"
             ) from error
 
-    def import_path(self, source: Path, model_id: str, on_progress: OnProgress) -> StoredModel:
-        """Take in a Hugging Face folder or a .gguf file; visible once it is complete, else nothing stays.
+    def import_path(
+        self, source: Path, name: str, on_progress: OnProgress, on_note: OnNote = lambda text: None
+    ) -> StoredModel:
+        """Take in a model in any form that `open_source` knows; visible once it is complete, else nothing stays.
 
+        It is kept where requests for `name` go: under the id of the shard table's row where this is an alias.
         Raises InvalidRequest, InvalidModel, UnsupportedModel, StorageError.
         """
+        model_id = load_table().id_of(name)
         folder = self._folder(model_id)
         with _storage_errors(f"import of {source.name}"):
             self._refuse_existing(folder)
-            model = _open_source(source)
+            model = open_source(source)
+            for note in (*_name_notes(name, model_id, model.spec), *model.notes):
+                on_note(note)
             self.models_dir.mkdir(parents=True, exist_ok=True)
             sweep(self.models_dir)
             self._check_space(model, model_id)
@@ -97,13 +100,22 @@ class ModelStore:
                 self._publish(staged, folder)
         return self.get(model_id)
 
-    def remove(self, model_id: str) -> None:
-        """Raises ModelNotFound, StorageError. A damaged model can be removed too."""
+    def remove(self, name: str) -> ModelId:
+        """The id of what was removed. Raises ModelNotFound, StorageError. A damaged model can be removed too."""
+        model_id = self._id_to_remove(name)
         folder = self._folder(model_id)
         if not folder.is_dir():
             raise ModelNotFound(f"{model_id} is not in {self.models_dir}: nothing to remove")
         with _storage_errors(f"removal of {model_id}"), staging_folder(self.models_dir, model_id) as staged:
             folder.rename(staged / folder.name)
+        return model_id
+
+    def _id_to_remove(self, name: str) -> ModelId:
+        """A folder that is named like an alias can be removed under its own name: nothing else reaches it."""
+        with suppress(InvalidRequest):
+            if self._folder(name).is_dir():
+                return ModelId(name)
+        return load_table().id_of(name)
 
     def _folder(self, model_id: str) -> Path:
         return self.models_dir / parse_model_id(model_id)
@@ -141,29 +153,15 @@ def _storage_errors(what: str) -> Iterator[None]:
         raise StorageError(f"{what} failed: {error}; check the disk's space and permissions") from error
 
 
-def _open_source(source: Path) -> ModelSource:
-    if source.is_dir():
-        return open_hf_folder(source)
-    if not source.is_file():
-        raise InvalidRequest(f"there is no file or folder {source}", param="path")
-    if source.suffix.lower() == ".gguf":
-        return open_gguf(source)
-    raise UnsupportedModel(
-        f"{source.name} is neither a Hugging Face model folder nor a .gguf file: "
-        "give the folder that holds config.json, *.safetensors and tokenizer.json"
-    )
-
-
-def _read_model(folder: Path) -> StoredModel:
-    manifest = read_manifest(folder)
-    if manifest.model_id != folder.name:
-        raise InvalidModel(f"{MANIFEST_FILE} is that of {manifest.model_id}")
-    for entry in manifest.files:
-        path = folder / entry.name
-        if not path.is_file() or path.stat().st_size != entry.size_bytes:
-            raise InvalidModel(f"{entry.name} is missing or not of {entry.size_bytes} bytes")
-    spec = spec_from_config(read_json_object(folder / CONFIG_FILE))
-    return StoredModel(ModelId(folder.name), folder, spec, manifest.fingerprint, manifest.weight_bytes)
+def _name_notes(name: str, model_id: ModelId, spec: ModelSpec) -> Iterator[str]:
+    if name != model_id:
+        yield f"{name} is another name of {model_id}: kept as {model_id}, for requests by either name"
+    row = load_table().find(model_id)
+    if row is not None and (differences := row.differences(spec)):
+        yield (
+            f"this is not the model that {model_id} stands for ({', '.join(differences)}), and yet requests for "
+            f"{', '.join(row.names)} are now answered by it: choose another id (`--as ID`) if that is not meant"
+        )
 
 
 def _write_model(folder: Path, model: ModelSource, model_id: str, on_progress: OnProgress) -> None:

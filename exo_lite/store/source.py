@@ -29,6 +29,8 @@ class ModelSource:
     spec: ModelSpec
     weight_bytes: int
     files: tuple[SourceFile, ...]
+    notes: tuple[str, ...] = ()
+    """What its user should know, in sentences."""
 
     @property
     def size_bytes(self) -> int:

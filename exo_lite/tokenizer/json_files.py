@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,13 +13,17 @@ MAX_JSON_BYTES = 256 << 20
 """Above the largest tokenizer.json and weight index known, below what would hurt a small machine."""
 
 
-def read_json_object(path: Path) -> dict[str, object]:
+def read_json_object(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:
     """The object in a JSON file. Raises InvalidModel naming the file."""
     try:
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_JSON_BYTES:
-            raise InvalidModel(f"{path.name} takes {size_bytes} bytes, more than the {MAX_JSON_BYTES} that are read")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidModel(f"{path.name} is no file")
+        if status.st_size > max_bytes:
+            raise InvalidModel(f"{path.name} takes {status.st_size} bytes, more than the {max_bytes} that are read")
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        _refuse_half_characters(text, content)
     except OSError as error:
         raise InvalidModel(f"{path.name} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -26,6 +31,12 @@ def read_json_object(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise InvalidModel(f"{path.name} must hold a JSON object, not {type(content).__name__}")
     return content
+
+
+def _refuse_half_characters(text: str, content: object) -> None:
+    """Raise ValueError for half of a surrogate pair, which JSON can spell and no file, log or library takes."""
+    if "\\ud" in text or "\\uD" in text:
+        json.dumps(content, ensure_ascii=False).encode()
 
 
 def read_json_object_if_present(path: Path) -> dict[str, object]:

@@ -23,7 +23,8 @@ from exo_lite.catalog.hf_config import spec_to_config
 from exo_lite.domain.model_spec import DTYPE_BYTES, ModelSpec
 from exo_lite.model.tensor_names import Shape
 from exo_lite.store.gguf.tensors import safetensors_header
-from exo_lite.store.hf_folder import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from exo_lite.store.hf_folder import CONFIG_FILE
+from exo_lite.store.hf_weights import INDEX_FILE, SINGLE_FILE
 from exo_lite.store.manifest import MANIFEST_FILE, FileEntry, Manifest
 from exo_lite.store.staging import publish, staging_folder, sweep
 from exo_lite.store.tensor_checks import all_tensors

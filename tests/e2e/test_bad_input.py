@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -172,19 +173,29 @@ def _has_another_width(config: dict[str, Any]) -> str:
     return json.dumps({**config, "hidden_size": 512})
 
 
+@pytest.fixture
+def download(smollm2_store: ModelStore) -> Iterator[Path]:
+    """An empty folder on the disk of the demo model, whose files can be linked into it."""
+    with TemporaryDirectory(dir=smollm2_store.models_dir.parent) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize(
     ("broken", "named"),
     [(_is_no_json, "config.json"), (_is_another_kind, "GPT2LMHeadModel"), (_has_another_width, "512")],
 )
 def test_a_wrong_config_is_refused_at_import_and_leaves_nothing(
-    tmp_path: Path, smollm2_store: ModelStore, broken: Callable[[dict[str, Any]], str], named: str
+    tmp_path: Path,
+    download: Path,
+    smollm2_store: ModelStore,
+    broken: Callable[[dict[str, Any]], str],
+    named: str,
 ) -> None:
     original = smollm2_store.get(MODEL).path
-    folder, models_dir = tmp_path / "download", tmp_path / "models"
-    folder.mkdir()
+    folder, models_dir = download, tmp_path / "models"
     for path in original.iterdir():
-        if path.name not in ("config.json", "manifest.json"):
-            (folder / path.name).symlink_to(path)
+        if path.is_file() and path.name not in ("config.json", "manifest.json"):
+            (folder / path.name).hardlink_to(path)
     config = json.loads((original / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(broken(config), encoding="utf-8")
     done = run_cli("import", str(folder), "--as", "mine", "--models-dir", str(models_dir))

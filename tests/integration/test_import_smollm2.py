@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.store.model_store import ModelStore, StoredModel
+from exo_lite.store.model_store import ModelStore
+from exo_lite.store.stored_model import StoredModel
 from exo_lite.tokenizer.incremental import IncrementalDetokenizer
 from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer

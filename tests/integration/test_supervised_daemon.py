@@ -93,7 +93,7 @@ def seen_by(daemon: Daemon) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (ModelStore, "list"),
+        (ModelStore, "survey"),
         (Daemon, "_current_status"),
         (Membership, "_tick"),
         (Membership, "_beat"),
@@ -133,7 +133,7 @@ async def test_models_stay_listed_while_their_folder_cannot_be_read(tmp_path: Pa
             asked.append(1)
             raise OSError(24, "Too many open files")
 
-        monkeypatch.setattr(ModelStore, "list", unreadable)
+        monkeypatch.setattr(ModelStore, "survey", unreadable)
         await until(lambda: len(asked) >= 2, "it was read again")
         assert held(a) == [TINY]
         monkeypatch.undo()

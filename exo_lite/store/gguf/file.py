@@ -20,6 +20,17 @@ from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 MAX_READS = 8_000_000
 """Of single values; the largest vocabularies take about 3 million. A file that claims more would fill the memory."""
 
+_LIBRARY_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
@@ -38,6 +49,10 @@ class GGUFFile:
         self.name = name
         self.tensors = tensors
         self._fields = fields
+
+    def with_tensors(self, tensors: Mapping[str, GGUFTensor]) -> GGUFFile:
+        """The same metadata over other tensors."""
+        return GGUFFile(self.name, self._fields, tensors)
 
     def has(self, key: str) -> bool:
         return key in self._fields
@@ -104,7 +119,7 @@ def gguf_faults(name: str) -> Iterator[None]:
             yield
     except NotImplementedError as error:
         raise UnsupportedModel(f"{name}: {error}: get a file with another quantization") from error
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except _LIBRARY_FAULTS as error:
         raise InvalidModel(f"{name} is truncated, damaged or no GGUF file ({error}): fetch it again") from error
 
 

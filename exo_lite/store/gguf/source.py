@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from exo_lite.catalog.hf_config import spec_to_config
-from exo_lite.store.gguf.file import open_gguf_file
+from exo_lite.store.gguf.kind import refuse_other_kinds
+from exo_lite.store.gguf.parts import open_whole_gguf
 from exo_lite.store.gguf.spec import spec_of
 from exo_lite.store.gguf.tensors import safetensors_file, weight_bytes
 from exo_lite.store.gguf.vocabulary import tokenizer_files
@@ -14,8 +15,12 @@ from exo_lite.store.source import ModelSource, content_file
 
 
 def open_gguf(path: Path) -> ModelSource:
-    """Check a file and prepare its conversion. Raises InvalidModel, UnsupportedModel, OSError."""
-    file = open_gguf_file(path)
+    """Check a file, with all parts of its set, and prepare its conversion.
+
+    Raises InvalidModel, UnsupportedModel, OSError.
+    """
+    file = open_whole_gguf(path)
+    refuse_other_kinds(file)
     spec = spec_of(file)
     config = spec_to_config(spec)  # also checks that the numbers fit each other
     weights = safetensors_file(file, spec, name="model.safetensors")

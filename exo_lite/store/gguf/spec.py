@@ -20,7 +20,6 @@ _WEIGHT_TYPES = gguf.GGMLQuantizationType
 
 def spec_of(file: GGUFFile) -> ModelSpec:
     """Raises InvalidModel, and UnsupportedModel naming what this version does not run."""
-    _refuse_parts(file)
     architecture = file.text("general.architecture")
     if architecture not in _ARCHITECTURES:
         raise UnsupportedModel(
@@ -53,14 +52,6 @@ def spec_of(file: GGUFFile) -> ModelSpec:
         has_qk_norm="blk.0.attn_q_norm.weight" in file.tensors,
         dtype=_dtype(file),
     )
-
-
-def _refuse_parts(file: GGUFFile) -> None:
-    num_parts = file.count("split.count", 1)
-    if num_parts > 1:
-        raise UnsupportedModel(
-            f"{file.name} is one of {num_parts} parts: join them first (`llama-gguf-split --merge`), then import"
-        )
 
 
 def _refuse_variants(file: GGUFFile, architecture: str) -> None:

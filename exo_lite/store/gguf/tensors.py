@@ -21,7 +21,7 @@ from exo_lite.model.tensor_names import Shape
 from exo_lite.store.gguf.file import GGUFFile, GGUFTensor, gguf_faults
 from exo_lite.store.gguf.spec import ROPE_FACTORS
 from exo_lite.store.source import SourceFile
-from exo_lite.store.tensor_checks import all_tensors, check_tensors
+from exo_lite.store.tensor_checks import MAX_NAME_CHARS, all_tensors, check_tensors
 
 CHUNK_ELEMENTS = 4 << 20
 """Dequantized at once: 16 MiB of float32, and a few times that while it is converted."""
@@ -45,7 +45,8 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_LAYER_TENSOR = re.compile(r"blk\.(0|[1-9][0-9]{0,5})\.([a-z_]+)\.(weight|bias)")
+"""A layer has one spelling: `blk.01` beside `blk.1` would make one of the two vanish."""
 _ROTATED = re.compile(r"\.self_attn\.[qk]_proj\.(weight|bias)$")
 
 Floats = npt.NDArray[np.float32]
@@ -154,7 +155,9 @@ def _hf_name(name: str, where: str) -> str:
         return _OUTER_NAMES[name]
     match = _LAYER_TENSOR.fullmatch(name)
     if match is None or match[2] not in _LAYER_NAMES:
-        raise UnsupportedModel(f"{where}: tensor {name} has no part in the models that this version runs")
+        raise UnsupportedModel(
+            f"{where}: tensor {name[:MAX_NAME_CHARS]} has no part in the models that this version runs"
+        )
     return f"model.layers.{int(match[1])}.{_LAYER_NAMES[match[2]]}.{match[3]}"
 
 

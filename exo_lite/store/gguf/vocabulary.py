@@ -67,9 +67,8 @@ def tokenizer_files(file: GGUFFile, context_length: int) -> dict[str, bytes]:
 
 def _vocabulary(file: GGUFFile) -> Vocabulary:
     tokens = file.texts(f"{_PREFIX}tokens")
-    if len(set(tokens)) != len(tokens):
-        twice = next(token for index, token in enumerate(tokens) if token in tokens[:index])
-        raise InvalidModel(f"{file.name}: the token {twice!r} stands twice in the vocabulary")
+    if (twice := _first_repeated(tokens)) is not None:
+        raise InvalidModel(f"{file.name}: the token {twice[:80]!r} stands twice in the vocabulary")
     types = [int(one) for one in file.numbers(f"{_PREFIX}token_type")]
     if len(types) != len(tokens):
         raise InvalidModel(f"{file.name} has {len(tokens)} tokens, but types for {len(types)}")
@@ -87,6 +86,15 @@ def _vocabulary(file: GGUFFile) -> Vocabulary:
         stop_token_ids=sorted({one for one in (eos_token_id, *turn_ends) if one is not None}),
         adds_bos=file.boolean(f"{_PREFIX}add_bos_token", is_sentencepiece or adds_bos_by_default(file)),
     )
+
+
+def _first_repeated(tokens: list[str]) -> str | None:
+    seen: set[str] = set()
+    for token in tokens:
+        if token in seen:
+            return token
+        seen.add(token)
+    return None
 
 
 def _with_control_ends(file: GGUFFile, tokens: list[str], types: list[int]) -> list[int]:

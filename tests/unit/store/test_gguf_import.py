@@ -119,7 +119,7 @@ def as_architecture(name: str) -> Change:
     ("change", "error", "message"),
     [
         (as_architecture("gemma"), UnsupportedModel, "architecture gemma; llama, qwen2, qwen3"),
-        (with_metadata("split.count", 3), UnsupportedModel, "one of 3 parts"),
+        (with_metadata("split.count", 3), InvalidModel, "one of 3 parts, and its name does not say which"),
         (with_metadata("llama.expert_count", 8), UnsupportedModel, "mixture of experts"),
         (with_metadata("llama.rope.dimension_count", 4), UnsupportedModel, "rotates 4 of a head's 8"),
         (with_metadata("llama.rope.scaling.type", "yarn"), UnsupportedModel, "by yarn"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,24 @@ def test_one_weight_file_may_have_any_name(store: ModelStore, hf_folder: Path) -
     assert (store.import_path(hf_folder, "tiny", quiet).path / WEIGHTS).is_file()
 
 
-def test_symbolic_links_are_followed(store: ModelStore, hf_folder: Path, tmp_path: Path) -> None:
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
-    for path in hf_folder.iterdir():
-        (snapshot / path.name).symlink_to(path)
-    model = store.import_path(snapshot, "tiny", quiet)
+def test_links_within_the_folder_are_followed(store: ModelStore, hf_folder: Path) -> None:
+    (hf_folder / "files").mkdir()
+    for path in [path for path in hf_folder.iterdir() if path.is_file()]:
+        path.rename(hf_folder / "files" / path.name)
+        path.symlink_to(Path("files") / path.name)
+    model = store.import_path(hf_folder, "tiny", quiet)
     assert not any(path.is_symlink() for path in model.path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", WEIGHTS])
+def test_links_that_leave_the_folder_are_refused(
+    store: ModelStore, hf_folder: Path, tmp_path: Path, name: str, nothing_left: Callable[[], bool]
+) -> None:
+    (hf_folder / name).rename(tmp_path / name)
+    (hf_folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(InvalidModel, match=rf"{re.escape(name)} is a link that leaves tiny-llama: put the file itself"):
+        store.import_path(hf_folder, "tiny", quiet)
+    assert nothing_left()
 
 
 def test_tensors_that_follow_from_others_are_let_pass(store: ModelStore, hf_folder: Path) -> None:
@@ -204,7 +216,6 @@ def with_template(source: str) -> Change:
         ),
         (with_index(**{"model.norm.weight": "../x.safetensors"}), InvalidModel, "not the name of a safetensors file"),
         (with_index(**{"model.norm.weight": 3}), InvalidModel, "not the name of a safetensors file"),
-        (with_index(extra="model-00001-of-00002.safetensors"), InvalidModel, "has no tensor extra"),
     ],
 )
 def test_an_unsound_folder_is_refused_and_nothing_stays(
