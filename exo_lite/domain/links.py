@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.ids import NodeId
@@ -15,6 +16,17 @@ from exo_lite.domain.node import NodeStatus
 
 Link = frozenset[NodeId]
 """Two nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLinks:
+    """Links that a plan cannot use, and those that it had better leave alone: they failed a moment ago."""
+
+    broken: frozenset[Link] = frozenset()
+    doubtful: frozenset[Link] = frozenset()
+
+
+ALL_WORK = KnownLinks()
 
 RELAY_AFTER_S = 3.0
 """Nodes that have just been met may still be shaking hands with each other."""
@@ -92,6 +104,10 @@ def next_hop(state: ClusterState, target: NodeId) -> NodeId | None:
                 ways[other_id] = ways[node_id] or other_id
                 pending.append(other_id)
     return None
+
+
+def unreachable(names: tuple[str, str]) -> str:
+    return f"{names[0]} and {names[1]} cannot reach each other"
 
 
 def link_names(links: Collection[Link], names: Mapping[NodeId, str]) -> list[tuple[str, str]]:

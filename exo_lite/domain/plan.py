@@ -101,6 +101,8 @@ class Refusal:
     needed_bytes: int
     available_bytes: int
     excluded: tuple[Exclusion, ...] = ()
+    broken_links: tuple[tuple[str, str], ...] = ()
+    """Names of the nodes that cannot reach each other, where there is memory enough and that is the cause."""
 
 
 @dataclass(frozen=True, slots=True)

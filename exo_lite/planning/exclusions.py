@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from exo_lite.domain.links import ALL_WORK, KnownLinks, link_names, unreachable
 from exo_lite.domain.plan import Exclusion, NodeOffer
 from exo_lite.domain.units import format_bytes
 from exo_lite.planning.footprint import Footprint
 from exo_lite.planning.lineup import Lineup
 
 
-def excluded_from(lineup: Lineup, offers: Sequence[NodeOffer], sizes: Footprint) -> tuple[Exclusion, ...]:
+def excluded_from(
+    lineup: Lineup, offers: Sequence[NodeOffer], sizes: Footprint, links: KnownLinks = ALL_WORK
+) -> tuple[Exclusion, ...]:
     """Every node without a seat in a line that carries the model, in the order of `offers`."""
     seated = {seat.offer.node_id for seat in lineup}
-    return tuple(
-        Exclusion(offer.node_id, offer.name, unusable_reason(offer, sizes) or _spare_reason(offer, lineup, sizes))
-        for offer in offers
-        if offer.node_id not in seated
-    )
+
+    def reason(offer: NodeOffer) -> str:
+        unusable = unusable_reason(offer, sizes)
+        return unusable or _unlinked_reason(offer, lineup, links) or _spare_reason(offer, lineup, sizes)
+
+    return tuple(Exclusion(offer.node_id, offer.name, reason(offer)) for offer in offers if offer.node_id not in seated)
+
+
+def _unlinked_reason(offer: NodeOffer, lineup: Lineup, links: KnownLinks) -> str | None:
+    """Names the links that keep a node out of the ring; None where all work."""
+    names = {seat.offer.node_id: seat.offer.name for seat in lineup} | {offer.node_id: offer.name}
+    own = [pair for pair in links.broken if offer.node_id in pair and pair <= names.keys()]
+    if own:
+        return "; ".join(unreachable(pair) for pair in link_names(own, names))
+    doubtful = [pair for pair in links.doubtful if offer.node_id in pair and pair <= names.keys()]
+    pairs = [f"{first} and {second}" for first, second in link_names(doubtful, names)]
+    return f"the link between {', '.join(pairs)} failed a moment ago" if pairs else None
 
 
 def unusable(offers: Sequence[NodeOffer], sizes: Footprint) -> tuple[Exclusion, ...]:

@@ -9,20 +9,24 @@ from typing import assert_never
 
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.links import ALL_WORK, KnownLinks
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import Assignment, LoadOptions, NodeOffer, Plan, Refusal
 from exo_lite.domain.shard import Shard
 from exo_lite.planning.by_memory import split_by_memory
 from exo_lite.planning.by_work import split_by_work
 from exo_lite.planning.exclusions import excluded_from
-from exo_lite.planning.footprint import footprint
+from exo_lite.planning.footprint import Footprint, footprint
 from exo_lite.planning.lineup import Lineup, best_lineup, carries, ranked
-from exo_lite.planning.refusal import refusal
+from exo_lite.planning.refusal import refusal, refusal_for_links
+from exo_lite.planning.ring import best_ring
 from exo_lite.planning.shard_bytes import head_weight_bytes, layer_weight_bytes, shard_bytes
 
 
-def plan(model_id: ModelId, spec: ModelSpec, options: LoadOptions, offers: Sequence[NodeOffer]) -> Plan | Refusal:
-    """A contiguous split within every offer, or the arithmetic of why there is none.
+def plan(
+    model_id: ModelId, spec: ModelSpec, options: LoadOptions, offers: Sequence[NodeOffer], links: KnownLinks = ALL_WORK
+) -> Plan | Refusal:
+    """A contiguous split within every offer and along links that work, or the arithmetic of why there is none.
 
     The order of `offers` makes no difference. Raises InvalidRequest where a node offers twice.
     """
@@ -30,11 +34,21 @@ def plan(model_id: ModelId, spec: ModelSpec, options: LoadOptions, offers: Seque
     sizes = footprint(spec, options)
     in_order = ranked(offers)
     willing = [offer for offer in in_order if offer.reason is None]
-    lineup = best_lineup(willing, sizes)
+    lineup = _lineup(willing, sizes, links)
     if not carries(lineup, sizes):
+        if links.broken and carries(best_lineup(willing, sizes), sizes):
+            return refusal_for_links(model_id, spec, options, in_order, links.broken)
         return refusal(model_id, spec, options, in_order)
     assignments = tuple(_assignments(model_id, spec, options, lineup))
-    return Plan(model_id, spec.n_layers, options, assignments, excluded_from(lineup, in_order, sizes))
+    return Plan(model_id, spec.n_layers, options, assignments, excluded_from(lineup, in_order, sizes, links))
+
+
+def _lineup(willing: Sequence[NodeOffer], sizes: Footprint, links: KnownLinks) -> Lineup:
+    """One that leaves doubtful links alone, else one that uses them."""
+    if links == ALL_WORK:
+        return best_lineup(willing, sizes)
+    careful = best_ring(willing, sizes, links.broken | links.doubtful)
+    return careful or best_ring(willing, sizes, links.broken)
 
 
 def _check_ids(offers: Sequence[NodeOffer]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.links import Link, link_names, unreachable
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import LoadOptions, NodeOffer, Refusal
 from exo_lite.domain.shard import Shard
@@ -39,6 +40,30 @@ def refusal(model_id: ModelId, spec: ModelSpec, options: LoadOptions, offers: Se
         needed_bytes=sizes.model_bytes,
         available_bytes=_total_bytes(willing),
         excluded=unusable(offers, sizes),
+    )
+
+
+def refusal_for_links(
+    model_id: ModelId, spec: ModelSpec, options: LoadOptions, offers: Sequence[NodeOffer], broken: Collection[Link]
+) -> Refusal:
+    """There is memory enough, on nodes that are no ring of links that work."""
+    willing = [offer for offer in offers if offer.reason is None and offer.memory_bytes > 0]
+    names = {offer.node_id: offer.name for offer in willing}
+    cut = link_names([pair for pair in broken if pair <= names.keys()], names)
+    available_bytes = _total_bytes(willing)
+    return Refusal(
+        model_id=model_id,
+        n_layers=spec.n_layers,
+        options=options,
+        reason=(
+            f"{_needed(model_id, spec, options)}; {_offer(len(willing))} {format_bytes(available_bytes)} in all, which "
+            f"would do, but {' and '.join(map(unreachable, cut))}: those that can are too few. "
+            f"Let the port of exo-lite's nodes through the firewalls between them, or offer more memory elsewhere."
+        ),
+        needed_bytes=footprint(spec, options).model_bytes,
+        available_bytes=available_bytes,
+        excluded=unusable(offers, footprint(spec, options)),
+        broken_links=tuple(cut),
     )
 
 
