@@ -15,10 +15,16 @@ def status_text(state: Document) -> str:
     parts = [_headline(state), _nodes(state["nodes"])]
     if state["models"]:
         parts += [_models(state["models"]), _shards(state["models"])]
-        parts += [f"{model['id']}: {model['reason']}" for model in state["models"] if model["reason"]]
+        parts += [_reason(model) for model in state["models"] if model["reason"]]
     else:
         parts.append("No model is loaded. `exo-lite run MODEL` loads one.")
+    parts += [f"{note['text']}\nFix: {note['fix']}" for note in state.get("notes", ())]
     return "\n\n".join(parts)
+
+
+def _reason(model: Document) -> str:
+    fix = model.get("fix")
+    return f"{model['id']}: {model['reason']}" + (f"\nFix: {fix}" if fix else "")
 
 
 def _headline(state: Document) -> str:

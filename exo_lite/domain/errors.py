@@ -15,7 +15,12 @@
     ├── DeadlineExceeded             an answer took longer than its request allows
     ├── Unauthorized
     ├── NodeLost                     a node, worker or hop is gone; names it
-    │   └── ConnectionRefused        nothing listens at its address any more
+    │   ├── ConnectionRefused        nothing listens at its address any more
+    │   ├── LinkBroken               two nodes that live cannot reach each other
+    │   │   └── LargePacketsLost     what is small gets through, what is large does not
+    │   ├── WorkerFailed             a worker ended that should not have
+    │   │   └── OutOfMemory          the kernel ended it to have its memory
+    │   └── WorkerHangs              a worker lives and does not answer
     ├── StaleEpoch                   an order or a step of a placement that is over
     ├── MalformedMessage             a peer sent what no sound peer sends
     │   └── MalformedStep            a tensor of the wrong type, shape, size or value
@@ -126,9 +131,34 @@ class NodeLost(ExoLiteError):
     code = "node_lost"
     is_permanent = False
 
+    is_unanswered: bool = False
+    """The other side itself said nothing: its process, or the way to it, is gone."""
+    failed_stages: tuple[int, int] | None = None
+    """The two stages between which a stream broke off."""
+
 
 class ConnectionRefused(NodeLost):
     code = "connection_refused"
+
+
+class LinkBroken(NodeLost):
+    code = "link_broken"
+
+
+class LargePacketsLost(LinkBroken):
+    code = "large_packets_lost"
+
+
+class WorkerFailed(NodeLost):
+    code = "worker_failed"
+
+
+class OutOfMemory(WorkerFailed):
+    code = "out_of_memory"
+
+
+class WorkerHangs(NodeLost):
+    code = "worker_hangs"
 
 
 class StaleEpoch(ExoLiteError):

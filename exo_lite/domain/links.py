@@ -80,6 +80,12 @@ def broken_links(state: ClusterState) -> frozenset[Link]:
     return frozenset(pair for pair in silent if pair <= heard)
 
 
+def known_links(state: ClusterState, doubtful: Collection[Link] = ()) -> KnownLinks:
+    """What a plan has to heed. A link to a node that nobody reaches is doubtful: it may be back, or lost, soon."""
+    broken = broken_links(state)
+    return KnownLinks(broken, (frozenset(doubtful) | silent_links(state)) - broken)
+
+
 def _connected(start: NodeId, nodes: Collection[NodeId], silent: Collection[Link]) -> set[NodeId]:
     seen, pending = {start}, [start]
     while pending:

@@ -105,6 +105,10 @@ class ShardStatus:
     counts: ServingCounts = ServingCounts()
     """Known to the head only."""
     error: str | None = None
+    error_code: str | None = None
+    """Of ExoLiteError.code, where there is an error."""
+    failed_stages: tuple[int, int] | None = None
+    """The two stages whose stream broke off, where that is the error."""
     idle_s: float | None = None
     """Since the last request left, 0 while there are some; known to the head only."""
     num_kv_blocks: int = 0

@@ -39,6 +39,8 @@ class Instance:
     assignments: tuple[Assignment, ...]
     state: InstanceState
     reason: str | None = None
+    cause: str | None = None
+    """Of what went wrong: an ExoLiteError.code, which decides the hint."""
     keep_alive_s: float = FOR_EVER
     """Idle seconds after which it leaves."""
 

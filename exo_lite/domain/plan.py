@@ -103,6 +103,8 @@ class Refusal:
     excluded: tuple[Exclusion, ...] = ()
     broken_links: tuple[tuple[str, str], ...] = ()
     """Names of the nodes that cannot reach each other, where there is memory enough and that is the cause."""
+    lacks_files: bool = False
+    """There is memory enough, on nodes that do not have the model's files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from exo_lite.domain.cluster import ClusterState, SelfChanged
 from exo_lite.domain.errors import NodeLost, PortInUse
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
+from exo_lite.domain.links import next_hop
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription
@@ -139,8 +140,11 @@ class Daemon:
     async def on_unplace(self, model_id: ModelId) -> None:
         await self.service.unplace(model_id)
 
-    async def on_connect_shard(self, order: ConnectOrder) -> None:
-        await self._shards.connect(order)
+    async def on_connect_shard(self, node_id: NodeId | None, order: ConnectOrder) -> None:
+        await self._connect_shard(node_id or self._cluster.state.self_id, order)
+
+    def on_relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
+        return self._requests.relay(request, num_relays)
 
     # What the parts need of each other.
 
@@ -151,11 +155,12 @@ class Daemon:
         if node_id == self._cluster.state.self_id:
             await self._shards.connect(order)
             return
-        member = self._cluster.state.members.get(node_id)
+        state = self._cluster.state
+        member = state.members.get(next_hop(state, node_id) or node_id)
         if member is None or member.state == "dead":
             raise NodeLost(f"node {node_id} is gone")
         async with NodeClient(member.address) as client:
-            await client.connect_shard(order, timeout_s=CONNECT_TIMEOUT_S)
+            await client.connect_shard(node_id, order, timeout_s=CONNECT_TIMEOUT_S)
 
     def _tell_others(self, before: ClusterState, after: ClusterState) -> None:
         """A placement, or what the leader waits for, does not wait for the next heartbeat."""

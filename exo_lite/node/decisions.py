@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.errors import LinkBroken, NodeLost, WorkerFailed
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.keep_alive import format_duration
+from exo_lite.domain.links import Link, broken_links, link, link_names, unreachable
 from exo_lite.domain.node import NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Instance
@@ -15,21 +18,27 @@ from exo_lite.domain.plan import Assignment, NodeOffer
 
 @dataclass(frozen=True, slots=True)
 class PlaceAnew:
-    """Something that the instance stands on is gone. `is_loss` tells a lost node from a worker that failed."""
+    """Something that the instance stands on is gone. `is_loss` tells a lost node from a worker that failed.
+
+    `cause` is an ExoLiteError.code. With a `failed_link`, a stream broke off between two nodes, as far as is known yet.
+    """
 
     model_id: ModelId
     epoch: Epoch
     reason: str
     is_loss: bool
+    cause: str = NodeLost.code
+    failed_link: Link | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Trying again would fail again."""
+    """Trying again would fail again. `cause` is an ExoLiteError.code."""
 
     model_id: ModelId
     epoch: Epoch
     reason: str
+    cause: str = NodeLost.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,9 @@ class Leave:
 
 Action = PlaceAnew | GiveUp | WarmUp | Leave
 
+STALE_PROOF_S = 6.0
+"""An idle head proves its hops every two seconds."""
+
 MIN_IDLE_S = 2.0
 """Even a model that is to leave at once stays for a client's next request, or the first after its load."""
 
@@ -67,9 +79,9 @@ def _next_action(state: ClusterState, instance: Instance) -> Action | None:
     if lost is not None:
         return PlaceAnew(instance.model_id, instance.epoch, lost, is_loss=True)
     statuses = [shard_status(state, instance, assignment) for assignment in instance.assignments]
-    for status, assignment in zip(statuses, instance.assignments, strict=True):
-        if status is not None and (problem := _problem(status, instance, assignment)) is not None:
-            return problem
+    problem = _worst_problem(instance, statuses) or _broken_ring(state, instance, statuses)
+    if problem is not None:
+        return problem
     if instance.state in ("loading", "warming") and all(status and status.state == "ready" for status in statuses):
         return WarmUp(instance.model_id, instance.epoch)
     return _leave_if_idle(state, instance)
@@ -115,16 +127,71 @@ def shard_status(state: ClusterState, instance: Instance, assignment: Assignment
     return None
 
 
-def _problem(status: ShardStatus, instance: Instance, assignment: Assignment) -> Action | None:
+def _worst_problem(instance: Instance, statuses: Sequence[ShardStatus | None]) -> GiveUp | PlaceAnew | None:
+    """The one that explains the others: a stream breaks off where a worker is gone, and the next ones because of it."""
+    pairs = zip(statuses, instance.assignments, strict=True)
+    problems = [problem for status, part in pairs if status and (problem := _problem(status, instance, part))]
+    return min(problems, key=_rank, default=None)
+
+
+def _rank(problem: GiveUp | PlaceAnew) -> int:
+    if isinstance(problem, GiveUp):
+        return 0
+    if problem.failed_link is not None:
+        return 2
+    return 3 if problem.cause == NodeLost.code and not problem.is_loss else 1
+
+
+def _broken_ring(state: ClusterState, instance: Instance, statuses: Sequence[ShardStatus | None]) -> PlaceAnew | None:
+    """Neighbours that cannot reach each other, unless tokens still go through between them."""
+    broken = ring_links(instance) & broken_links(state)
+    if not broken or (instance.state == "ready" and not _is_stale(statuses[0])):
+        return None
+    reason = " and ".join(map(unreachable, link_names(broken, _names(instance))))
+    return PlaceAnew(instance.model_id, instance.epoch, reason, is_loss=True, cause=LinkBroken.code)
+
+
+def _is_stale(head: ShardStatus | None) -> bool:
+    return head is not None and head.proof_age_s is not None and head.proof_age_s > STALE_PROOF_S
+
+
+def ring_links(instance: Instance) -> frozenset[Link]:
+    """The links that streams of an instance run along."""
+    nodes = [part.node_id for part in instance.assignments]
+    return frozenset(link(one, other) for one, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True) if one != other)
+
+
+def _names(instance: Instance) -> dict[NodeId, str]:
+    return {part.node_id: part.name for part in instance.assignments}
+
+
+def _failed_link(status: ShardStatus, instance: Instance) -> Link | None:
+    stages = status.failed_stages or ()
+    nodes = [instance.assignments[stage].node_id for stage in stages if stage < len(instance.assignments)]
+    return link(*nodes) if len(set(nodes)) == 2 else None
+
+
+def _problem(status: ShardStatus, instance: Instance, assignment: Assignment) -> GiveUp | PlaceAnew | None:
+    cause = status.error_code or NodeLost.code
     if status.error is None:
         is_new = instance.state == "ready" and status.state == "loading"  # its daemon was away too briefly to be missed
         reason = f"{assignment.name} started again"
         return PlaceAnew(instance.model_id, instance.epoch, reason, is_loss=True) if is_new else None
     if status.state == "lost" and status.worker_port is not None:  # the worker lives and says why it cannot load
-        return GiveUp(instance.model_id, instance.epoch, f"{assignment.name}: {status.error}")
-    if status.state == "lost" or status.epoch == instance.epoch:
-        return PlaceAnew(instance.model_id, instance.epoch, status.error, is_loss=False)
-    return None
+        return GiveUp(instance.model_id, instance.epoch, f"{assignment.name}: {status.error}", cause)
+    if status.state == "lost":
+        cause = status.error_code or WorkerFailed.code
+        return PlaceAnew(instance.model_id, instance.epoch, status.error, is_loss=False, cause=cause)
+    if status.epoch != instance.epoch:
+        return None
+    failed = _failed_link(status, instance)
+    if failed is None:
+        return PlaceAnew(instance.model_id, instance.epoch, status.error, is_loss=False, cause=cause)
+    [(first, second)] = link_names([failed], _names(instance))
+    reason = f"the stream between {first} and {second} broke off: {status.error}"
+    return PlaceAnew(
+        instance.model_id, instance.epoch, reason, is_loss=False, cause=LinkBroken.code, failed_link=failed
+    )
 
 
 def connect_orders(state: ClusterState, instance: Instance) -> list[tuple[NodeId, ConnectOrder]]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from exo_lite.domain.cluster import ClusterState, Member
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.repeats import Repeats
+from exo_lite.node.hints import fix_for
+from exo_lite.node.notes import LINK_BROKEN, Note, notes
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +65,22 @@ def describe_change(before: ClusterState, after: ClusterState) -> Iterator[tuple
     """Kind, text and fix of each change between two states that people care about."""
     for node_id, member in after.members.items():
         yield from _describe_member(before.members.get(node_id), member)
+    yield from _describe_notes(notes(before), notes(after))
     old = {one.model_id: one for one in before.placement.instances} if before.placement else {}
     new = {one.model_id: one for one in after.placement.instances} if after.placement else {}
     for model_id, instance in new.items():
         yield from _describe_instance(old.get(model_id), instance)
     for model_id in sorted(old.keys() - new.keys()):
         yield "model_unloaded", _departure_text(after, old[model_id]), None
+
+
+def _describe_notes(before: list[Note], after: list[Note]) -> Iterator[tuple[str, str, str | None]]:
+    for note in after:
+        if note not in before:
+            yield note.kind, note.text, note.fix
+    for note in before:
+        if note.kind == LINK_BROKEN and note not in after:
+            yield "link_mended", f"no longer true: {note.text}", None
 
 
 def _departure_text(after: ClusterState, gone: Instance) -> str:
@@ -104,5 +116,5 @@ def _describe_instance(before: Instance | None, after: Instance) -> Iterator[tup
         yield (
             "model_failed",
             f"{after.model_id} cannot run: {after.reason}",
-            "free memory, add a node or choose --quant",
+            fix_for(after.cause),
         )

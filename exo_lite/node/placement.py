@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
 from exo_lite.domain.cluster import PlacementSeen
-from exo_lite.domain.errors import ExoLiteError, ModelDoesNotFit, ModelNotFound, NodeLost
+from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, ModelDoesNotFit, ModelNotFound, NodeLost, NotReady
 from exo_lite.domain.ids import Epoch, ModelId, NodeId, RequestId
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.pipeline import ConnectOrder
@@ -21,19 +20,18 @@ from exo_lite.domain.plan import LoadOptions, LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import Action, GiveUp, Leave, PlaceAnew, WarmUp, connect_orders, next_actions, offers
+from exo_lite.node.failures import MAX_WORKER_FAILURES, Failures
+from exo_lite.node.hints import cause_of
 from exo_lite.node.room import Room, find_room
 from exo_lite.node.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 WARM_UP_TIMEOUT_S = 60.0
-MAX_WORKER_FAILURES = 3
-"""Within FAILURE_WINDOW_S, after which an instance is given up."""
-FAILURE_WINDOW_S = 120.0
 UNTOLD_FOR_S = 0.5
 """After a warm-up that failed: if a worker is gone, its daemon tells of it in that time, and that is the reason."""
-SAME_FAILURE_S = 5.0
-"""A worker that hangs or dies is told of by its neighbours before its own daemon knows, and breaks the next try too."""
+UNEXPLAINED_FOR_S = 1.0
+"""After a stream broke off between two nodes that live: what else may be the reason is told in that time."""
 MAX_DEPARTURES = 8
 """That a placement remembers."""
 
@@ -59,11 +57,8 @@ class PlacementController:
         self._connect_shard = connect_shard
         self._generate = generate
         self._is_up_to_date = is_up_to_date
-        self._clock = clock
         self._under_way: set[Action] = set()
-        self._failures: dict[ModelId, deque[float]] = defaultdict(deque)
-        self._failed_on: dict[ModelId, frozenset[NodeId]] = {}
-        """The living nodes when a model was given up."""
+        self._failures = Failures(clock)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -81,18 +76,19 @@ class PlacementController:
             await changed.wait()
 
     def place(self, model: ModelDescription, wish: LoadWish) -> Instance:
-        """Place a model, or return it as it is where it already runs as wished. Raises ModelDoesNotFit.
+        """Place a model, or return it as it is where it already runs as wished.
 
-        Idle models leave where it needs their room; none does where that would not be enough.
+        Idle models leave where it needs their room; none does where that would not be enough. Raises ModelDoesNotFit,
+        or NotReady where it would fit if nodes reached each other.
         """
         existing = self._instance(model.model_id)
         is_any_good = wish.is_on_demand and existing is not None
         options = existing.options if existing is not None and is_any_good else wish.resolve(model.spec)
         if existing is not None and existing.state != "failed" and existing.options == options:
             return self._keep(existing, wish)
-        room = find_room(self._cluster.state, model, options)
+        room = self._room(model, options)
         if isinstance(room, Refusal):
-            raise ModelDoesNotFit(room.reason)
+            raise NotReady(room.reason) if room.broken_links else ModelDoesNotFit(room.reason)
         reason = "a request asked for it" if wish.is_on_demand else None
         return self._publish_plan(model, room, reason, _kept_s(existing, wish))
 
@@ -106,8 +102,11 @@ class PlacementController:
 
     def plan(self, model: ModelDescription, options: LoadOptions) -> Plan | Refusal:
         """What would be placed where now, on the living nodes, perhaps in place of idle models."""
-        room = find_room(self._cluster.state, model, options)
+        room = self._room(model, options)
         return room if isinstance(room, Refusal) else room.plan
+
+    def _room(self, model: ModelDescription, options: LoadOptions) -> Room | Refusal:
+        return find_room(self._cluster.state, model, options, self._failures.doubtful)
 
     def offers(self, model_id: ModelId, fingerprint: str | None = None) -> list[NodeOffer]:
         """What the living nodes can give to a model; with a fingerprint, only those that have these very files."""
@@ -130,48 +129,64 @@ class PlacementController:
         match action:
             case Leave(model_id, _, reason):
                 self._remove(model_id, f"{model_id} left: {reason}")
-            case GiveUp(model_id, _, reason):
-                self._give_up(model_id, reason)
-            case PlaceAnew(model_id, _, reason, is_loss):
-                self._place_anew(model_id, reason, is_loss=is_loss)
+            case GiveUp(model_id, _, reason, cause):
+                self._give_up(model_id, reason, cause, is_permanent=True)
+            case PlaceAnew(failed_link=None):
+                self._place_anew(action)
+            case PlaceAnew():
+                self._under_way.add(action)
+                tasks.create_task(self._supervisor.contain(f"placing {action.model_id}", self._place_around(action)))
             case WarmUp():
                 self._under_way.add(action)
                 tasks.create_task(self._supervisor.contain(f"warming up {action.model_id}", self._warm_up(action)))
 
-    def _place_anew(self, model_id: ModelId, reason: str, *, is_loss: bool) -> None:
-        instance = self._instance(model_id)
+    def _place_anew(self, action: PlaceAnew) -> None:
+        instance = self._instance(action.model_id)
         if instance is None:
             return
-        if not is_loss and self._fails_too_often(model_id):
-            self._give_up(model_id, f"{MAX_WORKER_FAILURES} failures in a row, the last: {reason}")
+        if not action.is_loss and self._failures.is_too_often(action.model_id):
+            reason = f"{MAX_WORKER_FAILURES} failures in a row, the last: {action.reason}"
+            self._give_up(action.model_id, reason, action.cause)
             return
-        model = ModelDescription(model_id, instance.fingerprint, instance.spec)
-        room = find_room(self._cluster.state, model, instance.options)
+        model = ModelDescription(action.model_id, instance.fingerprint, instance.spec)
+        room = self._room(model, instance.options)
         if isinstance(room, Refusal):
-            self._give_up(model_id, f"{reason}; {room.reason}")
+            self._give_up(action.model_id, f"{action.reason}; {room.reason}", cause_of(room))
         else:
-            self._publish_plan(model, room, reason, instance.keep_alive_s)
+            self._publish_plan(model, room, action.reason, instance.keep_alive_s)
 
-    def _give_up(self, model_id: ModelId, reason: str) -> None:
-        self._failed_on[model_id] = frozenset(self._cluster.state.living)
-        self._set_state(model_id, "failed", reason)
+    async def _place_around(self, action: PlaceAnew) -> None:
+        """A stream broke off. Where nothing else explains it in time, the next plan leaves that link alone."""
+        try:
+            await asyncio.sleep(UNEXPLAINED_FOR_S)
+            if not self._is_current(action):
+                return
+            explained = next((one for one in self._next_actions() if one.model_id == action.model_id), action)
+            if isinstance(explained, PlaceAnew) and explained.failed_link is None:
+                self._place_anew(explained)
+            elif action.failed_link is not None:
+                self._failures.doubt(action.failed_link)
+                self._place_anew(action)
+        finally:
+            self._under_way.discard(action)
+
+    def _next_actions(self) -> list[Action]:
+        return next_actions(self._cluster.state)
+
+    def _give_up(self, model_id: ModelId, reason: str, cause: str, *, is_permanent: bool = False) -> None:
+        self._failures.give_up(model_id, self._cluster.state, is_permanent=is_permanent)
+        self._set_state(model_id, "failed", reason, cause)
 
     def _retry_failed(self) -> None:
-        """A failed model gets another try when the nodes are others than at its failure, or the leader is."""
-        living = frozenset(self._cluster.state.living)
-        for instance in self._instances():
-            if instance.state == "failed" and self._failed_on.get(instance.model_id) != living:
-                self._failed_on[instance.model_id] = living
-                with self._supervisor.containing(f"placing {instance.model_id}"):
-                    self._place_anew(instance.model_id, "the nodes changed", is_loss=True)
-
-    def _fails_too_often(self, model_id: ModelId) -> bool:
-        failures, now_s = self._failures[model_id], self._clock()
-        if not failures or now_s - failures[-1] > SAME_FAILURE_S:
-            failures.append(now_s)
-        while failures[0] < now_s - FAILURE_WINDOW_S:
-            failures.popleft()
-        return len(failures) >= MAX_WORKER_FAILURES
+        """A failed model gets another try when the nodes, their links or the leader are others than at its failure."""
+        state = self._cluster.state
+        for one in self._instances():
+            if one.state != "failed":
+                continue
+            reason = self._failures.retry_reason(one.model_id, state, is_pinned=one.is_pinned)
+            if reason is not None:
+                with self._supervisor.containing(f"placing {one.model_id}"):
+                    self._place_anew(PlaceAnew(one.model_id, one.epoch, reason, is_loss=True))
 
     async def _warm_up(self, action: WarmUp) -> None:
         """Join the workers and send one real token through every hop: the proof behind `ready`."""
@@ -182,15 +197,16 @@ class PlacementController:
                     await self._connect_shard(node_id, order)
                 await self._send_token(instance)
         except TimeoutError:
-            await self._note_warm_up_failure(action, f"no token came through within {WARM_UP_TIMEOUT_S:.0f} s")
+            error = DeadlineExceeded(f"no token came through within {WARM_UP_TIMEOUT_S:.0f} s")
+            await self._note_warm_up_failure(action, error)
         except ExoLiteError as error:
-            await self._note_warm_up_failure(action, str(error))
+            await self._note_warm_up_failure(action, error)
         except Exception as error:  # a task's top
             self._supervisor.note(f"warming up {action.model_id}", error)
-            await self._note_warm_up_failure(action, f"{type(error).__name__}: {error}")
+            await self._note_warm_up_failure(action, ExoLiteError(f"{type(error).__name__}: {error}"))
         else:
             if self._is_current(action):
-                self._failures.pop(action.model_id, None)
+                self._failures.is_over(action.model_id)
                 self._set_state(action.model_id, "ready")
         finally:
             self._under_way.discard(action)
@@ -210,10 +226,16 @@ class PlacementController:
                 return
         raise NodeLost(f"{instance.assignments[0].name} ended the answer without a token")
 
-    async def _note_warm_up_failure(self, action: WarmUp, reason: str) -> None:
+    async def _note_warm_up_failure(self, action: WarmUp, error: ExoLiteError) -> None:
+        """The workers' own words, if they come in time, are the better ones."""
         await asyncio.sleep(UNTOLD_FOR_S)
-        if self._is_current(action):
-            self._place_anew(action.model_id, f"warming up failed: {reason}", is_loss=False)
+        if not self._is_current(action):
+            return
+        told = next((one for one in self._next_actions() if one.model_id == action.model_id), None)
+        if isinstance(told, PlaceAnew | GiveUp):
+            return  # that one is acted on
+        reason = f"warming up failed: {error}"
+        self._place_anew(PlaceAnew(action.model_id, action.epoch, reason, is_loss=False, cause=error.code))
 
     def _is_current(self, action: Action) -> bool:
         instance = self._instance(action.model_id)
@@ -251,9 +273,12 @@ class PlacementController:
         self._publish([*staying, instance], epoch, [Departure(one, epoch, f"{one} {text}") for one in room.leaving])
         return instance
 
-    def _set_state(self, model_id: ModelId, state: InstanceState, reason: str | None = None) -> Instance:
+    def _set_state(
+        self, model_id: ModelId, state: InstanceState, reason: str | None = None, cause: str | None = None
+    ) -> Instance:
         changed = [
-            replace(one, state=state, reason=reason) if one.model_id == model_id else one for one in self._instances()
+            replace(one, state=state, reason=reason, cause=cause) if one.model_id == model_id else one
+            for one in self._instances()
         ]
         self._publish(changed, self._cluster.state.epoch)
         return next(one for one in changed if one.model_id == model_id)

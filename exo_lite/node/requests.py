@@ -8,18 +8,22 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from exo_lite.domain.addresses import join_address, split_address
-from exo_lite.domain.cluster import ClusterState
-from exo_lite.domain.errors import ExoLiteError, InvalidRequest, NodeLost, NotReady
+from exo_lite.domain.cluster import ClusterState, Member
+from exo_lite.domain.errors import ExoLiteError, InvalidRequest, NodeLost, NotReady, StaleEpoch
 from exo_lite.domain.ids import ModelId, NodeId, RequestId
+from exo_lite.domain.links import next_hop
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import GenerateRequest, Sampling, Terms, Token
 from exo_lite.domain.trace import TraceReport
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import as_seen, lost_reason, shard_status
+from exo_lite.transport.node_client import NodeClient
 from exo_lite.transport.worker_client import WorkerClient
 
 TRACES_TIMEOUT_S = 5.0
+MAX_RELAYS = 4
+"""Nodes that a request may go through: more only while they do not know yet who reaches whom."""
 
 
 class Requests:
@@ -70,12 +74,23 @@ class Requests:
             async for token in tokens:
                 yield token
 
-    async def generate_on(self, instance: Instance, request: GenerateRequest) -> AsyncGenerator[Token, None]:
-        """As `generate`, on an instance in whatever state."""
+    async def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
+        """As `generate_on`, for a node that does not reach the head. Raises NotReady, StaleEpoch or NodeLost."""
+        instance = self._instance(request.model_id)
+        if instance.epoch != request.epoch:
+            raise StaleEpoch(f"{instance.model_id} is placed in epoch {instance.epoch}, not {request.epoch}: ask again")
+        async with aclosing(self.generate_on(instance, request, num_relays=num_relays)) as tokens:
+            async for token in tokens:
+                yield token
+
+    async def generate_on(
+        self, instance: Instance, request: GenerateRequest, *, num_relays: int = 0
+    ) -> AsyncGenerator[Token, None]:
+        """As `generate`, on an instance in whatever state, and through others where the head is out of reach."""
         news: asyncio.Queue[Token | BaseException | None] = asyncio.Queue()
 
         async def read() -> None:
-            async with aclosing(self._head_client(instance).generate(request)) as tokens:
+            async with aclosing(self._answer(instance, request, num_relays)) as tokens:
                 async for token in tokens:
                     news.put_nowait(token)
 
@@ -96,6 +111,24 @@ class Requests:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+    async def _answer(
+        self, instance: Instance, request: GenerateRequest, num_relays: int
+    ) -> AsyncGenerator[Token, None]:
+        relay = _relay(self._cluster.state, instance)
+        if relay is None:
+            async with aclosing(self._head_client(instance).generate(request)) as tokens:
+                async for token in tokens:
+                    yield token
+            return
+        if num_relays >= MAX_RELAYS:
+            raise NodeLost(f"{instance.assignments[0].name}, the head of {instance.model_id}, is out of reach")
+        async with (
+            NodeClient(relay.address) as client,
+            aclosing(client.relay(request, num_relays + 1)) as tokens,
+        ):
+            async for token in tokens:
+                yield token
 
     async def traces(self, model_id: ModelId) -> TraceReport:
         """Of its last requests, wherever they entered. Raises NotReady where it is not loaded."""
@@ -144,6 +177,15 @@ class Requests:
             if reason is not None:
                 return reason
             await changed.wait()
+
+
+def _relay(state: ClusterState, instance: Instance) -> Member | None:
+    """The node to send a request to where its head does not answer this one."""
+    head = instance.assignments[0].node_id
+    if head not in state.self_status.unreached:
+        return None
+    nearer = next_hop(state, head)
+    return None if nearer is None or nearer == head else state.members[nearer]
 
 
 def _check_token_ids(token_ids: Sequence[int], vocab_size: int, *, param: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.links import Link, known_links
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadOptions, Plan, Refusal
 from exo_lite.node.decisions import idle_s, offers
@@ -21,39 +22,57 @@ class Room:
     leaving: tuple[ModelId, ...] = ()
 
 
-def find_room(state: ClusterState, model: ModelDescription, options: LoadOptions) -> Room | Refusal:
-    """Room beside what is loaded; else in place of idle models, the least recently used first, as few as needed."""
-    outcome = _plan_without(state, (), model, options)
+def find_room(
+    state: ClusterState, model: ModelDescription, options: LoadOptions, doubtful: Collection[Link] = ()
+) -> Room | Refusal:
+    """Room beside what is loaded; else in place of idle models, the least recently used first, as few as needed.
+
+    `doubtful`: links that failed lately, to be left alone where that is possible.
+    """
+
+    def plan_without(leaving: Collection[ModelId]) -> Plan | Refusal:
+        left = offers(_without(state, leaving), model.model_id, model.fingerprint)
+        return plan(model.model_id, model.spec, options, left, links)
+
+    links = known_links(state, doubtful)
+    outcome = plan_without(())
     if isinstance(outcome, Plan):
         return Room(outcome)
     idle = _idle_models(state, model.model_id)
     for count in range(1, len(idle) + 1):
-        outcome = _plan_without(state, idle[:count], model, options)
+        outcome = plan_without(idle[:count])
         if isinstance(outcome, Plan):
-            return _spare(state, idle[:count], model, options, outcome)
+            return _spare(idle[:count], outcome, plan_without)
+    if isinstance(plan(model.model_id, model.spec, options, offers(state, model.model_id, None), links), Plan):
+        return _for_files(outcome, state, model)
     return _with_others(outcome, state, idle)
 
 
+def _for_files(refusal: Refusal, state: ClusterState, model: ModelDescription) -> Refusal:
+    """There would be room, but for the files."""
+    without = [offer for offer in offers(state, model.model_id, model.fingerprint) if offer.reason is not None]
+    reasons = "; ".join(f"{offer.name} {offer.reason}" for offer in sorted(without, key=lambda offer: offer.name))
+    reason = f"{model.model_id} would fit, if more nodes had its files: {reasons}"
+    return replace(refusal, reason=reason, lacks_files=True)
+
+
 def _spare(
-    state: ClusterState, leaving: list[ModelId], model: ModelDescription, options: LoadOptions, outcome: Plan
+    leaving: list[ModelId], outcome: Plan, plan_without: Callable[[Collection[ModelId]], Plan | Refusal]
 ) -> Room:
     """Let those stay, the most recently used first, whose leaving would not help."""
     for model_id in leaving[::-1]:
         others = [one for one in leaving if one != model_id]
-        without_it = _plan_without(state, others, model, options)
+        without_it = plan_without(others)
         if isinstance(without_it, Plan):
             leaving, outcome = others, without_it
     return Room(outcome, tuple(leaving))
 
 
-def _plan_without(
-    state: ClusterState, leaving: Collection[ModelId], model: ModelDescription, options: LoadOptions
-) -> Plan | Refusal:
-    emptier = state
-    if state.placement is not None and leaving:
-        staying = tuple(one for one in state.placement.instances if one.model_id not in leaving)
-        emptier = replace(state, placement=replace(state.placement, instances=staying))
-    return plan(model.model_id, model.spec, options, offers(emptier, model.model_id, model.fingerprint))
+def _without(state: ClusterState, leaving: Collection[ModelId]) -> ClusterState:
+    if state.placement is None or not leaving:
+        return state
+    staying = tuple(one for one in state.placement.instances if one.model_id not in leaving)
+    return replace(state, placement=replace(state.placement, instances=staying))
 
 
 def _idle_models(state: ClusterState, for_model: ModelId) -> list[ModelId]:

@@ -24,6 +24,7 @@ from exo_lite.domain.errors import (
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
+from exo_lite.domain.links import next_hop
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ModelDescription, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
@@ -151,14 +152,18 @@ class NodeService:
         await self._order(here, lambda leader: leader.unplace(model_id, timeout_s=ORDER_TIMEOUT_S))
 
     async def _order(self, here: Callable[[], Awaitable[T]], there: Callable[[NodeClient], Awaitable[T]]) -> T:
-        """Given to the leader, be it this node; where that one is lost, to whoever leads after it. Raises NodeLost."""
+        """Given to the leader, be it this node, or to one on the way there; where the leader is lost, to the next one.
+
+        Raises NodeLost.
+        """
         while not self._cluster.state.is_leader:
-            leader = self._cluster.state.members[self._cluster.state.leader]
+            state = self._cluster.state
+            nearer = state.members[next_hop(state, state.leader) or state.leader]
             try:
-                async with NodeClient(leader.address) as client:
+                async with NodeClient(nearer.address) as client:
                     return await there(client)
             except NodeLost:
-                if not await self._is_succeeded(leader.status.identity.node_id):
+                if not await self._is_succeeded(state.leader):
                     raise
         return await here()
 

@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from exo_lite.domain.cluster import ClusterState, Member
+from exo_lite.domain.links import Link, broken_links
 from exo_lite.domain.node import NodeStatus, ServingCounts, ShardStatus
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import Assignment
 from exo_lite.node.decisions import as_seen, shard_status
 from exo_lite.node.events import NodeEvent
+from exo_lite.node.hints import fix_for
+from exo_lite.node.notes import notes
 
 
 def state_document(state: ClusterState, events: Iterable[NodeEvent], now_s: float) -> dict[str, object]:
@@ -25,8 +28,15 @@ def state_document(state: ClusterState, events: Iterable[NodeEvent], now_s: floa
         "leader": state.leader,
         "nodes": sorted([_node(state.self_status, None, now_s), *members], key=lambda node: str(node["name"])),
         "models": [_model(state, as_seen(state, instance)) for instance in instances],
+        "broken_links": [_link(state, pair) for pair in sorted(broken_links(state), key=sorted)],
+        "notes": [asdict(note) for note in notes(state)],
         "events": [asdict(event) for event in events],
     }
+
+
+def _link(state: ClusterState, pair: Link) -> dict[str, object]:
+    node_ids = sorted(pair)
+    return {"node_ids": node_ids, "nodes": [state.living[node_id].identity.name for node_id in node_ids]}
 
 
 def _node(status: NodeStatus, member: Member | None, now_s: float) -> dict[str, object]:
@@ -63,6 +73,7 @@ def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
         "vocab_size": instance.spec.vocab_size,
         "state": instance.state,
         "reason": instance.reason,
+        "fix": fix_for(instance.cause) if instance.state == "failed" else None,
         "epoch": instance.epoch,
         "dtype": instance.options.dtype,
         "quant": instance.options.quant,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from exo_lite.domain.errors import MalformedMessage
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId, parse_model_id
 from exo_lite.domain.keep_alive import FOR_EVER
@@ -88,6 +90,8 @@ def shard_status_to_proto(status: ShardStatus) -> cluster_pb2.ShardStatus:
         num_waiting=status.num_waiting,
         proof_age_s=status.proof_age_s,
         error=status.error,
+        error_code=status.error_code,
+        failed_stages=status.failed_stages,
         idle_s=status.idle_s,
         num_kv_blocks=status.num_kv_blocks,
         num_free_kv_blocks=status.num_free_kv_blocks,
@@ -115,11 +119,20 @@ def shard_status_from_proto(message: cluster_pb2.ShardStatus) -> ShardStatus:
         num_waiting=message.num_waiting,
         proof_age_s=message.proof_age_s if message.HasField("proof_age_s") else None,
         error=message.error if message.HasField("error") else None,
+        error_code=message.error_code if message.HasField("error_code") else None,
+        failed_stages=_two_stages(message.failed_stages),
         idle_s=message.idle_s if message.HasField("idle_s") else None,
         num_kv_blocks=message.num_kv_blocks,
         num_free_kv_blocks=message.num_free_kv_blocks,
         counts=ServingCounts(**{name: getattr(message.counts, name) for name in _COUNT_FIELDS}),
     )
+
+
+def _two_stages(stages: Sequence[int]) -> tuple[int, int] | None:
+    """Raises MalformedMessage."""
+    if len(stages) not in (0, 2):
+        raise MalformedMessage(f"a stream has two ends, not {len(stages)}")
+    return (stages[0], stages[1]) if stages else None
 
 
 def node_status_to_proto(status: NodeStatus) -> cluster_pb2.NodeStatus:
@@ -239,6 +252,7 @@ def instance_to_proto(instance: Instance) -> cluster_pb2.Instance:
         ],
         state=instance.state,
         reason=instance.reason,
+        cause=instance.cause,
         keep_alive_s=instance.keep_alive_s,
     )
 
@@ -264,6 +278,7 @@ def instance_from_proto(message: cluster_pb2.Instance) -> Instance:
         ),
         state=read_word(message.state, INSTANCE_STATES),
         reason=message.reason if message.HasField("reason") else None,
+        cause=message.cause if message.HasField("cause") else None,
         keep_alive_s=message.keep_alive_s if message.HasField("keep_alive_s") else FOR_EVER,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import accumulate
@@ -14,9 +15,12 @@ from grpc import StatusCode
 from exo_lite.domain import errors
 from exo_lite.domain.errors import ConnectionRefused, ExoLiteError, NodeLost, error_class
 
+log = logging.getLogger(__name__)
+
 CODE_KEY = "exo-lite-code"
 PARAM_KEY = "exo-lite-param"
 RETRY_AFTER_KEY = "exo-lite-retry-after"
+FAILED_STAGES_KEY = "exo-lite-failed-stages"
 
 _STATUS_CODES: dict[type[ExoLiteError], StatusCode] = {
     errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
@@ -68,6 +72,8 @@ def _metadata(error: ExoLiteError) -> tuple[tuple[str, str], ...]:
         metadata.append((PARAM_KEY, error.param))
     if error.retry_after_s is not None:
         metadata.append((RETRY_AFTER_KEY, str(error.retry_after_s)))
+    if isinstance(error, NodeLost) and error.failed_stages is not None:
+        metadata.append((FAILED_STAGES_KEY, ",".join(map(str, error.failed_stages))))
     return tuple(metadata)
 
 
@@ -118,7 +124,43 @@ def error_from_status(error: EndedCall, *, peer: str) -> ExoLiteError:
         raised.param = metadata.get(PARAM_KEY)
         retry_after = metadata.get(RETRY_AFTER_KEY, "")
         raised.retry_after_s = int(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+        if isinstance(raised, NodeLost):
+            raised.failed_stages = _failed_stages(metadata.get(FAILED_STAGES_KEY, ""))
         return raised
-    if error.code() is StatusCode.UNAVAILABLE and "refused" in (error.details() or "").lower():
+    unanswered = _unanswered(error, peer)
+    unanswered.is_unanswered = error.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+    log.debug("a call failed", extra={"peer": peer, "status": error.code().name, "details": error.details()})
+    return unanswered
+
+
+def _failed_stages(text: str) -> tuple[int, int] | None:
+    stages = [int(stage) for stage in text.split(",") if stage.isascii() and stage.isdigit()]
+    return (stages[0], stages[1]) if len(stages) == 2 else None
+
+
+def _unanswered(error: EndedCall, peer: str) -> NodeLost:
+    """In our words: gRPC's are for the log."""
+    details = (error.details() or "").lower()
+    if error.code() is StatusCode.UNAVAILABLE and "refused" in details:
         return ConnectionRefused(f"{peer} refuses connections: its process is gone")
-    return NodeLost(f"{peer} did not answer: {error.code().name}: {error.details() or 'no details'}")
+    return NodeLost(f"{peer} {_what_happened(error.code(), details)}")
+
+
+def _what_happened(code: StatusCode, details: str) -> str:
+    if code is StatusCode.DEADLINE_EXCEEDED:
+        return "did not answer in time"
+    if code is StatusCode.UNIMPLEMENTED:
+        return "does not know the call: it runs another version of exo-lite"
+    if code is StatusCode.RESOURCE_EXHAUSTED:
+        return "and this node disagree on how large a message may be"
+    if any(word in details for word in ("ping timeout", "keepalive", "timed out", "timeout occurred")):
+        return "stopped answering: it hangs, or the network to it is cut"
+    if any(word in details for word in ("unreachable", "no route")):
+        return "cannot be reached: there is no network route to it"
+    if any(word in details for word in ("reset", "closed", "broken pipe", "goaway", "eof")):
+        return "closed the connection: its process has ended, or the network broke it off"
+    if code is StatusCode.CANCELLED:
+        return "cancelled the call"
+    if code in (StatusCode.UNKNOWN, StatusCode.INTERNAL):
+        return "failed while it answered: its log says more"
+    return "did not answer: it is gone, or the network to it is"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from typing import TypeVar
 
 from exo_lite.domain.heartbeat import Heartbeat
@@ -11,11 +11,14 @@ from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.transport import cluster_codec as codec
 from exo_lite.transport.channels import open_channel
 from exo_lite.transport.errors import errors_from_status
-from exo_lite.transport.v1 import node_pb2
+from exo_lite.transport.step_codec import request_to_proto, token_from_proto
+from exo_lite.transport.v1 import node_pb2, relay_pb2
 from exo_lite.transport.v1.node_pb2_grpc import NodeStub
+from exo_lite.transport.v1.relay_pb2_grpc import RelayStub
 
 T = TypeVar("T")
 
@@ -68,8 +71,22 @@ class NodeClient:
     async def unplace(self, model_id: ModelId, *, timeout_s: float) -> None:
         await self._answer(self._stub.Unplace(node_pb2.UnplaceRequest(model_id=model_id), timeout=timeout_s))
 
-    async def connect_shard(self, order: ConnectOrder, *, timeout_s: float) -> None:
-        await self._answer(self._stub.ConnectShard(codec.order_to_proto(order), timeout=timeout_s))
+    async def connect_shard(self, node_id: NodeId, order: ConnectOrder, *, timeout_s: float) -> None:
+        """For the node with this id, be it the one at this address or one behind it."""
+        request = codec.order_to_proto(order)
+        request.node_id = node_id
+        await self._answer(self._stub.ConnectShard(request, timeout=timeout_s))
+
+    async def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
+        """The answer of a head that this node does not reach. Closing the generator cancels the request everywhere."""
+        message = relay_pb2.RelayRequest(request=request_to_proto(request), num_relays=num_relays)
+        call = RelayStub(self._channel).Generate(message)
+        try:
+            with errors_from_status(self.address):
+                async for token in call:
+                    yield token_from_proto(token)
+        finally:
+            call.cancel()
 
     async def _answer(self, call: Awaitable[T]) -> T:
         with errors_from_status(self.address):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -14,10 +16,13 @@ from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.transport import cluster_codec as codec
 from exo_lite.transport.errors import errors_as_status
-from exo_lite.transport.v1 import cluster_pb2, node_pb2
+from exo_lite.transport.step_codec import request_from_proto, token_to_proto
+from exo_lite.transport.v1 import cluster_pb2, node_pb2, relay_pb2, worker_pb2
 from exo_lite.transport.v1.node_pb2_grpc import NodeServicer, add_NodeServicer_to_server
+from exo_lite.transport.v1.relay_pb2_grpc import RelayServicer, add_RelayServicer_to_server
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -41,11 +46,16 @@ class NodeHandler(Protocol):
 
     async def on_unplace(self, model_id: ModelId) -> None: ...
 
-    async def on_connect_shard(self, order: ConnectOrder) -> None: ...
+    async def on_connect_shard(self, node_id: NodeId | None, order: ConnectOrder) -> None:
+        """For this node, or one that it is to pass the order on to."""
+
+    def on_relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
+        """The answer to a request that entered at a node which does not reach the head itself."""
 
 
 def serve_node(server: grpc.aio.Server, handler: NodeHandler) -> None:
     add_NodeServicer_to_server(_NodeServicer(handler), server)
+    add_RelayServicer_to_server(_RelayServicer(handler), server)
 
 
 def caller_host(peer: str) -> str | None:
@@ -100,5 +110,18 @@ class _NodeServicer(NodeServicer):
 
     async def ConnectShard(self, request: node_pb2.ConnectRequest, context: Context) -> node_pb2.ConnectReply:
         async with errors_as_status(context):
-            await self._handler.on_connect_shard(codec.order_from_proto(request))
+            node_id = NodeId(request.node_id) if request.node_id else None
+            await self._handler.on_connect_shard(node_id, codec.order_from_proto(request))
         return node_pb2.ConnectReply()
+
+
+class _RelayServicer(RelayServicer):
+    def __init__(self, handler: NodeHandler) -> None:
+        self._handler = handler
+
+    async def Generate(self, request: relay_pb2.RelayRequest, context: Context) -> AsyncIterator[worker_pb2.Token]:
+        async with errors_as_status(context):
+            answer = self._handler.on_relay(request_from_proto(request.request), request.num_relays)
+            async with aclosing(answer) as tokens:
+                async for token in tokens:
+                    yield token_to_proto(token)

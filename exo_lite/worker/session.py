@@ -89,6 +89,7 @@ class Session:
 
     def end(self, error: ExoLiteError) -> None:
         """Whoever waits for the session gets `error`; no further step is computed. From any thread."""
+        self._note_stages(error)
         with self._lock:
             if self.error is not None:
                 return
@@ -101,6 +102,12 @@ class Session:
                 stream.close()
         if self.head is not None:
             self.head.fail(error)
+
+    def _note_stages(self, error: ExoLiteError) -> None:
+        """Where the stage that this one reads from is silent, say between which two the stream broke off."""
+        if isinstance(error, NodeLost) and error.is_unanswered and error.failed_stages is None:
+            before = (self.order.stage or self.order.num_stages) - 1
+            error.failed_stages = (before, self.order.stage)
 
     def enqueue(self, step: Step) -> None:
         """Take a step that the head made."""

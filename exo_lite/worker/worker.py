@@ -99,6 +99,8 @@ class Worker:
             proof_age_s=self._clock() - head.proved_at_s if head and head.proved_at_s is not None else None,
             counts=head.counts if head else ServingCounts(),
             error=str(error) if error else None,
+            error_code=error.code if error else None,
+            failed_stages=error.failed_stages if isinstance(error, NodeLost) else None,
             idle_s=head.idle_s if head else None,
             num_kv_blocks=head.num_kv_blocks if head else 0,
             num_free_kv_blocks=head.num_free_kv_blocks if head else 0,

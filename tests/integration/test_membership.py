@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
@@ -28,6 +28,7 @@ from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdenti
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.node import daemon as daemon_module
 from exo_lite.node import membership as membership_module
 from exo_lite.node.config import NodeConfig
@@ -382,5 +383,8 @@ class Misled:
     async def on_unplace(self, model_id: ModelId) -> None:
         raise NotReady("it places none")
 
-    async def on_connect_shard(self, order: ConnectOrder) -> None:
+    async def on_connect_shard(self, node_id: NodeId | None, order: ConnectOrder) -> None:
+        raise NotReady("it has none")
+
+    def on_relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
         raise NotReady("it has none")

@@ -13,6 +13,16 @@ export function showNodes(state) {
   const version = state.nodes.find((node) => node.self)?.version;
   const rows = state.nodes.map((node) => ({ node, largest, version, leader: state.leader, shards: shardsOf(state, node) }));
   patchChildren(byId("nodes"), rows, { key: (row) => row.node.id, create, update });
+  patchChildren(byId("notes"), state.notes ?? [], { key: (note) => note.text, create: createNote, update: updateNote });
+}
+
+function createNote() {
+  return element("li", { "data-testid": "note", "data-tone": "warn" }, line("text", "major"), line("fix", "minor"));
+}
+
+function updateNote(row, { text, fix }) {
+  setText(part(row, "text"), text);
+  setText(part(row, "fix"), `Fix: ${fix}`);
 }
 
 /** The shards that a node holds, over all models. */

@@ -168,6 +168,8 @@ class ShardStatus(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     WORKER_PORT_FIELD_NUMBER: _builtins.int
     STREAM_PORT_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    FAILED_STAGES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     state: _builtins.str
     progress: _builtins.float
@@ -187,10 +189,15 @@ class ShardStatus(_message.Message):
     num_free_kv_blocks: _builtins.int
     worker_port: _builtins.int
     stream_port: _builtins.int
+    error_code: _builtins.str
     @_builtins.property
     def shard(self) -> Global___Shard: ...
     @_builtins.property
     def counts(self) -> Global___ServingCounts: ...
+    @_builtins.property
+    def failed_stages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """two, or none"""
+
     def __init__(
         self,
         *,
@@ -215,15 +222,19 @@ class ShardStatus(_message.Message):
         counts: Global___ServingCounts | None = ...,
         worker_port: _builtins.int | None = ...,
         stream_port: _builtins.int | None = ...,
+        error_code: _builtins.str | None = ...,
+        failed_stages: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "compute_ms", b"compute_ms", "counts", b"counts", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "stream_port", b"stream_port", "worker_port", b"worker_port"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_error_code", b"_error_code", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "compute_ms", b"compute_ms", "counts", b"counts", "error", b"error", "error_code", b"error_code", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "stream_port", b"stream_port", "worker_port", b"worker_port"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "counts", b"counts", "epoch", b"epoch", "error", b"error", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "stream_port", b"stream_port", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_port", b"worker_port", "working_bytes", b"working_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_error_code", b"_error_code", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "counts", b"counts", "epoch", b"epoch", "error", b"error", "error_code", b"error_code", "failed_stages", b"failed_stages", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "stream_port", b"stream_port", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_port", b"worker_port", "working_bytes", b"working_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_ms: _TypeAlias = _typing.Literal["compute_ms"]  # noqa: Y015
     _WhichOneofArgType__compute_ms: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms"]  # noqa: Y015
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__error_code: _TypeAlias = _typing.Literal["error_code"]  # noqa: Y015
+    _WhichOneofArgType__error_code: _TypeAlias = _typing.Literal["_error_code", b"_error_code"]  # noqa: Y015
     _WhichOneofReturnType__hop_ms: _TypeAlias = _typing.Literal["hop_ms"]  # noqa: Y015
     _WhichOneofArgType__hop_ms: _TypeAlias = _typing.Literal["_hop_ms", b"_hop_ms"]  # noqa: Y015
     _WhichOneofReturnType__idle_s: _TypeAlias = _typing.Literal["idle_s"]  # noqa: Y015
@@ -238,6 +249,8 @@ class ShardStatus(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_ms) -> _WhichOneofReturnType__compute_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_code) -> _WhichOneofReturnType__error_code | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hop_ms) -> _WhichOneofReturnType__hop_ms | None: ...
     @_typing.overload
@@ -565,6 +578,7 @@ class Instance(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     fingerprint: _builtins.str
     n_layers: _builtins.int
@@ -573,6 +587,7 @@ class Instance(_message.Message):
     reason: _builtins.str
     keep_alive_s: _builtins.float
     """absent: for ever"""
+    cause: _builtins.str
     @_builtins.property
     def options(self) -> Global___LoadOptions: ...
     @_builtins.property
@@ -592,15 +607,20 @@ class Instance(_message.Message):
         reason: _builtins.str | None = ...,
         spec: Global___ModelSpec | None = ...,
         keep_alive_s: _builtins.float | None = ...,
+        cause: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "keep_alive_s", b"keep_alive_s", "options", b"options", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cause", b"_cause", "_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "cause", b"cause", "keep_alive_s", b"keep_alive_s", "options", b"options", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "assignments", b"assignments", "epoch", b"epoch", "fingerprint", b"fingerprint", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "n_layers", b"n_layers", "options", b"options", "reason", b"reason", "spec", b"spec", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cause", b"_cause", "_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "assignments", b"assignments", "cause", b"cause", "epoch", b"epoch", "fingerprint", b"fingerprint", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "n_layers", b"n_layers", "options", b"options", "reason", b"reason", "spec", b"spec", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cause: _TypeAlias = _typing.Literal["cause"]  # noqa: Y015
+    _WhichOneofArgType__cause: _TypeAlias = _typing.Literal["_cause", b"_cause"]  # noqa: Y015
     _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
     _WhichOneofArgType__keep_alive_s: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cause) -> _WhichOneofReturnType__cause | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_alive_s) -> _WhichOneofReturnType__keep_alive_s | None: ...
     @_typing.overload

@@ -46,8 +46,8 @@ from tests.unit.node.cluster_states import (
 OLDER = Epoch(EPOCH - 1)
 
 
-def place_anew(reason: str, *, is_loss: bool) -> list[Action]:
-    return [PlaceAnew(MODEL, EPOCH, reason, is_loss=is_loss)]
+def place_anew(reason: str, *, is_loss: bool, cause: str = "node_lost") -> list[Action]:
+    return [PlaceAnew(MODEL, EPOCH, reason, is_loss=is_loss, cause=cause)]
 
 
 def test_nothing_is_placed_so_nothing_is_to_do():
@@ -104,7 +104,7 @@ def test_a_worker_that_lives_and_cannot_load_gives_up():
 def test_a_worker_that_is_gone_places_anew(state: InstanceState):
     gone = shard_status(SECOND, "lost", worker_port=None, error="killed by signal 9")
     assert next_actions(two_nodes(shard_status(FIRST), gone, state=state)) == place_anew(
-        "killed by signal 9", is_loss=False
+        "killed by signal 9", is_loss=False, cause="worker_failed"
     )
 
 

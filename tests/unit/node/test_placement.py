@@ -17,7 +17,8 @@ from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, InstanceState, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.placement import MAX_DEPARTURES, MAX_WORKER_FAILURES, SAME_FAILURE_S, PlacementController
+from exo_lite.node.failures import MAX_WORKER_FAILURES, SAME_FAILURE_S
+from exo_lite.node.placement import MAX_DEPARTURES, PlacementController
 from exo_lite.node.requests import Requests
 from tests.unit.node.cluster_states import (
     EPOCH,

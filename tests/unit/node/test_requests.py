@@ -8,14 +8,27 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.errors import NodeLost, NotReady
-from exo_lite.domain.ids import RequestId
+from exo_lite.domain.errors import NodeLost, NotReady, StaleEpoch
+from exo_lite.domain.ids import Epoch, NodeId, RequestId
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.requests import Requests
+from exo_lite.node.requests import MAX_RELAYS, Requests
 from exo_lite.transport.channels import bind, create_server
+from exo_lite.transport.node_server import serve_node
 from exo_lite.transport.worker_server import serve_worker
-from tests.unit.node.cluster_states import EPOCH, FIRST, MODEL, both_ready, cluster, node, shard_status, two_nodes
+from tests.unit.node.cluster_states import (
+    EPOCH,
+    FIRST,
+    MODEL,
+    both_ready,
+    cluster,
+    instance,
+    member,
+    node,
+    part,
+    shard_status,
+    two_nodes,
+)
 
 
 class SilentHead:
@@ -69,3 +82,43 @@ async def test_traces_of_a_model_whose_head_cannot_tell_are_none_with_the_reason
 async def test_a_model_that_is_not_loaded_has_no_traces() -> None:
     with pytest.raises(NotReady, match="tiny is not loaded any more"):
         await Requests(Cluster(cluster(node("a")))).traces(MODEL)
+
+
+class Between:
+    """A daemon that reaches the head and answers for it."""
+
+    num_relays = 0
+
+    async def on_relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
+        self.num_relays = num_relays
+        yield Token(0, 7)
+        yield Token(1, 8, finish_reason="stop")
+
+
+async def test_a_request_whose_head_is_out_of_reach_goes_through_a_node_between() -> None:
+    between, server = Between(), create_server()
+    serve_node(server, between)  # type: ignore[arg-type]  # nothing else of a daemon is asked for
+    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    await server.start()
+    head, entry = part("c", 0, 3), node("a")
+    b = node("b")
+    state = cluster(
+        replace(entry, unreached=(NodeId("c"),)),
+        [
+            member(replace(b, identity=replace(b.identity, addresses=(address,)))),
+            member(node("c", shard_status(head)), "suspect"),
+        ],
+        instance(head),
+    )
+    requests = Requests(Cluster(state))
+    request = GenerateRequest(RequestId("r"), MODEL, EPOCH, 0, (1,), 2, Sampling())
+    try:
+        tokens = [token.token_id async for token in requests.generate_on(instance(head), request)]
+        assert (tokens, between.num_relays) == ([7, 8], 1)
+        with pytest.raises(NodeLost, match="node-c, the head of tiny, is out of reach"):
+            await anext(requests.generate_on(instance(head), request, num_relays=MAX_RELAYS))
+        with pytest.raises(StaleEpoch, match="epoch 5, not 4"):
+            await anext(requests.relay(replace(request, epoch=Epoch(4)), 1))
+    finally:
+        await requests.close()
+        await server.stop(grace=None)

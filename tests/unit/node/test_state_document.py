@@ -19,6 +19,7 @@ OPTIONAL_NUMBER = (int, float, type(None))
 OPTIONAL_TEXT = (str, type(None))
 
 TOP = {"node": dict, "cluster": str, "epoch": int, "leader": str, "nodes": list, "models": list, "events": list}
+TOP |= {"broken_links": list, "notes": list}
 NODE = {
     "id": str,
     "name": str,
@@ -41,6 +42,7 @@ MODEL = {
     "vocab_size": int,
     "state": str,
     "reason": OPTIONAL_TEXT,
+    "fix": OPTIONAL_TEXT,
     "epoch": int,
     "dtype": str,
     "quant": str,
@@ -190,3 +192,30 @@ def test_a_cluster_without_a_placement_has_epoch_0_and_no_models():
     found = document(replace(cluster(node("a")), placement=None))
     check(found, TOP)
     assert (found["epoch"], found["models"], [one["id"] for one in found["nodes"]]) == (0, [], ["a"])
+
+
+def test_a_broken_link_stands_in_the_document_with_its_way_out():
+    state = cluster(
+        replace(node("a"), unreached=(NodeId("c"),)), [member(node("b")), member(node("c"))], instance(FIRST, SECOND)
+    )
+    found = document(state)
+    assert found["broken_links"] == [{"node_ids": ["a", "c"], "nodes": ["node-a", "node-c"]}]
+    [note] = found["notes"]
+    assert (note["kind"], note["text"]) == ("link_broken", "node-a and node-c cannot reach each other")
+    assert "firewall" in note["fix"]
+
+
+def test_a_node_of_another_version_is_told_of():
+    other = node("b")
+    newer = replace(other, identity=replace(other.identity, version="9.9.9"))
+    [note] = document(cluster(node("a"), [member(newer)]))["notes"]
+    assert note["text"] == "node-b runs exo-lite 9.9.9, node-a runs 1.2.3"
+    assert note["fix"] == "install the same exo-lite version on all nodes"
+
+
+def test_a_failed_model_says_what_to_do_and_others_do_not():
+    failed = replace(instance(FIRST, SECOND, state="failed"), cause="link_broken")
+    [model] = document(cluster(node("a"), [member(node("b"))], failed))["models"]
+    assert "firewall" in model["fix"]
+    [model] = document(both_ready())["models"]
+    assert model["fix"] is None

@@ -1,0 +1,51 @@
+"""What is not as it should be between the nodes now, in sentences for people, each with the way out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.errors import IncompatibleVersion, LinkBroken
+from exo_lite.domain.ids import NodeId
+from exo_lite.domain.links import broken_links, link_names, unreachable
+from exo_lite.node.hints import fix_for
+
+LINK_BROKEN = "link_broken"
+VERSION_DIFFERS = "version_differs"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Stands for as long as it is true. `kind` is that of the event when it begins."""
+
+    kind: str
+    text: str
+    fix: str
+
+
+def notes(state: ClusterState) -> list[Note]:
+    return [*_on_links(state), *_on_versions(state)]
+
+
+def names(state: ClusterState) -> dict[NodeId, str]:
+    """Of the living nodes."""
+    return {node_id: status.identity.name for node_id, status in state.living.items()}
+
+
+def _on_links(state: ClusterState) -> list[Note]:
+    pairs = link_names(broken_links(state), names(state))
+    return [Note(LINK_BROKEN, unreachable(pair), fix_for(LinkBroken.code)) for pair in pairs]
+
+
+def _on_versions(state: ClusterState) -> list[Note]:
+    """Of nodes that speak the same protocol: others are not let in."""
+    own = state.self_status.identity
+    others = [status.identity for status in state.living.values() if status.identity.version != own.version]
+    return [
+        Note(
+            VERSION_DIFFERS,
+            f"{one.name} runs exo-lite {one.version}, {own.name} runs {own.version}",
+            fix_for(IncompatibleVersion.code),
+        )
+        for one in others
+    ]
