@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import tokenizers
 from tokenizers import decoders, models, normalizers
 
-from exo_lite.domain.errors import InvalidModel
+from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.store.gguf.file import GGUFFile
+from exo_lite.tokenizer.byte_level import byte_characters
 
 SPACE = "▁"
 
@@ -16,10 +17,11 @@ SPACE = "▁"
 def sentencepiece_tokenizer(
     file: GGUFFile, tokens: list[str], is_piece: Sequence[bool], unk_token: str | None
 ) -> tokenizers.Tokenizer:
-    """Raises InvalidModel. Only pieces take part in merges, not control tokens and bytes."""
+    """Raises InvalidModel, UnsupportedModel. Only pieces take part in merges, not control tokens and bytes."""
     scores = file.numbers("tokenizer.ggml.scores")
     if len(scores) != len(tokens):
         raise InvalidModel(f"{file.name} has {len(tokens)} tokens, but scores for {len(scores)}")
+    _refuse_byte_level(file, tokens)
     pieces = {token: score for token, score, is_one in zip(tokens, scores, is_piece, strict=True) if is_one}
     vocab = {token: index for index, token in enumerate(tokens)}
     model = models.BPE(
@@ -32,6 +34,16 @@ def sentencepiece_tokenizer(
     decoding = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*decoding, decoders.Strip(" ", 1, 0)] if has_prefix else decoding)
     return tokenizer
+
+
+def _refuse_byte_level(file: GGUFFile, tokens: list[str]) -> None:
+    """mlx-lm writes every vocabulary as SentencePiece; the merges of a byte-level one are lost in that."""
+    known = set(tokens)
+    if SPACE not in known and byte_characters()[ord(" ")] in known:
+        raise UnsupportedModel(
+            f"{file.name} has a byte-level vocabulary and says that it is SentencePiece, as mlx-lm's export does: "
+            "how it merges bytes is not in the file; import the Hugging Face folder that it was made from"
+        )
 
 
 def merges_by_score(pieces: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, str]]:

@@ -128,6 +128,18 @@ def test_an_unsound_vocabulary_is_refused(
         load(changed, tmp_path)
 
 
+def test_a_byte_level_vocabulary_that_calls_itself_sentencepiece_is_refused(tmp_path: Path) -> None:
+    """mlx-lm writes such files: every score the same, no merges, no word on how text is cut."""
+    metadata = with_bytes(byte_level_metadata(), ["he", "Ġhe"])
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, list)
+    tokens[1] = "<rare>"  # real vocabularies lack some bytes
+    metadata |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [-1000.0] * 260}
+    metadata = {key: value for key, value in metadata.items() if key.rpartition(".")[2] not in ("merges", "pre")}
+    with pytest.raises(UnsupportedModel, match="import the Hugging Face folder"):
+        load(metadata, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def processor() -> sentencepiece.SentencePieceProcessor:
     """A small model of the Llama 1 and 2 kind, as the library itself trains it."""
