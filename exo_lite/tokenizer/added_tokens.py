@@ -1,14 +1,19 @@
-"""Tokens that a model's JSON files add to, or rename in, a vocabulary that comes from a `tokenizer.model`."""
+"""Tokens that a model's JSON files add to its tokenizer file's, or rename there, as transformers has them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from exo_lite.domain.errors import InvalidModel
 
 MAX_TOKEN_ID = 2**24
 """Far above any vocabulary known."""
+
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_NEEDED = ("bos_token", "eos_token")
+_EXTRA = ("extra_special_tokens", "additional_special_tokens")
+"""The second is the first one's older name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,28 +22,99 @@ class AddedToken:
 
     content: str
     is_special: bool
+    lstrip: bool = False
+    """Takes in the white space before it; `rstrip`, that behind it."""
+    rstrip: bool = False
+    single_word: bool = False
+    """Is found only where no letter or digit touches it."""
+    normalized: bool = False
+    """Is found in the text as the tokenizer normalizes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddedTokens:
+    """What the files say together."""
+
+    by_id: Mapping[int, AddedToken] = field(default_factory=dict)
+    """In the order of the ids."""
+    named: tuple[AddedToken, ...] = ()
+    """By a role such as pad_token, or in a list; an id is the vocabulary's for the same text, or the next one."""
+    in_role: frozenset[str] = frozenset()
+    """Special whatever else is said of them."""
+    needed: frozenset[str] = frozenset()
+    """BOS and EOS: a vocabulary without them is another model's, so they are never added to it."""
+
+    def missing(self, whole: Collection[str], has: Callable[[str], bool]) -> list[AddedToken]:
+        """Named tokens that are not `whole` ones yet. `has` tells what the vocabulary has in any way."""
+        return [token for token in self.named if token.content not in whole and self._may_add(token.content, has)]
+
+    def _may_add(self, content: str, has: Callable[[str], bool]) -> bool:
+        return content not in self.needed or has(content)
 
 
 def gather_added_tokens(
-    added_tokens: Mapping[str, object], tokenizer_config: Mapping[str, object]
-) -> dict[int, AddedToken]:
-    """By id: those of added_tokens.json, then those in added_tokens_decoder of tokenizer_config.json.
+    added_tokens: Mapping[str, object], special_tokens_map: Mapping[str, object], tokenizer_config: Mapping[str, object]
+) -> AddedTokens:
+    """From added_tokens.json, special_tokens_map.json and tokenizer_config.json. Raises InvalidModel.
 
-    The older file does not say which are special: all but those that the newer one calls plain. Raises InvalidModel.
+    Where tokenizer_config.json has an added_tokens_decoder, it overrules the two older files.
     """
-    tokens = {
-        _token_id(token_id, "added_tokens.json"): AddedToken(content, True)
-        for content, token_id in added_tokens.items()
-    }
-    decoder = tokenizer_config.get("added_tokens_decoder") or {}
-    if not isinstance(decoder, Mapping):
+    decoder = tokenizer_config.get("added_tokens_decoder")
+    if not isinstance(decoder, Mapping | None):
         raise InvalidModel(f"tokenizer_config.json: added_tokens_decoder must be an object, not {decoder!r}")
-    for token_id, entry in decoder.items():
-        tokens[_token_id(token_id, "tokenizer_config.json")] = _entry(entry)
-    contents = [token.content for token in tokens.values()]
+    naming = tokenizer_config if decoder is not None else {**tokenizer_config, **special_tokens_map}
+    naming = {**naming, **{key: tokenizer_config[key] for key in _EXTRA if key in tokenizer_config}}
+    in_role = {token.content: token for key in _roles(naming) for token in _named([naming[key]])}
+    named = in_role | {token.content: token for token in _named(_extra(naming))}
+    by_id = {_token_id(key, "tokenizer_config.json"): _entry(entry) for key, entry in (decoder or {}).items()}
+    contents = {token.content for token in by_id.values()}
+    older = _older_tokens(added_tokens, special=named)
+    by_id = {i: token for i, token in older.items() if token.content not in contents} | by_id
+    placed = {
+        i: replace(by_id[i], is_special=by_id[i].is_special or by_id[i].content in in_role) for i in sorted(by_id)
+    }
+    needed = {token.content for token in _named([naming.get(key) for key in _NEEDED])}
+    return AddedTokens(placed, tuple(named.values()), frozenset(in_role), frozenset(needed))
+
+
+def check_distinct(by_id: Mapping[int, AddedToken]) -> None:
+    """Raises InvalidModel where one token has two ids, or no text."""
+    contents = [token.content for token in by_id.values()]
     if "" in contents or len(set(contents)) != len(contents):
         raise InvalidModel("an added token of tokenizer_config.json or added_tokens.json is empty or stands twice")
-    return tokens
+
+
+def _roles(values: Mapping[str, object]) -> list[str]:
+    """Keys that name a token, a model's own roles such as image_token last: new ids are given in this order."""
+    own = [key for key in values if key.endswith("_token") and key not in _ROLES]
+    return [key for key in (*_ROLES, *own) if key in values]
+
+
+def _extra(values: Mapping[str, object]) -> list[object]:
+    extra = next((values[key] for key in _EXTRA if values.get(key)), [])
+    if isinstance(extra, Mapping):
+        return list(extra.values())
+    if isinstance(extra, list):
+        return extra
+    raise InvalidModel(f"tokenizer_config.json: {_EXTRA[0]} must be a list of tokens, not {extra!r}")
+
+
+def _named(values: Iterable[object]) -> Iterator[AddedToken]:
+    """Those that are tokens: null is none, and add_bos_token is not one either."""
+    for value in values:
+        if isinstance(value, str) and value:
+            yield AddedToken(value, is_special=True)
+        elif isinstance(value, Mapping) and value.get("content"):
+            yield replace(_entry(value), is_special=True)
+
+
+def _older_tokens(added_tokens: Mapping[str, object], *, special: Collection[str]) -> dict[int, AddedToken]:
+    return {
+        _token_id(token_id, "added_tokens.json"): AddedToken(
+            content, is_special=content in special, normalized=content not in special
+        )
+        for content, token_id in added_tokens.items()
+    }
 
 
 def _token_id(value: object, file_name: str) -> int:
@@ -51,6 +127,11 @@ def _token_id(value: object, file_name: str) -> int:
 
 
 def _entry(entry: object) -> AddedToken:
-    if isinstance(entry, Mapping) and isinstance(content := entry.get("content"), str):
-        return AddedToken(content, is_special=entry.get("special") is not False)
-    raise InvalidModel(f"tokenizer_config.json: added_tokens_decoder has {entry!r} where a token should be")
+    if not isinstance(entry, Mapping) or not isinstance(content := entry.get("content"), str):
+        raise InvalidModel(f"tokenizer_config.json: added_tokens_decoder has {entry!r} where a token should be")
+    is_special = entry.get("special") is True
+    flags = {name: entry.get(name) is True for name in ("lstrip", "rstrip", "single_word")}
+    normalized = entry.get("normalized")
+    return AddedToken(
+        content, is_special, normalized=normalized if isinstance(normalized, bool) else not is_special, **flags
+    )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.tokenizer import tiktoken_ranks
-from exo_lite.tokenizer.added_tokens import gather_added_tokens
+from exo_lite.tokenizer.added_tokens import AddedTokens, gather_added_tokens
 from exo_lite.tokenizer.end_tokens import end_tokens
 from exo_lite.tokenizer.json_files import optional_bool, read_json_object_if_present
 from exo_lite.tokenizer.model_tokenizer import Backend, ModelTokenizer
-from exo_lite.tokenizer.sentencepiece_backend import SentencePieceBackend
+from exo_lite.tokenizer.sentencepiece_backend import Prefixed, SentencePieceBackend
 from exo_lite.tokenizer.special_tokens import TokenSources, gather_special_tokens
 from exo_lite.tokenizer.tokenizers_backend import read_tokenizer_json
 
@@ -33,8 +33,11 @@ def load_tokenizer(model_dir: Path) -> ModelTokenizer:
 
     Raises InvalidModel, UnsupportedModel.
     """
-    config = _tokenizer_config(model_dir)
-    vocabulary = _vocabulary(model_dir, config)
+    newer = read_json_object_if_present(model_dir / "tokenizer_config.json")
+    older = read_json_object_if_present(model_dir / "special_tokens_map.json")
+    config = older | newer
+    added = gather_added_tokens(read_json_object_if_present(model_dir / "added_tokens.json"), older, newer)
+    vocabulary = _vocabulary(model_dir, config, added)
     backend = vocabulary.backend
     special = gather_special_tokens(
         TokenSources(
@@ -58,15 +61,9 @@ def _end_tokens(backend: Backend) -> tuple[str, ...]:
     return end_tokens(whole.values(), [token for token_id, token in whole.items() if token_id in backend.special_ids])
 
 
-def _tokenizer_config(model_dir: Path) -> dict[str, object]:
-    """special_tokens_map.json is its predecessor: the same keys, for what it does not have."""
-    older = read_json_object_if_present(model_dir / "special_tokens_map.json")
-    return older | read_json_object_if_present(model_dir / "tokenizer_config.json")
-
-
-def _vocabulary(model_dir: Path, config: Mapping[str, object]) -> _Vocabulary:
+def _vocabulary(model_dir: Path, config: Mapping[str, object], added: AddedTokens) -> _Vocabulary:
     if (model_dir / "tokenizer.json").is_file():
-        return _Vocabulary(read_tokenizer_json(model_dir / "tokenizer.json"))
+        return _Vocabulary(read_tokenizer_json(model_dir / "tokenizer.json", added))
     path = model_dir / "tokenizer.model"
     if not path.is_file():
         raise InvalidModel(
@@ -74,13 +71,19 @@ def _vocabulary(model_dir: Path, config: Mapping[str, object]) -> _Vocabulary:
             "import a model folder that has its tokenizer files"
         )
     content = _read(path)
-    added = gather_added_tokens(read_json_object_if_present(model_dir / "added_tokens.json"), config)
     if tiktoken_ranks.is_tiktoken_file(content):
         names = {"bos_token": tiktoken_ranks.BOS_TOKEN, "eos_token": tiktoken_ranks.EOS_TOKEN}
         backend = tiktoken_ranks.llama3_backend(content, added)
         return _Vocabulary(backend, defaults=names)
-    sentencepiece = SentencePieceBackend(content, added)
+    sentencepiece = SentencePieceBackend(content, added, prefixed=_prefixed(config))
     return _Vocabulary(sentencepiece, defaults=sentencepiece.special_tokens)
+
+
+def _prefixed(config: Mapping[str, object]) -> Prefixed:
+    """`legacy` is what Meta's own code does, and transformers did at first."""
+    if optional_bool(config, "add_prefix_space", file_name="tokenizer_config.json") is False:
+        return "none"
+    return "first" if optional_bool(config, "legacy", file_name="tokenizer_config.json") is False else "every"
 
 
 def _read(path: Path) -> bytes:

@@ -11,9 +11,10 @@ import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
-from exo_lite.tokenizer.added_tokens import AddedToken
+from exo_lite.tokenizer.added_tokens import AddedToken, AddedTokens, check_distinct
 from exo_lite.tokenizer.byte_level import byte_characters
-from exo_lite.tokenizer.tokenizers_backend import TokenizersBackend
+from exo_lite.tokenizer.tokenizers_backend import TokenizersBackend, add_named_tokens
+from exo_lite.tokenizer.whole_tokens import library_token
 
 BOS_TOKEN = "<|begin_of_text|>"
 EOS_TOKEN = "<|end_of_text|>"
@@ -50,7 +51,7 @@ def is_tiktoken_file(content: bytes) -> bool:
     return _LINE.match(content) is not None
 
 
-def llama3_backend(content: bytes, added: Mapping[int, AddedToken]) -> TokenizersBackend:
+def llama3_backend(content: bytes, added: AddedTokens) -> TokenizersBackend:
     """Raises InvalidModel, and UnsupportedModel for the ranks of another model."""
     ranks = read_ranks(content)
     if len(ranks) != NUM_RANKS:
@@ -58,11 +59,11 @@ def llama3_backend(content: bytes, added: Mapping[int, AddedToken]) -> Tokenizer
             f"tokenizer.model has {len(ranks)} ranks; of this format, only Llama 3's with {NUM_RANKS} is known: "
             "put the model's tokenizer.json beside it"
         )
-    special = _special_tokens(added)
+    check_distinct(added.by_id)
+    special = _special_tokens(added.by_id)
     library = _byte_level_bpe(ranks, special)
-    library.add_tokens(
-        [tokenizers.AddedToken(token.content, normalized=False, special=token.is_special) for token in special]
-    )
+    library.add_tokens([library_token(token) for token in special])
+    add_named_tokens(library, added)
     library.post_processor = processors.TemplateProcessing(
         single=[special[0].content, "$A"], special_tokens=[(special[0].content, NUM_RANKS)]
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 import tokenizers
 
 from exo_lite.domain.errors import InvalidModel
+from exo_lite.tokenizer.added_tokens import AddedTokens
 from exo_lite.tokenizer.byte_level import byte_characters
+from exo_lite.tokenizer.whole_tokens import library_token
 
 SPACE = "▁"
 _BYTES = {character: byte for byte, character in byte_characters().items()}
@@ -54,15 +56,27 @@ class TokenizersBackend:
         return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
 
 
-def read_tokenizer_json(path: Path) -> TokenizersBackend:
-    """Raises InvalidModel."""
+def read_tokenizer_json(path: Path, added: AddedTokens) -> TokenizersBackend:
+    """Raises InvalidModel. As in transformers, the ids of added tokens that are new follow those of the file."""
     try:
         library = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for every fault of a file
         raise InvalidModel(f"{path.name} cannot be used: {error}") from error
     library.no_truncation()
     library.no_padding()
+    library.add_tokens([library_token(token) for token in added.by_id.values()])
+    add_named_tokens(library, added)
     return TokenizersBackend(library)
+
+
+def add_named_tokens(library: tokenizers.Tokenizer, added: AddedTokens) -> None:
+    whole = library.get_added_tokens_decoder().values()
+    plain = [token for token in whole if token.content in added.in_role and not token.special]
+    for token in plain:
+        token.special = True
+    contents = {token.content for token in whole}
+    missing = added.missing(contents, lambda content: library.token_to_id(content) is not None)
+    library.add_tokens([*plain, *(library_token(token) for token in missing)])
 
 
 def _stands_for(token: str, decoder: str) -> bytes:

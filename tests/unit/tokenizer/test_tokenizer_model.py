@@ -122,6 +122,66 @@ def test_the_files_beside_may_add_tokens(models: dict[str, bytes], tmp_path: Pat
     assert tokenizer.stop_token_ids == {2, 5, size}
 
 
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({}, "the <tool> cat"),
+        ({"lstrip": True}, "the<tool> cat"),
+        ({"rstrip": True}, "the <tool>cat"),
+        ({"single_word": True}, "the <tool> cat"),
+    ],
+)
+def test_added_tokens_take_in_the_spaces_that_their_flags_say(
+    models: dict[str, bytes], tmp_path: Path, flags: dict[str, bool], text: str
+) -> None:
+    entry = {"content": "<tool>", "special": False, "normalized": False, **flags}
+    config = {"legacy": False, "added_tokens_decoder": {"400": entry}}
+    tokenizer = load(tmp_path, models["llama"], tokenizer_config=config)
+    ids = tokenizer.encode("the <tool> cat", add_bos=False)
+    assert ids.count(400) == 1
+    assert tokenizer.decode(ids) == text
+    assert (400 in tokenizer.encode("the<tool>cat")) is ("single_word" not in flags)
+
+
+@pytest.mark.parametrize(
+    ("config", "pieces"),
+    [
+        ({}, [" the", "</s>", " cat"]),
+        ({"legacy": True}, [" the", "</s>", " cat"]),
+        ({"legacy": False}, [" the", "</s>", "c", "at"]),
+        ({"add_prefix_space": False}, ["t", "he", "</s>", "c", "at"]),
+        ({"add_prefix_space": False, "legacy": True}, ["t", "he", "</s>", "c", "at"]),
+    ],
+)
+def test_the_config_says_which_stretches_a_space_leads(
+    models: dict[str, bytes], tmp_path: Path, config: dict[str, bool], pieces: list[str]
+) -> None:
+    tokenizer = load(tmp_path, models["llama"], tokenizer_config=config)
+    ids = tokenizer.encode("the</s>cat", add_bos=False)
+    assert [tokenizer.token_bytes(token_id).decode() for token_id in ids] == pieces
+    assert tokenizer.decode(ids, skip_special=False) == "the</s>cat"
+
+
+def test_text_without_a_leading_space_keeps_the_one_it_has(models: dict[str, bytes], tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, models["llama"], tokenizer_config={"add_prefix_space": False})
+    ids = tokenizer.encode(" the cat", add_bos=False)
+    assert tokenizer.decode(ids) == " the cat"
+
+
+def test_a_token_that_only_a_list_names_has_the_next_id(models: dict[str, bytes], tmp_path: Path) -> None:
+    size = sentencepiece.SentencePieceProcessor(model_proto=models["llama"]).get_piece_size()
+    tokenizer = load(
+        tmp_path,
+        models["llama"],
+        special_tokens_map={"pad_token": "[PAD]", "additional_special_tokens": ["<tool>", {"content": "▁the"}]},
+    )
+    ids = tokenizer.encode("[PAD]<tool>", add_bos=False)
+    assert ids == [size, size + 1]
+    assert tokenizer.decode(ids) == ""
+    assert tokenizer.vocab_size == size + 2
+    assert tokenizer.is_skipped(tokenizer.encode("the", add_bos=False)[0])  # a piece of the model in a role
+
+
 def test_a_config_may_switch_bos_off(models: dict[str, bytes], tmp_path: Path) -> None:
     tokenizer = load(tmp_path, models["llama"], tokenizer_config={"add_bos_token": False})
     assert tokenizer.encode("the") == tokenizer.encode("the", add_bos=False)
