@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from exo_lite.domain.chat import ChatStyle
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
@@ -42,11 +43,13 @@ class TextModel(Protocol):
 
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]: ...
 
-    def render_chat(self, messages: Sequence[Mapping[str, object]]) -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle) -> str:
         """The prompt up to where the assistant speaks, begin-of-sequence text included. Raises InvalidRequest."""
         ...
 
-    def text_stream(self, stops: Sequence[str]) -> TextStream: ...
+    def text_stream(self, stops: Sequence[str], *, min_tokens: int = 0, skip_special: bool = True) -> TextStream:
+        """Stop strings count from where the first `min_tokens` tokens end."""
+        ...
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token adds to a text, in UTF-8; perhaps only a part of a character. A special token's is its name."""

@@ -26,9 +26,11 @@ from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
 from exo_lite.api.jobs import Job, make_job, repeated, style_of
 from exo_lite.api.logprobs import chat_logprobs
-from exo_lite.api.openai_bodies import ChatBody, refuse_unsupported, template_messages
+from exo_lite.api.openai_bodies import ChatBody, chat_style, template_messages
+from exo_lite.api.parameters import ignored_header, refuse_unsupported, unknown_parameters
 from exo_lite.api.pieces import Piece
 from exo_lite.api.sse import DONE, EventStream, Write, sse_event, until_disconnected
+from exo_lite.domain.chat import ChatStyle
 
 
 def chat_router(service: Service) -> APIRouter:
@@ -36,10 +38,11 @@ def chat_router(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
+        headers = ignored_header(unknown_parameters(body))
         prepared = _prepared(service, body, tenant_of(request.scope))
         if not body.stream:
-            return JSONResponse(await until_disconnected(request.receive, _whole(prepared)))
-        return EventStream(partial(_stream, prepared), keep_alive_s=service.keep_alive_s)
+            return JSONResponse(await until_disconnected(request.receive, _whole(prepared)), headers=headers)
+        return EventStream(partial(_stream, prepared), keep_alive_s=service.keep_alive_s, headers=headers)
 
     return router
 
@@ -59,16 +62,18 @@ async def _prepared(service: Service, body: ChatBody, tenant: str) -> AsyncGener
     """All that can be refused is refused here, before anything is sent to a node."""
     refuse_unsupported(body)
     style = style_of(body, max_tokens=body.max_completion_tokens or body.max_tokens, tenant=tenant)
-    messages = template_messages(body.messages)
+    messages, form = template_messages(body.messages), chat_style(body)
     async with service.backend.text_model(body.model, body.keep_alive_s) as model:
-        token_ids = await asyncio.to_thread(_prompt_token_ids, model, messages)
+        token_ids = await asyncio.to_thread(_prompt_token_ids, model, messages, form, bool(body.add_special_tokens))
         jobs = repeated([make_job(body.model, model, token_ids, style, param="messages")], body.n or 1)
         head = new_head("chatcmpl", body.model, service.backend.fingerprint(body.model))
         yield _ChatCall(service, body, model, jobs, head)
 
 
-def _prompt_token_ids(model: TextModel, messages: list[dict[str, object]]) -> list[int]:
-    return model.encode(model.render_chat(messages), add_bos=False)  # templates write it themselves
+def _prompt_token_ids(
+    model: TextModel, messages: list[dict[str, object]], form: ChatStyle, add_special_tokens: bool
+) -> list[int]:
+    return model.encode(model.render_chat(messages, form), add_bos=add_special_tokens)  # templates write it themselves
 
 
 class _ChatCall:

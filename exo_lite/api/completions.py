@@ -18,7 +18,8 @@ from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
 from exo_lite.api.jobs import Job, make_job, repeated, style_of
 from exo_lite.api.logprobs import completion_logprobs
-from exo_lite.api.openai_bodies import CompletionBody, check_num_choices, prompts_of, refuse_unsupported
+from exo_lite.api.openai_bodies import CompletionBody, check_num_choices, prompts_of
+from exo_lite.api.parameters import ignored_header, refuse_unsupported, unknown_parameters
 from exo_lite.api.pieces import Piece
 from exo_lite.api.sse import DONE, EventStream, Write, sse_event, until_disconnected
 
@@ -31,10 +32,11 @@ def completions_router(service: Service) -> APIRouter:
 
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionBody, request: Request) -> Response:
+        headers = ignored_header(unknown_parameters(body))
         prepared = _prepared(service, body, tenant_of(request.scope))
         if not body.stream:
-            return JSONResponse(await until_disconnected(request.receive, _whole(prepared)))
-        return EventStream(partial(_stream, prepared), keep_alive_s=service.keep_alive_s)
+            return JSONResponse(await until_disconnected(request.receive, _whole(prepared)), headers=headers)
+        return EventStream(partial(_stream, prepared), keep_alive_s=service.keep_alive_s, headers=headers)
 
     return router
 
@@ -57,7 +59,7 @@ async def _prepared(service: Service, body: CompletionBody, tenant: str) -> Asyn
     prompts = prompts_of(body.prompt)
     check_num_choices(len(prompts), body.num_candidates)
     async with service.backend.text_model(body.model, body.keep_alive_s) as model:
-        encoded = await asyncio.to_thread(_encoded, model, prompts)
+        encoded = await asyncio.to_thread(_encoded, model, prompts, body.add_special_tokens is not False)
         singles = [make_job(body.model, model, token_ids, style, param="prompt") for token_ids in encoded]
         jobs = repeated(singles, body.num_candidates)
         echoes = await asyncio.to_thread(_echoes, model, prompts) if body.echo else [""] * len(prompts)
@@ -68,8 +70,8 @@ async def _prepared(service: Service, body: CompletionBody, tenant: str) -> Asyn
         yield _CompletionCall(service, model, jobs, head, options)
 
 
-def _encoded(model: TextModel, prompts: Sequence[str | list[int]]) -> list[list[int]]:
-    return [model.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+def _encoded(model: TextModel, prompts: Sequence[str | list[int]], add_bos: bool) -> list[list[int]]:
+    return [model.encode(prompt, add_bos=add_bos) if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
 def _echoes(model: TextModel, prompts: Sequence[str | list[int]]) -> list[str]:

@@ -117,7 +117,8 @@ async def _answer(service: Service, model: TextModel, job: Job, listener: _Liste
     tokens = service.backend.generate(
         job.model, job.token_ids, job.max_tokens, job.sampling, job.stop_token_ids, job.terms
     )
-    transcript = Transcript(model.text_stream(job.stops), job.stop_token_ids)
+    text = model.text_stream(job.stops, min_tokens=job.sampling.min_tokens, skip_special=job.skip_special)
+    transcript = Transcript(text, job.stop_token_ids)
     with service.metrics.request(service.clock, num_prompt_tokens=len(job.token_ids)) as observed:
         async with aclosing(tokens):
             async for token in tokens:

@@ -25,6 +25,7 @@ class Job:
     sampling: Sampling
     stop_token_ids: frozenset[int]
     stops: tuple[str, ...]
+    skip_special: bool
     terms: Terms
     after: int | None = None
     """The job of the same call and prompt whose first token comes first: the prompt is then found in the cache."""
@@ -37,7 +38,10 @@ class AnswerStyle:
     max_tokens: int | None
     sampling: Sampling
     ignore_eos: bool
+    stop_token_ids: frozenset[int]
+    """Beside the model's own."""
     stops: tuple[str, ...]
+    skip_special: bool
     terms: Terms
 
 
@@ -54,7 +58,15 @@ def _repetition(job: Job, index: int, number: int, count: int) -> Job:
 def style_of(body: GenerateBody, *, max_tokens: int | None, tenant: str) -> AnswerStyle:
     """Raises InvalidRequest."""
     terms = Terms(tenant, body.timeout)
-    return AnswerStyle(max_tokens, sampling_of(body), bool(body.ignore_eos), stop_strings(body.stop), terms)
+    return AnswerStyle(
+        max_tokens,
+        sampling_of(body),
+        bool(body.ignore_eos),
+        frozenset(body.stop_token_ids or ()),
+        stop_strings(body.stop),
+        body.skip_special_tokens is not False,
+        terms,
+    )
 
 
 def sampling_of(body: GenerateBody) -> Sampling:
@@ -70,6 +82,7 @@ def sampling_of(body: GenerateBody) -> Sampling:
         frequency_penalty=body.frequency_penalty or 0.0,
         logit_bias=_logit_bias(body.logit_bias or {}),
         logprobs=body.num_logprobs,
+        min_tokens=body.min_tokens or 0,
     )
 
 
@@ -94,5 +107,18 @@ def make_job(model_id: str, model: TextModel, token_ids: Sequence[int], style: A
             num_prompt_tokens=len(token_ids), num_answer_tokens=1, context_length=model.context_length, param=param
         )
     max_tokens = room if style.max_tokens is None else min(room, style.max_tokens)
-    stop_token_ids = frozenset[int]() if style.ignore_eos else model.stop_token_ids
-    return Job(model_id, tuple(token_ids), max_tokens, style.sampling, stop_token_ids, style.stops, style.terms)
+    if style.sampling.min_tokens > max_tokens:
+        message = f"min_tokens must not be more than the {max_tokens} tokens that the answer may have"
+        raise InvalidRequest(message, param="min_tokens")
+    stop_token_ids = style.stop_token_ids | (frozenset[int]() if style.ignore_eos else model.stop_token_ids)
+    late = tuple(sorted(stop_token_ids)) if style.sampling.min_tokens else ()
+    return Job(
+        model=model_id,
+        token_ids=tuple(token_ids),
+        max_tokens=max_tokens,
+        sampling=replace(style.sampling, late_token_ids=late),
+        stop_token_ids=stop_token_ids,
+        stops=style.stops,
+        skip_special=style.skip_special,
+        terms=style.terms,
+    )

@@ -1,15 +1,16 @@
-"""The bodies of OpenAI's two generating routes: what is understood, what is ignored, what is refused by name."""
+"""The bodies of OpenAI's two generating routes, with what other servers added to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from exo_lite.api.parameters import refuse_unsupported
+from exo_lite.domain.chat import ChatStyle
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.keep_alive import parse_keep_alive
-from exo_lite.domain.request import MAX_TOP_LOGPROBS
+from exo_lite.domain.request import MAX_MIN_TOKENS, MAX_TOP_LOGPROBS
 
 MAX_PROMPTS = 128
 MAX_CHOICES = 128
@@ -17,6 +18,8 @@ MAX_CHOICES = 128
 MAX_N = 16
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
+MAX_STOP_TOKENS = 64
+MAX_TEMPLATE_DEPTH = 16
 MAX_TIMEOUT_S = 86_400
 
 KeepAlive = str | float
@@ -24,8 +27,18 @@ KeepAlive = str | float
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+RESERVED_VARIABLES = frozenset(
+    {
+        *("messages", "add_generation_prompt", "continue_final_message", "tools", "documents"),
+        *("bos_token", "eos_token", "unk_token", "pad_token"),
+        *("raise_exception", "strftime_now", "range", "dict", "lipsum", "cycler", "joiner", "namespace"),
+    }
+)
+"""What every chat template gets, or finds in jinja2."""
+
+
 class _Body(BaseModel):
-    """Unknown parameters are kept aside, for `refuse_unsupported` to judge."""
+    """Unknown parameters are kept aside, for `api.parameters` to judge."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -35,9 +48,7 @@ class StreamOptions(_Body):
 
 
 class GenerateBody(_Body):
-    """What both routes share. Extensions of OpenAI's: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos`,
-    `return_token_ids`, `keep_alive` and `timeout`, the seconds that an answer may take.
-    """
+    """What both routes share. Our own are `keep_alive` and `timeout`, the seconds that an answer may take."""
 
     model: str
     n: int | None = Field(default=None, ge=1, le=MAX_N)
@@ -54,7 +65,11 @@ class GenerateBody(_Body):
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=MAX_STOP_TOKENS)
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_MIN_TOKENS)
     ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     timeout: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
     keep_alive: KeepAlive | None = None
@@ -84,6 +99,7 @@ class ChatMessage(_Body):
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
 
 class ChatBody(GenerateBody):
@@ -91,6 +107,10 @@ class ChatBody(GenerateBody):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, object] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
     @property
     def num_logprobs(self) -> int | None:
@@ -127,36 +147,6 @@ class CompletionBody(GenerateBody):
         return self.best_of
 
 
-_HARMLESS: Mapping[str, tuple[object, ...]] = {
-    "suffix": ("",),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "tool_calls": ([],),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "top_logprobs": (0,),
-    "prompt_logprobs": (0,),
-    "audio": (),
-    "modalities": (["text"],),
-    "web_search_options": (),
-}
-"""Parameters that would change the answer and are not supported yet, with the values that ask for nothing."""
-
-
-def refuse_unsupported(body: BaseModel, *, place: str = "") -> None:
-    """Raises InvalidRequest naming the first parameter that would have to change the answer but cannot."""
-    for name, value in (body.model_extra or {}).items():
-        if value is None or name not in _HARMLESS or _is_harmless(value, _HARMLESS[name]):
-            continue
-        raise InvalidRequest(f"{place}{name} is not supported yet: leave it out", param=f"{place}{name}")
-
-
-def _is_harmless(value: object, harmless: tuple[object, ...]) -> bool:
-    """Plain equality, except that neither True counts as 1 nor 0 as False."""
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless)
-
-
 def message_text(message: ChatMessage, place: str) -> str:
     """A message's text parts as lines. Raises InvalidRequest for parts of another kind, and where there is nothing."""
     content = f"{place}.content"
@@ -188,10 +178,59 @@ def template_messages(messages: list[ChatMessage]) -> list[dict[str, object]]:
         place = f"messages.{index}"
         refuse_unsupported(message, place=f"{place}.")
         role = "system" if message.role == "developer" else message.role
-        optional = {"name": message.name, "tool_call_id": message.tool_call_id}
+        optional = {
+            "name": message.name,
+            "tool_call_id": message.tool_call_id,
+            "reasoning_content": message.reasoning_content,
+        }
         kept = {key: value for key, value in optional.items() if value is not None}
         rendered.append({"role": role, "content": message_text(message, place), **kept})
     return rendered
+
+
+def chat_style(body: ChatBody) -> ChatStyle:
+    """A last message of the assistant is continued unless the body says otherwise. Raises InvalidRequest."""
+    is_prefilled = body.messages[-1].role == "assistant"
+    if body.continue_final_message and not is_prefilled:
+        raise InvalidRequest(
+            "continue_final_message needs a last message of the assistant", param="continue_final_message"
+        )
+    if body.continue_final_message and body.add_generation_prompt:
+        raise InvalidRequest(
+            "continue_final_message and add_generation_prompt exclude each other", param="continue_final_message"
+        )
+    says_nothing = body.continue_final_message is None and body.add_generation_prompt is None
+    continues_last = bool(body.continue_final_message) or (is_prefilled and says_nothing)
+    opens = not continues_last and body.add_generation_prompt is not False
+    return ChatStyle(opens, continues_last, _template_variables(body))
+
+
+def _template_variables(body: ChatBody) -> dict[str, object]:
+    """What a template does not know of these changes nothing. Raises InvalidRequest."""
+    given = body.chat_template_kwargs or {}
+    for name, value in given.items():
+        if name in RESERVED_VARIABLES:
+            raise InvalidRequest(
+                f"chat_template_kwargs.{name} would hide what the template gets under that name: leave it out",
+                param="chat_template_kwargs",
+            )
+        if _is_deeper(value, MAX_TEMPLATE_DEPTH):
+            raise InvalidRequest(
+                f"chat_template_kwargs holds more than {MAX_TEMPLATE_DEPTH} lists or objects in each other",
+                param="chat_template_kwargs",
+            )
+    if body.reasoning_effort is None:
+        return given
+    thinking = {"enable_thinking": False} if body.reasoning_effort == "none" else {}
+    return {"reasoning_effort": body.reasoning_effort, **thinking, **given}
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    return depth == 0 or any(
+        _is_deeper(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value)
+    )
 
 
 def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -67,8 +67,16 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, produce: Produce, *, keep_alive_s: float, stall_s: float = STALL_S) -> None:
-        super().__init__(headers={"X-Accel-Buffering": "no"})  # nginx would collect the events otherwise
+    def __init__(
+        self,
+        produce: Produce,
+        *,
+        keep_alive_s: float,
+        stall_s: float = STALL_S,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        # nginx would collect the events otherwise
+        super().__init__(headers={**(headers or {}), "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._produce = produce
         self._keep_alive_s = keep_alive_s

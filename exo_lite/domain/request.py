@@ -13,6 +13,8 @@ FinishReason = Literal["stop", "length"]
 
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
+MAX_MIN_TOKENS = 2**31 - 1
+MAX_LATE_TOKENS = 512
 MAX_TOP_K = 2**32 - 1
 """What the wire holds."""
 
@@ -31,10 +33,11 @@ _RANGES = {
 class Sampling:
     """How the next token is drawn. What a field's default says is off.
 
-    In this order: `logit_bias` adds to scores; `repetition_penalty` divides positive and multiplies other scores of
-    tokens in prompt or answer; `presence_penalty` and `frequency_penalty` take from those in the answer, once and per
-    occurrence; `temperature` divides all (0 is greedy); `top_k`, `top_p` (of what top_k left) and `min_p` (of the
-    greatest probability) drop the less likely; the likeliest always stays, so that `top_p` 0 is as good as greedy.
+    In this order: `late_token_ids` are out of the question at first; `logit_bias` adds to scores; `repetition_penalty`
+    divides positive and multiplies other scores of tokens in prompt or answer; `presence_penalty` and
+    `frequency_penalty` take from those in the answer, once and per occurrence; `temperature` divides all (0 is greedy);
+    `top_k`, `top_p` (of what top_k left) and `min_p` (of the greatest probability) drop the less likely; the likeliest
+    always stays, so that `top_p` 0 is as good as greedy.
     `seed` fixes every draw: token `index` of a request uses a number hashed from (seed, index) alone.
     Raises InvalidRequest.
     """
@@ -51,6 +54,9 @@ class Sampling:
     """(token id, from -100 to 100), each id once."""
     logprobs: int | None = None
     """How many likely tokens are reported beside each sampled one with their log probabilities; None: not even it."""
+    min_tokens: int = 0
+    late_token_ids: tuple[int, ...] = ()
+    """Not drawn among the first `min_tokens` tokens of an answer, however likely: those that would end it."""
 
     def __post_init__(self) -> None:
         for name, (least, greatest) in _RANGES.items():
@@ -63,6 +69,12 @@ class Sampling:
             raise InvalidRequest(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed}", param="seed")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
             raise InvalidRequest(f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {self.logprobs}", param="logprobs")
+        if not 0 <= self.min_tokens <= MAX_MIN_TOKENS:
+            message = f"min_tokens must be 0 to {MAX_MIN_TOKENS}, not {self.min_tokens}"
+            raise InvalidRequest(message, param="min_tokens")
+        if len(self.late_token_ids) > MAX_LATE_TOKENS:
+            message = f"up to {MAX_LATE_TOKENS} tokens may end an answer, not {len(self.late_token_ids)}"
+            raise InvalidRequest(message, param="stop_token_ids")
         _check_logit_bias(self.logit_bias)
 
     @property
@@ -76,7 +88,8 @@ class Sampling:
 
     @property
     def changes_scores(self) -> bool:
-        return self.needs_prompt or bool(self.logit_bias or self.presence_penalty or self.frequency_penalty)
+        penalizes = bool(self.presence_penalty or self.frequency_penalty)
+        return self.needs_prompt or penalizes or bool(self.logit_bias or (self.min_tokens and self.late_token_ids))
 
 
 def _check_logit_bias(pairs: tuple[tuple[int, float], ...]) -> None:

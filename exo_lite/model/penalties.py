@@ -1,4 +1,4 @@
-"""Changes to scores before a token is drawn: bias, repetition, presence and frequency penalties.
+"""Changes to scores before a token is drawn: bias, repetition, presence and frequency penalties, ends that come early.
 
 Only the few scores concerned are touched, those of all rows of a batch at once.
 """
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from exo_lite.domain.request import Sampling
 
+NEVER = -1e300
+"""A score that no other one comes near. With infinity, a row of nothing else would be no distribution."""
+
 Entries = list[tuple[int, Tensor, Tensor | float]]
 """(row, token ids of that row, a value for each or for all of them)."""
 
@@ -23,13 +26,21 @@ class ScoreChanges:
     def __init__(self, sampling: Sampling, prompt_token_ids: Sequence[int], answer_token_ids: Sequence[int]) -> None:
         self.sampling = sampling
         self.bias_ids = torch.tensor([token_id for token_id, _ in sampling.logit_bias], dtype=torch.int64)
+        self.late_ids = torch.tensor(sampling.late_token_ids, dtype=torch.int64)
         self.biases = torch.tensor([bias for _, bias in sampling.logit_bias], dtype=torch.float64)
         self._prompt_ids = torch.tensor(prompt_token_ids, dtype=torch.int64)
         self._answer = Counter(answer_token_ids)
+        self._num_answered = len(answer_token_ids)
 
     def add(self, token_id: int) -> None:
         """Count a token that was sampled."""
         self._answer[token_id] += 1
+        self._num_answered += 1
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the next token may not end the answer."""
+        return self._num_answered < self.sampling.min_tokens
 
     @property
     def answer_ids(self) -> Tensor:
@@ -63,6 +74,9 @@ def changed_scores(logits: Tensor, changes: Sequence[ScoreChanges | None]) -> Te
     _repeat_less(scores, [(row, one.seen_ids, one.sampling.repetition_penalty) for row, one in repeating])
     counting = [(row, one) for row, one in changing if _counts_answer(one.sampling)]
     _add(scores, [(row, one.answer_ids, -one.answer_penalties) for row, one in counting])
+    for row, one in changing:
+        if one.is_early:
+            scores[row, one.late_ids] = NEVER
     return scores
 
 

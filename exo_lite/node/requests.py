@@ -58,6 +58,7 @@ class Requests:
         instance = self.ready_instance(model_id)
         _check_token_ids(token_ids, instance.spec.vocab_size, param="prompt")
         _check_token_ids([one for one, _ in sampling.logit_bias], instance.spec.vocab_size, param="logit_bias")
+        _check_token_ids(sampling.late_token_ids, instance.spec.vocab_size, param="stop_token_ids")
         request = GenerateRequest(
             request_id=RequestId(secrets.token_hex(12)),
             model_id=model_id,

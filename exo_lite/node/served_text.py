@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from exo_lite.domain.chat import ChatStyle
 from exo_lite.tokenizer.bounded_template import BoundedTemplate
 from exo_lite.tokenizer.chat_template import ChatTemplate
 from exo_lite.tokenizer.incremental import IncrementalDetokenizer
@@ -16,11 +17,14 @@ from exo_lite.tokenizer.template_files import load_chat_template
 
 
 class AnswerText:
-    """The text of one answer, token by token; ends before a stop string."""
+    """The text of one answer, token by token; ends before a stop string that begins after `min_tokens` tokens."""
 
-    def __init__(self, tokenizer: ModelTokenizer, stops: Sequence[str]) -> None:
-        self._detokenizer = IncrementalDetokenizer(tokenizer)
+    def __init__(
+        self, tokenizer: ModelTokenizer, stops: Sequence[str], *, min_tokens: int = 0, skip_special: bool = True
+    ) -> None:
+        self._detokenizer = IncrementalDetokenizer(tokenizer, skip_special=skip_special)
         self._stops = StopStrings(stops)
+        self._num_tokens_left = min_tokens
         self.num_chars = 0
         """Decoded so far, those included that may belong to a stop string."""
 
@@ -28,6 +32,9 @@ class AnswerText:
         """The text that is now certain, and whether a stop string was met."""
         text = self._detokenizer.push(token_id)
         self.num_chars += len(text)
+        if self._num_tokens_left > 0:
+            self._num_tokens_left -= 1
+            return text, False
         return self._stops.push(text)
 
     def finish(self) -> str:
@@ -55,16 +62,22 @@ class ServedText:
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         return self._tokenizer.encode(text, add_bos=add_bos)
 
-    def render_chat(self, messages: Sequence[Mapping[str, object]]) -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle | None = None) -> str:
         """Raises InvalidRequest, InvalidModel or NotReady."""
-        return self._chat_template.render(messages)
+        style = style or ChatStyle()
+        return self._chat_template.render(
+            messages,
+            add_generation_prompt=style.add_generation_prompt,
+            continues_last=style.continues_last,
+            variables=style.variables,
+        )
 
     @cached_property
     def _chat_template(self) -> BoundedTemplate | ChatTemplate:
         return load_chat_template(self._model_dir, self._tokenizer.special, default=self._default_template)
 
-    def text_stream(self, stops: Sequence[str]) -> AnswerText:
-        return AnswerText(self._tokenizer, stops)
+    def text_stream(self, stops: Sequence[str], *, min_tokens: int = 0, skip_special: bool = True) -> AnswerText:
+        return AnswerText(self._tokenizer, stops, min_tokens=min_tokens, skip_special=skip_special)
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._tokenizer.token_bytes(token_id)

@@ -77,7 +77,8 @@ class Sampler:
 
     def _check_token_ids(self, admission: Admission) -> None:
         biased = [token_id for token_id, _ in admission.sampling.logit_bias]
-        for token_ids in (biased, admission.prompt_token_ids, admission.answer_token_ids):
+        late = admission.sampling.late_token_ids
+        for token_ids in (biased, late, admission.prompt_token_ids, admission.answer_token_ids):
             greatest = max(token_ids, default=0)
             if greatest >= self._vocab_size:
                 raise MalformedStep(f"token id {greatest} is not within the vocabulary, 0..{self._vocab_size - 1}")

@@ -243,7 +243,7 @@ class Scheduler:
     def _check_token_ids(self, request: GenerateRequest) -> None:
         """Whatever a stage refuses ends the whole step, and with it the requests of others."""
         biased = (token_id for token_id, _ in request.sampling.logit_bias)
-        greatest = max(*request.token_ids, *biased, 0)
+        greatest = max(*request.token_ids, *biased, *request.sampling.late_token_ids, 0)
         if greatest >= self._vocab_size:
             raise InvalidRequest(f"token id {greatest} is not within 0..{self._vocab_size - 1}")
 

@@ -39,13 +39,26 @@ class BoundedTemplate:
         self._process: _Process | None = None
         self._end: Callable[[], object] = lambda: None
 
-    def render(self, messages: Sequence[Mapping[str, object]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt as text, special tokens written out.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool = True,
+        continues_last: bool = False,
+        variables: Mapping[str, object] | None = None,
+    ) -> str:
+        """The prompt as text, special tokens written out; with `continues_last`, up to the end of the last message.
 
         Raises InvalidRequest where the template does not take these messages, InvalidModel where it misbehaves or takes
         too much, NotReady where the machine is too busy.
         """
-        job = {**self._job, "messages": [dict(one) for one in messages], "add_generation_prompt": add_generation_prompt}
+        job = {
+            **self._job,
+            "messages": [dict(one) for one in messages],
+            "add_generation_prompt": add_generation_prompt,
+            "continues_last": continues_last,
+            "variables": dict(variables or {}),
+        }
         with self._lock:
             reply = self._ask(json.dumps(job).encode() + b"\n")
         if "prompt" in reply:

@@ -17,6 +17,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from exo_lite.domain.errors import InvalidModel, InvalidRequest
 from exo_lite.tokenizer.special_tokens import SpecialTokens
 
+_END_MARK = "EndOfWhatWasGiven7f3a"
+"""Stands after the last message while a prompt is rendered that ends there."""
+
 MAX_PROMPT_CHARACTERS = 1 << 20
 """Longer than any context that is served, so that a template that never ends is stopped."""
 
@@ -38,16 +41,28 @@ class ChatTemplate:
             raise InvalidModel(f"the model's chat template is not valid: {error}") from error
         self._variables = _template_variables(special)
 
-    def render(self, messages: Sequence[Mapping[str, object]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt as text, special tokens written out.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool = True,
+        continues_last: bool = False,
+        variables: Mapping[str, object] | None = None,
+    ) -> str:
+        """The prompt as text, special tokens written out; with `continues_last`, up to the end of the last message.
 
         Raises InvalidRequest where the template does not take these messages, InvalidModel where it misbehaves.
         """
-        variables = {
+        given = {
+            **(variables or {}),
             **self._variables,
-            "messages": [dict(message) for message in messages],
+            "messages": _with_mark(messages) if continues_last else [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
+        prompt = self._rendered(given)
+        return _up_to_mark(prompt) if continues_last else prompt
+
+    def _rendered(self, variables: Mapping[str, object]) -> str:
         try:
             return self._bounded(variables)
         except SecurityError as error:
@@ -69,6 +84,22 @@ class ChatTemplate:
                     param="messages",
                 )
         return "".join(pieces)
+
+
+def _with_mark(messages: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """The space behind the mark shows whether the template cuts the spaces at a message's end."""
+    *before, last = [dict(message) for message in messages]
+    return [*before, {**last, "content": f"{last['content']}{_END_MARK} "}]
+
+
+def _up_to_mark(prompt: str) -> str:
+    given, mark, rest = prompt.rpartition(_END_MARK)
+    if not mark:
+        raise InvalidRequest(
+            "the model's chat template leaves out the last message: it can't be continued, end with the user's",
+            param="messages",
+        )
+    return given if rest.startswith(" ") else given.rstrip()
 
 
 class _GenerationBlocks(Extension):

@@ -11,11 +11,12 @@ class IncrementalDetokenizer:
     """Emits only text that no later token can change; all pieces together are what decoding at once gives.
 
     Tokens are decoded behind those of the last piece, since a decoder may treat the start of a text in its own way
-    (SentencePiece drops a space there). Special tokens leave no trace.
+    (SentencePiece drops a space there). Special tokens leave no trace unless they are to be written out.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
+        self._skip_special = skip_special
         self._context: list[int] = []
         self._context_text = ""
         self._pending: list[int] = []
@@ -24,7 +25,7 @@ class IncrementalDetokenizer:
 
     def push(self, token_id: int) -> str:
         """The text that has become certain with this token, often empty."""
-        if self._tokenizer.is_skipped(token_id):
+        if self._skip_special and self._tokenizer.is_skipped(token_id):
             return ""
         self._pending.append(token_id)
         if self._tokenizer.is_byte(token_id):
@@ -34,7 +35,7 @@ class IncrementalDetokenizer:
             return self._emit(text[:-1])
         piece = self._emit(text)
         self._context, self._pending, self._num_emitted = self._pending, [], 0
-        self._context_text = self._tokenizer.decode(self._context)
+        self._context_text = self._tokenizer.decode(self._context, self._skip_special)
         return piece
 
     def finish(self) -> str:
@@ -42,7 +43,7 @@ class IncrementalDetokenizer:
         return self._emit(self._pending_text()) if self._pending else ""
 
     def _pending_text(self) -> str:
-        return self._tokenizer.decode(self._context + self._pending)[len(self._context_text) :]
+        return self._tokenizer.decode(self._context + self._pending, self._skip_special)[len(self._context_text) :]
 
     def _emit(self, certain: str) -> str:
         piece = certain[self._num_emitted :]

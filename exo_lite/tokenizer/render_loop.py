@@ -40,7 +40,8 @@ def answer(line: bytes) -> bytes:
         job = json.loads(line)
         tokens = {**job["special"], "stop_token_ids": frozenset(job["special"]["stop_token_ids"])}
         template = _compiled(job["source"], SpecialTokens(**tokens))
-        reply = {"prompt": template.render(job["messages"], add_generation_prompt=job["add_generation_prompt"])}
+        how = {key: job[key] for key in ("add_generation_prompt", "continues_last", "variables")}
+        reply = {"prompt": template.render(job["messages"], **how)}
     except ExoLiteError as error:
         reply = {"code": error.code, "message": str(error)[:MAX_MESSAGE_CHARACTERS]}
     except MemoryError:

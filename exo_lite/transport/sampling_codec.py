@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exo_lite.domain.request import MAX_LOGIT_BIASES, Logprobs, Sampling
+from exo_lite.domain.request import MAX_LATE_TOKENS, MAX_LOGIT_BIASES, Logprobs, Sampling
 from exo_lite.domain.step import num_kv_blocks
 from exo_lite.transport.v1 import worker_pb2
 
@@ -12,8 +12,10 @@ ADMISSION_OVERHEAD_BYTES = 256
 
 
 def max_admission_bytes(context_length: int) -> int:
-    """Of the largest admission on the wire: every token of a sequence counted, its blocks, the longest logit_bias."""
-    num_numbers = context_length + num_kv_blocks(context_length)
+    """Of the largest admission on the wire: every token of a sequence counted, its blocks, the longest logit_bias, all
+    tokens that may end it.
+    """
+    num_numbers = context_length + num_kv_blocks(context_length) + MAX_LATE_TOKENS
     return num_numbers * NUMBER_BYTES + MAX_LOGIT_BIASES * LOGIT_BIAS_BYTES + ADMISSION_OVERHEAD_BYTES
 
 
@@ -29,6 +31,8 @@ def sampling_to_proto(sampling: Sampling) -> worker_pb2.Sampling:
         frequency_penalty=sampling.frequency_penalty,
         logit_bias=[worker_pb2.LogitBias(token_id=token_id, bias=bias) for token_id, bias in sampling.logit_bias],
         logprobs=sampling.logprobs,
+        min_tokens=sampling.min_tokens,
+        late_token_ids=sampling.late_token_ids,
     )
 
 
@@ -45,6 +49,8 @@ def sampling_from_proto(message: worker_pb2.Sampling) -> Sampling:
         frequency_penalty=message.frequency_penalty,
         logit_bias=tuple((one.token_id, one.bias) for one in message.logit_bias),
         logprobs=message.logprobs if message.HasField("logprobs") else None,
+        min_tokens=message.min_tokens,
+        late_token_ids=tuple(message.late_token_ids),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from exo_lite.api.app import create_app
 from exo_lite.api.server import serve_http
+from exo_lite.domain.chat import ChatStyle
 from exo_lite.domain.errors import ModelNotFound, NotReady
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
@@ -48,10 +49,10 @@ class LetterModel:
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         return [ord(letter) for letter in text]
 
-    def render_chat(self, messages: Sequence[Mapping[str, object]]) -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle) -> str:
         return "".join(str(message["content"]) for message in messages)
 
-    def text_stream(self, stops: Sequence[str]) -> LetterStream:
+    def text_stream(self, stops: Sequence[str], *, min_tokens: int = 0, skip_special: bool = True) -> LetterStream:
         return LetterStream()
 
     def token_bytes(self, token_id: int) -> bytes:

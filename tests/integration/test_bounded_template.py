@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
@@ -91,6 +92,15 @@ def test_a_template_that_goes_wrong_has_a_short_and_clear_error(source: str) -> 
 def test_a_sound_template_renders_as_without_bounds(source: str, add_generation_prompt: bool) -> None:
     expected = ChatTemplate(source, SPECIAL).render(MESSAGES, add_generation_prompt=add_generation_prompt)
     assert BoundedTemplate(source, SPECIAL).render(MESSAGES, add_generation_prompt=add_generation_prompt) == expected
+
+
+def test_what_a_request_adds_comes_through_the_bounds() -> None:
+    source = "{{ x }}{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    how: dict[str, Any] = {"add_generation_prompt": False, "continues_last": True, "variables": {"x": [1, {"y": None}]}}
+    expected = ChatTemplate(source, SPECIAL).render(MESSAGES, **how)
+    assert BoundedTemplate(source, SPECIAL).render(MESSAGES, **how) == expected
+    assert expected.startswith("[1, {'y': None}]<")
+    assert not expected.endswith(">")
 
 
 def test_the_longest_prompt_fits_through() -> None:

@@ -323,6 +323,23 @@ def test_templates_of_the_shard_table_render_as_in_transformers(
     assert ours == theirs
 
 
+@pytest.mark.parametrize("model_id", ["llama-2-7b", "llama-3-8b", "vicuna-7b"])
+@pytest.mark.parametrize("content", ["Well,", "  Well, I  ", "a\n\nb\n"])
+def test_a_chat_that_goes_on_is_rendered_as_in_transformers(
+    pairs: dict[str, Pair], model_id: str, content: str
+) -> None:
+    row = load_table().find(model_id)
+    assert row is not None
+    assert row.chat_template is not None
+    dialog = [*DIALOG[1:2], {"role": "assistant", "content": content}]
+    special = pairs["sentencepiece"].tokenizer.special
+    ours = ChatTemplate(row.chat_template, special).render(dialog, add_generation_prompt=False, continues_last=True)
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_backend(), bos_token=special.bos_token, eos_token=special.eos_token
+    ).apply_chat_template(dialog, chat_template=row.chat_template, continue_final_message=True, tokenize=False)
+    assert ours == theirs
+
+
 def tiny_backend() -> Tokenizer:
 
     return Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))

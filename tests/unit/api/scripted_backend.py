@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from exo_lite.domain.chat import ChatStyle
 from exo_lite.domain.errors import ExoLiteError, ModelNotFound
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
@@ -60,10 +61,15 @@ class LetterModel:
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         return [BOS] * add_bos + [ord(letter) for letter in text]
 
-    def render_chat(self, messages: Sequence[Mapping[str, object]]) -> str:
-        return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"
+    def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle) -> str:
+        """Template variables stand in front; a dot ends a chat that nobody is to go on with."""
+        turns = "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        given = "".join(f"{name}={value};" for name, value in style.variables.items())
+        if style.continues_last:
+            return given + turns
+        return given + turns + ("<assistant>" if style.add_generation_prompt else ".")
 
-    def text_stream(self, stops: Sequence[str]) -> LetterStream:
+    def text_stream(self, stops: Sequence[str], *, min_tokens: int = 0, skip_special: bool = True) -> LetterStream:
         return LetterStream(stops)
 
     def token_bytes(self, token_id: int) -> bytes:

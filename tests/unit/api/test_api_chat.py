@@ -66,10 +66,11 @@ async def test_the_prompt_is_rendered_without_a_second_bos(
         {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief"}]},
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": None},
+        {"role": "user", "content": "And?"},
     ]
     response = await client.post(PATH, json={"model": MODEL, "messages": messages})
     assert response.status_code == 200
-    prompt = "<system>Be\nbrief<user>Hi<assistant><assistant>"
+    prompt = "<system>Be\nbrief<user>Hi<assistant><user>And?<assistant>"
     assert "".join(map(chr, backend.asked[0].token_ids)) == prompt
     assert BOS not in backend.asked[0].token_ids
 

@@ -123,6 +123,17 @@ def test_a_bias_of_100_forces_and_of_minus_100_bans():
         assert drawn <= expected
 
 
+def test_late_tokens_are_not_drawn_even_where_nothing_else_is_likely():
+    sampling = Sampling(min_tokens=2, late_token_ids=(0, 1), logit_bias=((0, 100.0), (1, 100.0)))
+    changes = ScoreChanges(sampling, [], [])
+    assert not {0, 1} & set(
+        sample(changed_scores(random_logits(300, 6), [changes] * 300), [sampling] * 300, range(300))
+    )
+    everything = Sampling(min_tokens=1, late_token_ids=tuple(range(VOCAB_SIZE)), temperature=1.0)
+    [drawn] = sample(changed_scores(random_logits(1, 7), [ScoreChanges(everything, [], [])]), [everything], [0])
+    assert 0 <= drawn < VOCAB_SIZE
+
+
 def test_draws_follow_the_penalized_distribution():
     sampling = Sampling(repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((2, 1.0),))
     logits = torch.tensor([[1.0, 0.5, -0.5, 0.0, 0.8]])

@@ -39,3 +39,17 @@ def test_a_stop_string_cuts_the_text_and_not_the_count(tokenizer: ModelTokenizer
     text = AnswerText(tokenizer, ["op"])
     pieces = [text.push(token_id) for token_id in b"stop"]
     assert ("".join(piece for piece, _ in pieces), pieces[-1][1], text.num_chars) == ("st", True, 4)
+
+
+def test_stop_strings_count_from_the_least_length_on(tokenizer: ModelTokenizer) -> None:
+    text = AnswerText(tokenizer, ["op"], min_tokens=4)
+    pieces = [text.push(token_id) for token_id in b"stop stop"]
+    assert ("".join(piece for piece, _ in pieces), pieces[-1][1]) == ("stop st", True)
+
+
+def test_special_tokens_are_written_out_where_they_are_asked_for(tokenizer: ModelTokenizer) -> None:
+    for skip_special, expected in ((True, "ab"), (False, "a<end>b")):
+        text = AnswerText(tokenizer, [], skip_special=skip_special)
+        assert (
+            "".join(text.push(token_id)[0] for token_id in (*b"a", SPECIAL, 9_999, *b"b")) + text.finish() == expected
+        )

@@ -37,6 +37,28 @@ def test_the_prompt_counts_for_repetition():
     assert drawn(sampler, 2) == [3, 1]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_does_not_end_before_its_time(temperature: float):
+    """Nor may the token that would end it be drawn where a guess at the one before was right."""
+    sampler = Sampler(4)
+    sampling = Sampling(temperature=temperature, min_tokens=3, late_token_ids=(1, 3), logit_bias=((1, 100.0),))
+    sampler.admit([Admission(0, sampling)])
+    assert set(drawn(sampler, 1)) <= {0, 2}
+    guessed = SequenceChunk(0, 1, 3, sample_index=1, proposed_token_ids=(2, 2))
+    tokens = [one.token_id for one in sampler.draw(LOGITS.repeat(3, 1), [guessed])]
+    if temperature == 0.0:
+        assert tokens == [2, 2, 1]
+    assert not {1, 3} & set(tokens[:2])
+    sampler.admit([Admission(1, sampling, answer_token_ids=(2, 2, 2))])
+    assert drawn(sampler, 1, slot=1, start=3) == [1]
+
+
+@pytest.mark.parametrize("late", [(4,), (0, 2**31)])
+def test_late_tokens_beyond_the_vocabulary_are_refused(late: tuple[int, ...]):
+    with pytest.raises(MalformedStep, match="not within the vocabulary"):
+        Sampler(4).admit([Admission(0, Sampling(min_tokens=1, late_token_ids=late))])
+
+
 def test_a_replayed_answer_goes_on_as_if_it_had_never_stopped():
     sampling = Sampling(temperature=0.8, seed=4, frequency_penalty=0.5, repetition_penalty=1.1)
     whole = Sampler(4)

@@ -83,3 +83,30 @@ def test_a_template_cannot_leave_the_sandbox_or_change_messages(source: str) -> 
 def test_endless_output_is_cut_off() -> None:
     with pytest.raises(InvalidRequest, match=str(MAX_PROMPT_CHARACTERS)):
         render("{% for i in range(90000) %}{% for j in range(90000) %}0123456789{% endfor %}{% endfor %}")
+
+
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content EDIT }}</{{ m.role }}>{% endfor %}"
+PREFILLED = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": " Well,  "}]
+
+
+@pytest.mark.parametrize(
+    ("edit", "prompt"),
+    [
+        ("", "<user>hi</user><assistant> Well,  "),
+        ("| trim", "<user>hi</user><assistant>Well,"),
+        ("| upper | lower", "<user>hi</user><assistant> well,  "),
+    ],
+)
+def test_a_prompt_that_goes_on_ends_with_the_last_message_as_the_template_writes_it(edit: str, prompt: str) -> None:
+    template = ChatTemplate(TURNS.replace("EDIT", edit), SPECIAL)
+    if "lower" in edit:  # it does not write down what it is given
+        with pytest.raises(InvalidRequest, match="can't be continued"):
+            template.render(PREFILLED, add_generation_prompt=False, continues_last=True)
+        return
+    assert template.render(PREFILLED, add_generation_prompt=False, continues_last=True) == prompt
+
+
+def test_variables_of_the_request_reach_the_template_and_hide_nothing() -> None:
+    template = ChatTemplate("{{ enable_thinking }} {{ bos_token }} {{ messages | length }}", SPECIAL)
+    variables = {"enable_thinking": False, "bos_token": "x", "messages": []}
+    assert template.render(MESSAGES, variables=variables) == "False <s> 1"

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.request import MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS, Logprobs, Sampling, Token
+from exo_lite.domain.request import (
+    MAX_LATE_TOKENS,
+    MAX_LOGIT_BIASES,
+    MAX_MIN_TOKENS,
+    MAX_TOP_LOGPROBS,
+    Logprobs,
+    Sampling,
+    Token,
+)
 from exo_lite.domain.step import Admission, SampledToken, Step, StepMessage, StepResult, num_kv_blocks
 from exo_lite.transport import step_codec
 from exo_lite.transport.sampling_codec import max_admission_bytes, sampling_from_proto, sampling_to_proto
@@ -56,7 +64,9 @@ def test_counted_tokens_travel_with_the_admission():
 
 def test_no_admission_is_larger_than_reckoned_with():
     bias = tuple((2**32 - 1 - number, -100.0) for number in range(MAX_LOGIT_BIASES))
-    sampling = Sampling(0.1, 0.1, 2**32 - 1, 2**64 - 1, 0.1, 1.1, 0.1, 0.1, bias, MAX_TOP_LOGPROBS)
+    late = (2**32 - 1,) * MAX_LATE_TOKENS
+    numbers = (0.1, 0.1, 2**32 - 1, 2**64 - 1, 0.1, 1.1, 0.1, 0.1)
+    sampling = Sampling(*numbers, bias, MAX_TOP_LOGPROBS, MAX_MIN_TOKENS, late)
     context_length = 300
     admission = Admission(255, sampling, (2**32 - 1,) * 200, (2**32 - 1,) * 100, (2**32 - 1,) * num_kv_blocks(300))
     step = Step(Epoch(2**64 - 1), 2**64 - 1, (), (admission,))
