@@ -15,6 +15,7 @@ from exo_lite.cli.options import (
     addresses,
     api_key_option,
     folder_options,
+    hang_timeout,
     host_names,
     keep_alive_option,
     size,
@@ -92,6 +93,15 @@ def _advertised(ctx: click.Context, param: click.Parameter, values: Sequence[str
     is_flag=True,
     help="Save power while answers are under way, at the cost of speed.  [default: Linux keeps cores awake if allowed]",
 )
+@click.option(
+    "--hang-timeout",
+    "hang_timeout_s",
+    metavar="TIME",
+    default="4s",
+    show_default=True,
+    callback=hang_timeout,
+    help="Silence after which a worker counts as hung. Raise it on all nodes to stop one in a debugger.",
+)
 @folder_options
 @click.option(
     "--log-format",
@@ -127,6 +137,7 @@ def node(
     device: str,
     keep_alive_s: float,
     cores_may_sleep: bool,
+    hang_timeout_s: float,
     folders: Folders,
     log_format: Literal["text", "json"],
     api_key: str | None,
@@ -159,5 +170,6 @@ def node(
         allowed_hosts=allowed_hosts,
         advertise=advertise,
         worker_ports=worker_ports,
+        hang_timeout_s=hang_timeout_s,
     )
     ctx.exit(run_daemon(config))

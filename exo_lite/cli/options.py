@@ -13,10 +13,11 @@ import click
 
 from exo_lite.domain.api_key import parse_api_key
 from exo_lite.domain.errors import InvalidRequest
-from exo_lite.domain.keep_alive import FOR_EVER, parse_keep_alive
+from exo_lite.domain.keep_alive import FOR_EVER, parse_duration, parse_keep_alive
 from exo_lite.domain.model_spec import DType, Quantization
 from exo_lite.domain.plan import LoadWish, Strategy
 from exo_lite.domain.units import parse_bytes
+from exo_lite.domain.worker import MIN_HANG_TIMEOUT_S
 
 DEFAULT_HTTP = "127.0.0.1:52415"
 
@@ -207,6 +208,19 @@ def keep_alive(_: click.Context, param: click.Parameter, value: str | None) -> f
         return None if value is None else parse_keep_alive(value)
     except InvalidRequest as error:
         raise click.BadParameter(str(error), param=param) from error
+
+
+def hang_timeout(_: click.Context, param: click.Parameter, value: str) -> float:
+    """Callback: seconds of `4s` or `10m`."""
+    try:
+        seconds = parse_duration(value)
+    except InvalidRequest as error:
+        raise click.BadParameter(str(error), param=param) from error
+    if seconds < MIN_HANG_TIMEOUT_S:
+        raise click.BadParameter(
+            f"{value} is less than the {MIN_HANG_TIMEOUT_S:g} s that it takes to tell", param=param
+        )
+    return seconds
 
 
 def keep_alive_option(help_text: str, *, default: str | None = None) -> Decorator:

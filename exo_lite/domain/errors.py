@@ -21,6 +21,7 @@
     │   ├── WorkerFailed             a worker ended that should not have
     │   │   └── OutOfMemory          the kernel ended it to have its memory
     │   └── WorkerHangs              a worker lives and does not answer
+    │       └── StepHangs            a worker answers, but its step does not end
     ├── StaleEpoch                   an order or a step of a placement that is over
     ├── MalformedMessage             a peer sent what no sound peer sends
     │   └── MalformedStep            a tensor of the wrong type, shape, size or value
@@ -159,6 +160,10 @@ class OutOfMemory(WorkerFailed):
 
 class WorkerHangs(NodeLost):
     code = "worker_hangs"
+
+
+class StepHangs(WorkerHangs):
+    code = "step_hangs"
 
 
 class StaleEpoch(ExoLiteError):

@@ -33,6 +33,14 @@ def parse_keep_alive(value: str | float) -> float:
     return seconds if seconds >= 0 else FOR_EVER
 
 
+def parse_duration(text: str) -> float:
+    """Seconds of `300`, `4s` or `1h30m`. Raises InvalidRequest."""
+    seconds = _seconds_of(text)
+    if seconds is None:
+        raise InvalidRequest(f"{text[:40]!r} is no time: write seconds, or a duration as in 4s or 1h30m")
+    return seconds
+
+
 def _seconds_of(text: str) -> float | None:
     if count := _COUNT.fullmatch(text):
         return float(count[1])

@@ -9,6 +9,12 @@ from exo_lite.domain.logs import LogFormat
 from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.shard import Shard
 
+DEFAULT_HANG_TIMEOUT_S = 4.0
+"""How long a process may be silent before it is taken for hung or unreachable."""
+MIN_HANG_TIMEOUT_S = 2.0
+MAX_STEP_S = 300.0
+"""How long one step may be computed before the worker is taken for hung, although its other threads answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
@@ -32,6 +38,12 @@ class WorkerConfig:
     last_port: int = 0
     cores_may_sleep: bool = False
     """Between steps."""
+    hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S
+
+    @property
+    def max_step_s(self) -> float:
+        """Seconds for one step: a debugger's pause, for which `hang_timeout_s` is raised, is part of a step."""
+        return max(MAX_STEP_S, self.hang_timeout_s)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
 from exo_lite.domain.logs import LogFormat
+from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 
 DEFAULT_PORT = 52414
 DEFAULT_HTTP = ("127.0.0.1", 52415)
@@ -42,3 +43,5 @@ class NodeConfig:
     """HOST or HOST:PORT each, to announce in place of the addresses of this machine."""
     worker_ports: tuple[int, int] = DEFAULT_WORKER_PORTS
     """First and last port that workers may bind; ANY_PORTS for any free ones."""
+    hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S
+    """How long a worker may be silent before it is taken for hung."""

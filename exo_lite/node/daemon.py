@@ -70,9 +70,10 @@ class Daemon:
             worker_ports=config.worker_ports,
             log_format=config.log_format,
             cores_may_sleep=config.cores_may_sleep,
+            hang_timeout_s=config.hang_timeout_s,
             supervisor=self.supervisor,
         )
-        self._requests = Requests(self._cluster, binding.own_host)
+        self._requests = Requests(self._cluster, binding.own_host, hang_timeout_s=config.hang_timeout_s)
         self._placement = PlacementController(
             self._cluster,
             self._connect_shard,

@@ -16,6 +16,7 @@ from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import GenerateRequest, Sampling, Terms, Token
 from exo_lite.domain.trace import TraceReport
+from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import as_seen, lost_reason, shard_status
 from exo_lite.transport.node_client import NodeClient
@@ -29,9 +30,12 @@ MAX_RELAYS = 4
 class Requests:
     """Of one entry node, which reaches its own worker at `own_host`."""
 
-    def __init__(self, cluster: Cluster, own_host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, cluster: Cluster, own_host: str = "127.0.0.1", *, hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S
+    ) -> None:
         self._cluster = cluster
         self._own_host = own_host
+        self._hang_timeout_s = hang_timeout_s
         self._clients: dict[str, WorkerClient] = {}
 
     async def close(self) -> None:
@@ -162,7 +166,8 @@ class Requests:
         address = join_address(host, status.worker_port)
         client = self._clients.get(address)
         if client is None or client.hop.name != head.name:
-            client = self._clients[address] = WorkerClient(Hop(head.name, address))
+            hop = Hop(head.name, address)
+            client = self._clients[address] = WorkerClient(hop, silence_s=self._hang_timeout_s)
         return client
 
     def _host_of(self, node_id: NodeId) -> str | None:

@@ -45,6 +45,7 @@ class ShardHost:
         worker_ports: tuple[int, int],
         log_format: LogFormat,
         cores_may_sleep: bool,
+        hang_timeout_s: float,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._cluster = cluster
@@ -56,6 +57,7 @@ class ShardHost:
         self._worker_ports = worker_ports
         self._log_format = log_format
         self._cores_may_sleep = cores_may_sleep
+        self._hang_timeout_s = hang_timeout_s
         self._held: dict[ModelId, _Held] = {}
         self.changed = asyncio.Event()
         """Set when a worker's status changed; cleared by whoever publishes it."""
@@ -142,6 +144,7 @@ class ShardHost:
             first_port=self._worker_ports[0],
             last_port=self._worker_ports[1],
             cores_may_sleep=self._cores_may_sleep,
+            hang_timeout_s=self._hang_timeout_s,
         )
         process = WorkerProcess(
             config, instance.fingerprint, instance.epoch, self.changed.set, own_host=self._binding.own_host

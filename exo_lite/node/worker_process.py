@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 POLL_EVERY_S = 0.25
 STATUS_TIMEOUT_S = 1.0
-HUNG_AFTER_S = 4.0
-"""Without an answer. The compute thread may be busy for longer; the worker's event loop never is."""
 CONNECT_TIMEOUT_S = 10.0
 
 GRPC_SETTINGS = {
@@ -84,7 +82,8 @@ class WorkerProcess:
             return
         try:
             listening = await self._start(process)
-            self._client = WorkerClient(Hop(self.config.node_name, join_address(self._own_host, listening.port)))
+            hop = Hop(self.config.node_name, join_address(self._own_host, listening.port))
+            self._client = WorkerClient(hop, silence_s=self.config.hang_timeout_s)
             await self._watch(process, listening, self._client)
         except NodeLost as error:
             self._lose(str(error))
@@ -138,13 +137,16 @@ class WorkerProcess:
             polled.cancel()
 
     async def _poll(self, client: WorkerClient, listening: _Listening) -> NoReturn:
+        """Raises NodeLost: the thread that computes may be busy for long, the worker's event loop never is."""
+        patience_s = self.config.hang_timeout_s
         while True:
             try:
-                async with asyncio.timeout(HUNG_AFTER_S):
+                async with asyncio.timeout(patience_s):
                     status = await _ask_until_answered(client)
             except TimeoutError as error:
-                who = f"the worker on {self.config.node_name}"
-                raise NodeLost(f"{who} has not answered for {HUNG_AFTER_S:.0f} s") from error
+                raise NodeLost(
+                    f"the worker on {self.config.node_name} has not answered for {patience_s:g} s"
+                ) from error
             self._update(
                 replace(
                     status,

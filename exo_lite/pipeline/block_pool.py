@@ -13,9 +13,9 @@ Key = bytes
 """Stands for a full block's tokens and all those before them: equal keys, equal tokens (BLAKE2b, 256 bits)."""
 
 
-def first_key(tenant: str) -> Key:
-    """Before any block. Each tenant has chains of its own: nobody learns from a cache what others asked."""
-    return blake2b(tenant.encode(), digest_size=32, person=b"exo-lite kv").digest()
+def first_key(owner: str) -> Key:
+    """Before any block. Each owner has chains of its own: nobody learns from a cache what others asked."""
+    return blake2b(owner.encode(), digest_size=32, person=b"exo-lite kv").digest()
 
 
 def next_key(key: Key, token_ids: Sequence[int]) -> Key:
@@ -23,9 +23,9 @@ def next_key(key: Key, token_ids: Sequence[int]) -> Key:
     return blake2b(key + array("I", token_ids).tobytes(), digest_size=32, person=b"exo-lite kv").digest()
 
 
-def block_keys(token_ids: Sequence[int], tenant: str) -> list[Key]:
+def block_keys(token_ids: Sequence[int], owner: str) -> list[Key]:
     """Of all blocks that the tokens fill."""
-    keys = [first_key(tenant)]
+    keys = [first_key(owner)]
     for start in range(0, len(token_ids) - KV_BLOCK_TOKENS + 1, KV_BLOCK_TOKENS):
         keys.append(next_key(keys[-1], token_ids[start : start + KV_BLOCK_TOKENS]))
     return keys[1:]

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest, MalformedStep, QueueFull, StaleEpoch
+from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest, QueueFull, StaleEpoch
 from exo_lite.domain.ids import Epoch, RequestId
 from exo_lite.domain.node import ServingCounts
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import (
     KV_BLOCK_TOKENS,
-    PREFILL_CHUNK_TOKENS,
     Admission,
     SampledToken,
     SequenceChunk,
@@ -33,6 +32,8 @@ from exo_lite.domain.step import (
     num_kv_blocks,
 )
 from exo_lite.pipeline.block_pool import BlockPool, Key, block_keys, first_key
+from exo_lite.pipeline.chunk_size import ChunkSize
+from exo_lite.pipeline.drawn_tokens import drawn_by_chunk
 from exo_lite.pipeline.fair_share import FairShare
 from exo_lite.pipeline.sequence_state import SequenceState
 from exo_lite.pipeline.step_costs import StepCosts
@@ -101,6 +102,7 @@ class Scheduler:
         self._under_way: dict[int, StepUnderWay] = {}
         self._prompt_share = FairShare()
         self._costs = StepCosts()
+        self._chunk_size = ChunkSize()
         self._num_prompt_tokens = 0
         self._num_cached_tokens = 0
         self._num_proposed_tokens = 0
@@ -191,7 +193,7 @@ class Scheduler:
         Raises MalformedStep, changing nothing, unless each sequence that was to have one has its tokens.
         """
         step = self.step_under_way(result.step_id)
-        drawn = _drawn_by_part(result, step.parts)
+        drawn = drawn_by_chunk(result, [chunk for _, chunk in step.parts])
         self._under_way.pop(result.step_id, None)
         tokens: list[tuple[RequestId, Token]] = []
         for (sequence, chunk), sampled in zip(step.parts, drawn, strict=True):
@@ -202,15 +204,20 @@ class Scheduler:
 
     def learn(self, step: StepUnderWay, result: StepResult, duration_ms: float) -> None:
         """What a step cost that came back so long after it was sent. Apart from `complete`: the next need not wait."""
-        if not step.num_decodes or result.failure is not None:
+        if result.failure is not None:
             return
         num_proposed, num_prompt_tokens = step.num_proposed, step.num_prompt_tokens
-        if result.timings:
+        compute_ms = max((timing.compute_ms for timing in result.timings), default=None)
+        if num_prompt_tokens and compute_ms is not None:
+            self._chunk_size.learn(num_prompt_tokens, compute_ms)
+        if not step.num_decodes:
+            return
+        if compute_ms is not None:
             self._costs.learn(
                 num_decodes=step.num_decodes,
                 num_proposed=num_proposed,
                 num_prompt_tokens=num_prompt_tokens,
-                compute_ms=max(timing.compute_ms for timing in result.timings),
+                compute_ms=compute_ms,
             )
         if not num_prompt_tokens and not num_proposed:
             self._costs.learn_cycle(duration_ms)
@@ -260,29 +267,37 @@ class Scheduler:
     def _admit(self) -> list[Admission]:
         """KV blocks for all that a request may come to: no answer runs out of them in the middle."""
         admissions: list[Admission] = []
+        chunk_tokens = self._chunk_size.tokens
         while self._free_slots and (request := self._waiting.first()) is not None:
-            keys = self._reusable_keys(request)
-            cached = self._reusable(self._blocks.find(keys))
+            keys = self._reusable_keys(request, chunk_tokens)
+            cached = self._reusable(self._blocks.find(keys), chunk_tokens)
             blocks = self._blocks.take(num_kv_blocks(request.num_tokens), cached)
             if blocks is None:
                 break  # in turn: a long request is not overtaken for ever by short ones
             self._waiting.take(request)
-            key = keys[len(cached) - 1] if cached else first_key(request.tenant)
+            key = keys[len(cached) - 1] if cached else first_key(self._owner(request, chunk_tokens))
             num_cached_tokens = len(cached) * KV_BLOCK_TOKENS
-            sequence = SequenceState(request, self._free_slots.pop(), blocks, num_cached_tokens, key)
+            slot = self._free_slots.pop()
+            sequence = SequenceState(request, slot, blocks, num_cached_tokens, key, chunk_tokens=chunk_tokens)
             self._running[request.request_id] = sequence
             admissions.append(sequence.admission())
             self._num_prompt_tokens += len(request.token_ids)
             self._num_cached_tokens += num_cached_tokens
         return admissions
 
-    def _reusable_keys(self, request: GenerateRequest) -> list[Key]:
-        """Of the blocks of a prompt but for its last token: that one is always computed, to draw the next."""
-        return block_keys(request.token_ids[:-1], request.tenant) if self._features.prefix_cache else []
+    def _owner(self, request: GenerateRequest, chunk_tokens: int) -> str:
+        """Say who finds the blocks of a prompt again: where the size of chunks changes numbers, only the same size."""
+        return request.tenant if self._features.is_exact else f"{chunk_tokens} {request.tenant}"
 
-    def _reusable(self, found: list[int]) -> list[int]:
+    def _reusable_keys(self, request: GenerateRequest, chunk_tokens: int) -> list[Key]:
+        """Of the blocks of a prompt but for its last token: that one is always computed, to draw the next."""
+        if not self._features.prefix_cache:
+            return []
+        return block_keys(request.token_ids[:-1], self._owner(request, chunk_tokens))
+
+    def _reusable(self, found: list[int], chunk_tokens: int) -> list[int]:
         """Those up to where the rest of the prompt may begin."""
-        blocks_per_chunk = 1 if self._features.is_exact else PREFILL_CHUNK_TOKENS // KV_BLOCK_TOKENS
+        blocks_per_chunk = 1 if self._features.is_exact else max(1, chunk_tokens // KV_BLOCK_TOKENS)
         return found[: len(found) // blocks_per_chunk * blocks_per_chunk]
 
     def _take(
@@ -295,7 +310,8 @@ class Scheduler:
         tokens = sequence.take(chunk, sampled)
         if len(sampled) > 1:
             self._num_accepted_tokens += len(sampled) - 1
-        if self._features.prefix_cache and (self._features.is_exact or (is_alone and _is_next_whole(chunk, sequence))):
+        sequence.is_in_whole_chunks &= is_alone and chunk.num_tokens == sequence.chunk_tokens
+        if self._features.prefix_cache and (self._features.is_exact or sequence.is_in_whole_chunks):
             num_wrong = chunk.num_draws - len(sampled)
             for block, key in sequence.newly_full_blocks(chunk.position + chunk.num_tokens - num_wrong):
                 self._blocks.fill(block, key)
@@ -330,13 +346,16 @@ class Scheduler:
     def _prompts(self, prompts: list[SequenceState], group_size: int, num_decoding: int) -> list[Part]:
         """Whole chunks, several short prompts in one step; where answers run, what they can bear of the next ones."""
         is_cut = group_size > 0 and self._features.is_exact  # else numbers would hang on where
-        room = self._costs.prompt_budget(group_size, len(prompts) / num_decoding) if is_cut else PREFILL_CHUNK_TOKENS
+        limit = room = self._chunk_size.tokens
+        if is_cut:
+            room = min(limit, self._costs.prompt_budget(group_size, len(prompts) / num_decoding))
         parts: list[Part] = []
         while prompts and room > 0:
             sequence = self._next_prompt(prompts)
-            if sequence.num_in_chunk > room and not is_cut:
+            num_tokens = sequence.num_in_chunk(limit)
+            if num_tokens > room and not is_cut:
                 break
-            num_tokens = min(sequence.num_in_chunk, room)
+            num_tokens = min(num_tokens, room)
             room -= num_tokens
             prompts.remove(sequence)
             parts.append((sequence, sequence.prompt_chunk(num_tokens)))
@@ -363,38 +382,3 @@ class Scheduler:
 
 
 _NO_STEP = StepUnderWay()
-
-
-def _is_next_whole(chunk: SequenceChunk, sequence: SequenceState) -> bool:
-    """A chunk as an idle head cuts it, after others of this kind only."""
-    return chunk.num_tokens == PREFILL_CHUNK_TOKENS and chunk.position == sequence.num_full_blocks * KV_BLOCK_TOKENS
-
-
-def _drawn_by_part(result: StepResult, parts: Sequence[Part]) -> list[Sequence[SampledToken]]:
-    """Raises MalformedStep unless each chunk that asks for tokens has one, and one more per proposal that was right.
-
-    They come in the order of their chunks.
-    """
-    drawn: list[Sequence[SampledToken]] = []
-    tokens, start = result.tokens, 0
-    for _, chunk in parts:
-        end = start
-        while end < len(tokens) and tokens[end].slot == chunk.slot:
-            end += 1
-        drawn.append(tokens[start:end])
-        start = end
-        if not _are_sound(drawn[-1], chunk):
-            break
-    else:
-        if start == len(tokens):
-            return drawn
-    asked = [chunk.slot for _, chunk in parts if chunk.num_draws]
-    brought = [one.slot for one in tokens]
-    raise MalformedStep(f"step {result.step_id} was to bring tokens for slots {asked}, it brought {brought}")
-
-
-def _are_sound(drawn: Sequence[SampledToken], chunk: SequenceChunk) -> bool:
-    if chunk.sample_index is None or not chunk.proposed_token_ids:
-        return len(drawn) == chunk.num_draws
-    accepted = [one.token_id for one in drawn[:-1]]
-    return 0 < len(drawn) <= chunk.num_draws and (*accepted,) == chunk.proposed_token_ids[: len(accepted)]

@@ -32,6 +32,10 @@ class SequenceState:
     answer: list[int] = field(default_factory=list)
     next_token: int | None = None
     """Sampled, and not yet sent down."""
+    chunk_tokens: int = PREFILL_CHUNK_TOKENS
+    """The size of this prompt's chunks."""
+    is_in_whole_chunks: bool = True
+    """Whether all computed so far came in chunks of `chunk_tokens`, as an idle head cuts them."""
     _speculator: Speculator | None = None
 
     def __post_init__(self) -> None:
@@ -42,10 +46,10 @@ class SequenceState:
     def num_prompt_left(self) -> int:
         return max(0, len(self.request.token_ids) - self.position)
 
-    @property
-    def num_in_chunk(self) -> int:
-        """Prompt tokens up to the next multiple of PREFILL_CHUNK_TOKENS: chunks of an idle head end only there."""
-        return min(self.num_prompt_left, PREFILL_CHUNK_TOKENS - self.position % PREFILL_CHUNK_TOKENS)
+    def num_in_chunk(self, limit: int) -> int:
+        """Count the prompt tokens up to the next multiple of `chunk_tokens`, or of `limit` if that is less."""
+        size = min(self.chunk_tokens, limit)
+        return min(self.num_prompt_left, size - self.position % size)
 
     @property
     def is_decoding(self) -> bool:

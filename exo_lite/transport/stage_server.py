@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Timer
 from typing import Protocol, TypeVar
 
 import grpc
@@ -26,6 +27,8 @@ Message = TypeVar("Message", worker_pb2.StepMessage, worker_pb2.StepResult)
 
 MAX_STREAMS = 8
 """One is in use; those of epochs before may take a moment to end."""
+LAST_WORDS_S = 5.0
+"""How long the end of a stream may take to reach the other side, before the call is given up with its thread."""
 
 
 class StageOutputs(Protocol):
@@ -40,6 +43,9 @@ class StageOutputs(Protocol):
 
     def break_off(self) -> None:
         """Nobody takes them any more. Comes after every stream, on any thread."""
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call back once nothing more is computed, from any thread; at once if that is so already."""
 
 
 class StageHandler(Protocol):
@@ -81,8 +87,16 @@ class _StageServicer(StageServicer):
             items = take(outputs)
             if not context.add_callback(outputs.break_off):
                 outputs.break_off()  # it is over already
+            outputs.when_ended(lambda: _give_up_later(context))
             for item in items:
                 yield _timed(to_proto, item)
+
+
+def _give_up_later(context: grpc.ServicerContext) -> None:
+    """A thread that sends to a machine that is gone waits until the connection breaks, which nobody's pings do here."""
+    timer = Timer(LAST_WORDS_S, context.cancel)
+    timer.daemon = True
+    timer.start()
 
 
 def _timed(to_proto: Callable[[Item], Message], item: Item) -> Message:

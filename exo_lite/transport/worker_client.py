@@ -8,6 +8,7 @@ from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
+from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 from exo_lite.transport.channels import CONTROL_MESSAGE_BYTES, open_channel
 from exo_lite.transport.cluster_codec import order_to_proto, shard_status_from_proto
 from exo_lite.transport.errors import errors_from_status
@@ -19,9 +20,12 @@ from exo_lite.transport.v1.worker_pb2_grpc import WorkerStub
 class WorkerClient:
     """One worker at one address. Calls raise what the worker raised, or NodeLost naming its node."""
 
-    def __init__(self, hop: Hop, *, max_message_bytes: int = CONTROL_MESSAGE_BYTES) -> None:
+    def __init__(
+        self, hop: Hop, *, max_message_bytes: int = CONTROL_MESSAGE_BYTES, silence_s: float = DEFAULT_HANG_TIMEOUT_S
+    ) -> None:
+        """Answers under way end with NodeLost once the worker's process has been silent for `silence_s`."""
         self.hop = hop
-        self._channel = open_channel(hop.address, max_message_bytes=max_message_bytes)
+        self._channel = open_channel(hop.address, max_message_bytes=max_message_bytes, silence_s=silence_s)
         self._stub = WorkerStub(self._channel)
 
     async def close(self) -> None:

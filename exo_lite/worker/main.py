@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from typing import TextIO
 
 import torch
 
-from exo_lite.domain.errors import PortInUse
+from exo_lite.domain.errors import PortInUse, StepHangs
 from exo_lite.domain.logs import set_up_logging
 from exo_lite.domain.model_spec import DTYPE_BYTES
 from exo_lite.domain.plan import hidden_states_dtype
@@ -29,6 +30,11 @@ from exo_lite.transport.sampling_codec import max_admission_bytes
 from exo_lite.transport.stage_server import create_stage_server
 from exo_lite.transport.worker_server import serve_worker
 from exo_lite.worker.worker import Worker
+
+log = logging.getLogger(__name__)
+
+EXIT_STEP_HANGS = 70
+"""EX_SOFTWARE of sysexits.h."""
 
 
 def main() -> None:
@@ -46,7 +52,7 @@ def _exit_with_daemon(stdin: TextIO) -> None:
 
 async def _serve(config: WorkerConfig) -> None:
     max_message_bytes = _max_message_bytes(config)
-    server = create_server(max_message_bytes=max_message_bytes)
+    server = create_server(max_message_bytes=max_message_bytes, silence_s=config.hang_timeout_s)
     worker = Worker(config, max_message_bytes=max_message_bytes, clock=time.monotonic)
     serve_worker(server, worker)
     stage_server = create_stage_server(worker, max_message_bytes=max_message_bytes)
@@ -61,6 +67,9 @@ async def _serve(config: WorkerConfig) -> None:
     _tell(ports)
     try:
         await worker.run()
+    except StepHangs as error:
+        log.error("a step hangs", extra={"shard": str(config.shard), "cause": str(error)})
+        os._exit(EXIT_STEP_HANGS)  # its thread would keep the interpreter from ending
     finally:
         await server.stop(grace=None)
         stage_server.stop(grace=None)

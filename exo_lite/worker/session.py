@@ -50,13 +50,14 @@ class Session:
         compute: Compute,
         computing: Lock,
         *,
+        on_start: Callable[[], None],
         on_step: Callable[[], None],
         max_message_bytes: int,
         clock: Callable[[], float],
     ) -> None:
         """`computing` is held for each step, and not taken for another once the session has ended.
 
-        `on_step` is called after each step with work, on the thread that computed it.
+        On the thread that computes, `on_start` is called before the first step, and `on_step` after each with work.
         """
         self.order = order
         self.head: Head | None = None
@@ -64,11 +65,14 @@ class Session:
         self.compute_ms: float | None = None
         self._compute = compute
         self._computing = computing
+        self._on_start: Callable[[], None] | None = on_start
         self._on_step = on_step
         self._clock = clock
         self._lock = Lock()  # of `error` and `_is_taken`
         self._is_taken = False
         self._untold: Timer | None = None
+        self._end_callbacks: list[Callable[[], None]] = []
+        self._computing_since_s: float | None = None
         self._own_steps: SimpleQueue[StepMessage | None] = SimpleQueue()
         self._is_waiting = False
         self._steps_in: InStream[StepMessage] | None = None
@@ -82,6 +86,12 @@ class Session:
     def epoch(self) -> Epoch:
         return self.order.epoch
 
+    @property
+    def step_age_s(self) -> float:
+        """Seconds since the step that is being computed began; 0 where there is none."""
+        since_s = self._computing_since_s
+        return 0.0 if since_s is None else self._clock() - since_s
+
     def start(self, head: Head) -> None:
         """Serve `head`, on stage 0: every other stage of the epoch is there."""
         self.head = head
@@ -94,6 +104,7 @@ class Session:
             if self.error is not None:
                 return
             self.error = error
+            callbacks = [*self._end_callbacks]
         self._own_steps.put(None)
         if self._untold is not None:
             self._untold.cancel()
@@ -102,6 +113,16 @@ class Session:
                 stream.close()
         if self.head is not None:
             self.head.fail(error)
+        for callback in callbacks:
+            callback()
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call back when the session ends, at once if it has."""
+        with self._lock:
+            if self.error is None:
+                self._end_callbacks.append(callback)
+                return
+        callback()
 
     def _note_stages(self, error: ExoLiteError) -> None:
         """Where the stage that this one reads from is silent, say between which two the stream broke off."""
@@ -217,14 +238,21 @@ class Session:
         with self._computing:
             if self.error is not None:
                 raise self.error
-            started_at_s = self._clock()
+            self._computing_since_s = started_at_s = self._clock()
             output, failure = StageOutput(), message.failure
             try:
+                self._start_computing()
                 output = self._compute(message)
             except ExoLiteError as error:
                 failure = StepFailure(error.code, str(error))
+            self._computing_since_s = None
             compute_ms = (self._clock() - started_at_s) * 1000
         return output, compute_ms, failure
+
+    def _start_computing(self) -> None:
+        if self._on_start is not None:
+            self._on_start()
+            self._on_start = None
 
     def _as_step(self, step: Step, output: StageOutput, timings: Timings, failure: StepFailure | None) -> StepMessage:
         return StepMessage(step, output.hidden_states, timings, failure, self._clock())

@@ -11,10 +11,18 @@ from functools import partial
 from threading import Lock
 from typing import TypeVar
 
-from exo_lite.domain.errors import ExoLiteError, InvalidRequest, MalformedMessage, NodeLost, NotReady, StaleEpoch
+from exo_lite.domain.errors import (
+    ExoLiteError,
+    InvalidRequest,
+    MalformedMessage,
+    NodeLost,
+    NotReady,
+    StaleEpoch,
+    StepHangs,
+)
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.node import ServingCounts, ShardStatus
-from exo_lite.domain.pipeline import ConnectOrder
+from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import num_kv_blocks
@@ -23,6 +31,7 @@ from exo_lite.domain.worker import WorkerConfig
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage
+from exo_lite.transport.pulse import until_silent
 from exo_lite.worker.awake_cores import AwakeCores
 from exo_lite.worker.loading import load_stage
 from exo_lite.worker.session import Session
@@ -52,21 +61,28 @@ class Worker:
         self._loading = _Loading()
         self._stage: Stage | None = None
         self._session: Session | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._cores = AwakeCores()
         if config.cores_may_sleep:
             self._cores.close()
 
     async def run(self) -> None:
-        """Load the shard, then keep the hops proven and let idle cores sleep, until cancelled."""
+        """Load the shard, then keep the hops proven and let idle cores sleep, until cancelled.
+
+        Raises StepHangs where a step does not end: its thread cannot be stopped, so the process has to go.
+        """
         try:
             await self._load()
             while True:
                 await asyncio.sleep(PROBE_EVERY_S)
                 self._cores.release_if_unused()
-                if self._session is not None and self._session.head is not None:
-                    self._session.head.probe_if_idle()
+                if self._session is not None:
+                    self._check_step_age(self._session)
+                    if self._session.head is not None:
+                        self._session.head.probe_if_idle()
         finally:
+            self._stop_watching()
             if self._session is not None:
                 self._session.end(NodeLost(f"the worker on {self._config.node_name} ends"))
             self._cores.close()
@@ -119,24 +135,38 @@ class Worker:
                 if order.epoch <= self._session.epoch:
                     raise StaleEpoch(f"epoch {order.epoch} is not newer than {self._session.epoch}")
                 self._session.end(NodeLost(f"the placement changed to epoch {order.epoch}"))
-            await asyncio.to_thread(self._reset, stage)
-            limit = self._max_message_bytes
             session = Session(
                 order,
                 stage.compute,
                 self._computing,
+                on_start=stage.reset,  # then, not now: a step of the session before may be under way
                 on_step=self._cores.hold,
-                max_message_bytes=limit,
+                max_message_bytes=self._max_message_bytes,
                 clock=self._clock,
             )
             self._session = session
+            self._stop_watching()
+            if (source := order.previous or order.tail) is not None:
+                self._watching = asyncio.create_task(self._watch(session, source))
             if order.stage == 0:  # only now: what the head starts comes round to this stage's outputs
                 scheduler = self._scheduler(order, stage)
                 session.start(Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock))
 
-    def _reset(self, stage: Stage) -> None:
-        with self._computing:  # a step of the session before may be under way
-            stage.reset()
+    async def _watch(self, session: Session, source: Hop) -> None:
+        """End the session once the process that it reads from is silent. Every stage of the ring watches one."""
+        session.end(await until_silent(source, silence_s=self._config.hang_timeout_s))
+
+    def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _check_step_age(self, session: Session) -> None:
+        """Raises StepHangs."""
+        if session.step_age_s > self._config.max_step_s:
+            raise StepHangs(
+                f"stage {session.order.stage} on {self._config.node_name} has computed one step for "
+                f"{session.step_age_s:.0f} s: it hangs"
+            )
 
     def _require_stage(self) -> Stage:
         if self._stage is not None:

@@ -22,7 +22,6 @@ from exo_lite.domain.errors import InvalidRequest, MalformedMessage, NodeLost, N
 from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import Sampling
-from exo_lite.node import worker_process
 from exo_lite.transport.in_stream import steps_from
 from tests.integration.real_workers import (
     MODEL,
@@ -335,13 +334,13 @@ async def test_damaged_weights_are_told_by_name_and_the_worker_stays(tiny_llama:
     assert not program.is_running()
 
 
-async def test_a_worker_that_hangs_is_lost_and_ended(tiny_llama: TinyLlama, monkeypatch: pytest.MonkeyPatch):
-    async with running(config_for("frozen", tiny_llama.path)) as [frozen]:
-        monkeypatch.setattr(worker_process, "HUNG_AFTER_S", 0.3)
+async def test_a_worker_that_hangs_is_lost_and_ended(tiny_llama: TinyLlama):
+    config = replace(config_for("frozen", tiny_llama.path), hang_timeout_s=1.0)
+    async with running(config) as [frozen]:
         program = frozen.program()
         program.send_signal(signal.SIGSTOP)
         await until(lambda: frozen.status.state == "lost", "its daemon knows")
-        assert frozen.status.error == "the worker on frozen has not answered for 0 s"
+        assert frozen.status.error == "the worker on frozen has not answered for 1 s"
         await until(lambda: not program.is_running(), "the program is gone")
 
 

@@ -72,6 +72,17 @@ def test_a_chat_goes_on_as_if_each_turn_were_computed_from_its_start(
     assert num_cached(fresh) == [0, 0, 0]
 
 
+@pytest.mark.parametrize("chunk_tokens", [128, 64, 32])
+def test_floats_are_reused_to_the_bit_whatever_the_size_of_chunks(checkpoint: Path, chunk_tokens: int):
+    prompt, turns = token_ids(300, 1), []
+    for prefix_cache in (True, False):
+        pipeline = open_pipeline(checkpoint, "none", Features(prefix_cache=prefix_cache, is_exact=False))
+        pipeline.scheduler._chunk_size.tokens = chunk_tokens
+        turns.append(chat(pipeline, prompt, SAMPLINGS[0]))
+    assert bare(turns[0]) == bare(turns[1])
+    assert num_cached(turns[0]) == [0, 256, 256 if chunk_tokens == 128 else 320]
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
 def test_sequences_side_by_side_share_blocks_without_touching_each_other(checkpoint: Path, sampling: Sampling):
     pipeline = open_pipeline(checkpoint, "int8", Features())

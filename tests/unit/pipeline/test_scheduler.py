@@ -13,10 +13,11 @@ from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest, Malfor
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.request import GenerateRequest, Logprobs, Sampling, Token
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SampledToken, StageTiming, Step, StepResult
-from exo_lite.pipeline.scheduler import Scheduler
+from exo_lite.pipeline.scheduler import Features, Scheduler
 
 STOP = 9
 VOCAB_SIZE = 1000
+EXACT = Features()
 
 
 def request(name: str, num_prompt: int = 3, max_tokens: int = 4, epoch: int = 1) -> GenerateRequest:
@@ -32,7 +33,13 @@ def request(name: str, num_prompt: int = 3, max_tokens: int = 4, epoch: int = 1)
     )
 
 
-def scheduler(num_stages: int = 2, num_slots: int = 4, context_length: int = 2048, max_waiting: int = 8) -> Scheduler:
+def scheduler(
+    num_stages: int = 2,
+    num_slots: int = 4,
+    context_length: int = 2048,
+    max_waiting: int = 8,
+    features: Features = EXACT,
+) -> Scheduler:
     return Scheduler(
         epoch=Epoch(1),
         num_stages=num_stages,
@@ -40,6 +47,7 @@ def scheduler(num_stages: int = 2, num_slots: int = 4, context_length: int = 204
         context_length=context_length,
         vocab_size=VOCAB_SIZE,
         max_waiting=max_waiting,
+        features=features,
     )
 
 
@@ -335,6 +343,39 @@ def test_a_long_prompt_comes_in_small_pieces_while_answers_run_and_whole_chunks_
         position += chunk.num_tokens
         assert position in (900, *range(0, 900, PREFILL_CHUNK_TOKENS))
         complete_after(subject, Step(Epoch(1), subject._next_step_id - 1, (chunk,)), 100.0)
+
+
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_prompts_of_slow_stages_come_in_chunks_of_about_a_second(is_exact):
+    subject = scheduler(num_stages=1, features=Features(is_exact=is_exact))
+    subject.submit(request("warm-up", num_prompt=32, max_tokens=1))
+    complete_after(subject, next_step(subject), 32 * 20.0)
+    subject.submit(request("long", num_prompt=300, max_tokens=1))
+    sizes = []
+    while (step := subject.next_step()) is not None:
+        sizes.append(step.num_tokens)
+        complete_after(subject, step, step.num_tokens * 20.0)
+    assert sizes == [64, 64, 64, 64, 44]
+
+
+def test_where_the_size_of_chunks_changes_numbers_no_other_size_finds_what_was_computed():
+    subject = scheduler(num_stages=1, features=Features(is_exact=False))
+
+    def num_cached(name: str, ms_per_token: float, tenant: str = "") -> int:
+        subject.submit(replace(request(name, num_prompt=600, max_tokens=1), tenant=tenant))
+        step = next_step(subject)
+        cached = step.admissions[0].num_cached_tokens
+        while True:
+            complete_after(subject, step, step.num_tokens * ms_per_token)
+            following = subject.next_step()
+            if following is None:
+                return cached
+            step = following
+
+    assert [num_cached("a", 0.1), num_cached("b", 0.1)] == [0, 512]
+    num_cached("slow", 20.0, tenant="another")  # from here on chunks are smaller
+    assert num_cached("c", 20.0) == 0
+    assert num_cached("d", 20.0) == 576
 
 
 def test_a_prompt_waits_for_no_more_than_its_share_of_another_tenants():

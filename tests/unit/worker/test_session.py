@@ -49,11 +49,13 @@ class Bench:
             ModelId("m"), EPOCH, stage, num_stages, NOWHERE if stage else None, NOWHERE if is_head else None, "attic"
         )
         self.now_s = 0.0
+        self.starts: list[float] = []
         self.computing = Lock()
         self.session = Session(
             order,
             compute,
             self.computing,
+            on_start=lambda: self.starts.append(self.now_s),
             on_step=lambda: None,
             max_message_bytes=2**20,
             clock=lambda: self.now_s,
@@ -253,3 +255,41 @@ async def test_the_head_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
 def _take(bench: Bench, seconds: float) -> StageOutput:
     bench.now_s += seconds
     return StageOutput()
+
+
+def test_the_stage_starts_anew_before_the_first_step_and_on_the_thread_that_computes_it():
+    bench = first_stage(nothing)
+    outputs = bench.session.steps()
+    assert bench.starts == []
+    for step_id in range(2):
+        bench.now_s += 1
+        bench.session.enqueue(step(step_id))
+        next(outputs)
+    assert bench.starts == [1.0]
+    bench.session.end(NodeLost("the test is over"))
+
+
+def test_a_step_has_an_age_while_it_is_computed():
+    ages: list[float] = []
+
+    def compute(message: StepMessage) -> StageOutput:
+        bench.now_s += 7
+        ages.append(bench.session.step_age_s)
+        return StageOutput()
+
+    bench = first_stage(compute)
+    outputs = bench.session.steps()
+    bench.session.enqueue(step(0))
+    next(outputs)
+    assert (ages, bench.session.step_age_s) == ([7.0], 0.0)
+    bench.session.end(NodeLost("the test is over"))
+
+
+def test_whoever_asks_is_told_of_the_end_once_and_at_once_if_it_is_over():
+    bench, told = first_stage(nothing), list[str]()
+    bench.session.when_ended(lambda: told.append("waited"))
+    assert told == []
+    bench.session.end(NodeLost("the placement changed"))
+    bench.session.end(NodeLost("again"))
+    bench.session.when_ended(lambda: told.append("late"))
+    assert told == ["waited", "late"]

@@ -7,16 +7,19 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from exo_lite.domain.errors import MalformedMessage, NotReady, StaleEpoch
+from exo_lite.domain.errors import MalformedMessage, NodeLost, NotReady, StaleEpoch, StepHangs
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
-from exo_lite.domain.worker import WorkerConfig
+from exo_lite.domain.step import StepMessage
+from exo_lite.domain.worker import MAX_STEP_S, WorkerConfig
+from exo_lite.pipeline.stage import StageOutput
 from exo_lite.worker.awake_cores import AwakeCores
 from exo_lite.worker.worker import Worker
 from tests.unit.store.tiny_models import SPEC, random_tensors, write_hf_folder
@@ -145,3 +148,32 @@ async def test_before_it_has_loaded_it_says_how_far_it_is(model_dir: Path):
     assert (worker.status().state, worker.status().progress) == ("loading", 0.0)
     with pytest.raises(NotReady, match=r"tiny\[0\.\.\d\] on attic is 0% loaded"):
         await worker.on_connect(order(1))
+
+
+async def test_a_worker_whose_step_does_not_end_gives_up_and_says_why(model_dir: Path, monkeypatch):
+    monkeypatch.setattr("exo_lite.worker.worker.PROBE_EVERY_S", 0.02)
+    now_s = 0.0
+    worker = Worker(config(model_dir), max_message_bytes=2**20, clock=lambda: now_s)
+    running = asyncio.create_task(worker.run())
+    await until(lambda: worker.status().state == "ready", "loaded")
+    await worker.on_connect(order(1))
+    computing, go_on = Event(), Event()
+
+    def hang(message: StepMessage) -> StageOutput:
+        computing.set()
+        go_on.wait()
+        return StageOutput()
+
+    session = worker.outputs_of(Epoch(1))
+    monkeypatch.setattr(session, "_compute", hang)
+    answer = asyncio.ensure_future(tokens_of(worker, 1))
+    await until(computing.is_set, "a step is computed")
+    now_s = MAX_STEP_S
+    await asyncio.sleep(0.1)
+    assert not running.done()
+    now_s += 1
+    with pytest.raises(StepHangs, match="stage 0 on attic has computed one step for 301 s"):
+        await running
+    go_on.set()
+    with pytest.raises(NodeLost, match="the worker on attic ends"):
+        await answer
