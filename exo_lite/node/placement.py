@@ -18,6 +18,7 @@ from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Departure, Instance, InstanceState, ModelDescription, Placement
 from exo_lite.domain.plan import LoadOptions, LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.worker import MAX_STEP_S
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import Action, GiveUp, Leave, PlaceAnew, WarmUp, connect_orders, next_actions, offers
 from exo_lite.node.failures import MAX_WORKER_FAILURES, Failures
@@ -27,7 +28,10 @@ from exo_lite.node.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-WARM_UP_TIMEOUT_S = 60.0
+WARM_UP_TIMEOUT_S = 2 * MAX_STEP_S
+"""Whatever is lost or hangs is told of long before; slow stages are no reason to give up."""
+WARM_UP_TOKENS = 32
+"""The length of the prompt whose time tells how much of a prompt a step may carry."""
 UNTOLD_FOR_S = 0.5
 """After a warm-up that failed: if a worker is gone, its daemon tells of it in that time, and that is the reason."""
 UNEXPLAINED_FOR_S = 1.0
@@ -217,7 +221,7 @@ class PlacementController:
             model_id=instance.model_id,
             epoch=instance.epoch,
             attempt=0,
-            token_ids=(0,),
+            token_ids=(0,) * max(1, min(WARM_UP_TOKENS, instance.options.context_length - 1)),
             max_tokens=1,
             sampling=Sampling(temperature=0.0),
         )
