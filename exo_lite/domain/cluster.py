@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
+from exo_lite.domain.healing import newest
 from exo_lite.domain.ids import Epoch, NodeId
 from exo_lite.domain.node import NodeStatus
 from exo_lite.domain.placement import Placement
@@ -23,6 +24,8 @@ SUSPECT_AFTER_S = 2.0
 DEAD_AFTER_S = 4.0
 REFUSALS_TO_DIE = 2
 """Refused connections in a row, without a sign of life between them."""
+RESTORED_PATIENCE_S = 15.0
+"""After a restart of all, for nodes that a placement names and that have not been met yet."""
 RTT_WEIGHT = 0.25
 """Of the newest measurement in the moving average."""
 FORGET_AFTER_S = 600.0
@@ -217,8 +220,8 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
             member = state.members.get(node_id)
             return state if member is None else _with_member(state, replace(member, state="dead"))
         case PlacementSeen(placement):
-            is_newer = state.placement is None or placement.version > state.placement.version
-            return replace(state, placement=placement) if is_newer else state
+            held = newest(state.placement, placement)
+            return state if held == state.placement else replace(state, placement=held)
         case SelfChanged(status):
             return replace(state, self_status=status)
         case _:
@@ -291,7 +294,9 @@ def _with_strangers(state: ClusterState, at_s: float) -> ClusterState:
     named = {node_id for instance in instances for node_id in instance.node_ids}
     unmet = named - state.members.keys() - {state.self_id}
     strangers = {node_id: state.strangers.get(node_id, at_s) for node_id in unmet}
-    missing = frozenset(node_id for node_id, since_s in strangers.items() if at_s - since_s >= DEAD_AFTER_S)
+    is_restored = state.placement is not None and state.placement.is_restored
+    patience_s = RESTORED_PATIENCE_S if is_restored else DEAD_AFTER_S
+    missing = frozenset(node_id for node_id, since_s in strangers.items() if at_s - since_s >= patience_s)
     if strangers == state.strangers and missing == state.missing:
         return state
     return replace(state, strangers=strangers, missing=missing)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import Assignment, LoadOptions
+
+Dot = tuple[NodeId, int]
+"""An author, and its number at the time."""
+
+NO_DOT: Dot = (NodeId(""), 0)
 
 InstanceState = Literal["loading", "warming", "ready", "degraded", "failed"]
 ServedState = InstanceState | Literal["on_disk"]
@@ -43,6 +49,8 @@ class Instance:
     """Of what went wrong: an ExoLiteError.code, which decides the hint."""
     keep_alive_s: float = FOR_EVER
     """Idle seconds after which it leaves."""
+    dot: Dot = field(default=NO_DOT, compare=False)
+    """Of its last change: when it came to be so, and not what it is."""
 
     @property
     def is_pinned(self) -> bool:
@@ -69,7 +77,7 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """All instances of a cluster. Compare by `version`: the greater one wins everywhere."""
+    """All instances of a cluster. Which of two is to hold, `healing.newest` says, alike everywhere."""
 
     author: NodeId
     epoch: Epoch
@@ -77,6 +85,12 @@ class Placement:
     instances: tuple[Instance, ...] = ()
     departures: tuple[Departure, ...] = ()
     """The last few, oldest first: a node may miss a placement, and is still to tell why a model left."""
+    clock: Mapping[NodeId, int] = field(default_factory=dict)
+    """What its author knew: how far each author had come."""
+    siblings: tuple[Instance, ...] = ()
+    """Other instances of the same models, by leaders that did not know of each other: they finish and leave."""
+    is_restored: bool = False
+    """It comes from before a restart, and only says what is wished."""
 
     @property
     def version(self) -> tuple[int, int, NodeId]:
@@ -84,6 +98,12 @@ class Placement:
 
     def instance(self, model_id: ModelId) -> Instance | None:
         return next((one for one in self.instances if one.model_id == model_id), None)
+
+    def serves(self, instance: Instance) -> bool:
+        """Whether answers from this very instance may go on."""
+        key = (instance.model_id, instance.epoch, instance.assignments)
+        serving = (one for one in (*self.instances, *self.siblings) if one.state != "failed")
+        return any((one.model_id, one.epoch, one.assignments) == key for one in serving)
 
 
 @dataclass(frozen=True, slots=True)

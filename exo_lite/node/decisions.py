@@ -12,7 +12,7 @@ from exo_lite.domain.keep_alive import format_duration
 from exo_lite.domain.links import Link, broken_links, link, link_names, unreachable
 from exo_lite.domain.node import NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
-from exo_lite.domain.placement import Instance
+from exo_lite.domain.placement import Dot, Instance
 from exo_lite.domain.plan import Assignment, NodeOffer
 
 
@@ -58,7 +58,16 @@ class Leave:
     reason: str
 
 
-Action = PlaceAnew | GiveUp | WarmUp | Leave
+@dataclass(frozen=True, slots=True)
+class LeaveSibling:
+    """Another instance of a model that is served elsewhere has finished what it had."""
+
+    model_id: ModelId
+    epoch: Epoch
+    dot: Dot
+
+
+Action = PlaceAnew | GiveUp | WarmUp | Leave | LeaveSibling
 
 STALE_PROOF_S = 6.0
 """An idle head proves its hops every two seconds."""
@@ -71,7 +80,18 @@ def next_actions(state: ClusterState) -> list[Action]:
     """At most one for each instance; the same again until the state changes."""
     instances = state.placement.instances if state.placement else ()
     actions = (_next_action(state, instance) for instance in instances if instance.state != "failed")
-    return [action for action in actions if action is not None]
+    return [*(action for action in actions if action is not None), *_finished_siblings(state)]
+
+
+def _finished_siblings(state: ClusterState) -> list[LeaveSibling]:
+    siblings = state.placement.siblings if state.placement else ()
+    return [LeaveSibling(one.model_id, one.epoch, one.dot) for one in siblings if _has_finished(state, one)]
+
+
+def _has_finished(state: ClusterState, sibling: Instance) -> bool:
+    head = shard_status(state, sibling, sibling.assignments[0])
+    is_serving = sibling.state == "ready" and head is not None and head.error is None
+    return not is_serving or head is None or (head.idle_s or 0.0) >= MIN_IDLE_S
 
 
 def _next_action(state: ClusterState, instance: Instance) -> Action | None:
@@ -222,7 +242,7 @@ def offers(state: ClusterState, model_id: ModelId, fingerprint: str | None) -> l
 
     Nodes without the files of this fingerprint give nothing; None asks for no files.
     """
-    instances = state.placement.instances if state.placement else ()
+    instances = (*state.placement.siblings, *state.placement.instances) if state.placement else ()
     taken: dict[NodeId, int] = {}
     for instance in instances:
         if instance.model_id == model_id or instance.state == "failed":

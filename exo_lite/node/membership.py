@@ -166,15 +166,15 @@ class Membership:
 
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
         """Raises NotAMember where a handshake has to come first."""
-        status, placement = heartbeat.status, heartbeat.placement
+        status = heartbeat.status
         member = self._cluster.state.members.get(status.identity.node_id)
         if member is None or member.state == "dead" or member.status.identity.boot_id != status.identity.boot_id:
             raise NotAMember(f"{self._identity.name} does not count {status.identity.name} as a member: shake hands")
         self._hear(heartbeat)
         state = self._cluster.state
-        is_newer = state.placement and (placement is None or state.placement.version > placement.version)
+        is_news = state.placement != heartbeat.placement
         relayed = relayed_to(state, status.identity.node_id, self._clock.now())
-        return Heartbeat(state.self_status, state.placement if is_newer else None, relayed)
+        return Heartbeat(state.self_status, state.placement if is_news else None, relayed)
 
     async def on_probe(self, node_id: NodeId) -> bool:
         link = self._links.get(node_id)

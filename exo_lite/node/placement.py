@@ -12,15 +12,26 @@ from functools import partial
 
 from exo_lite.domain.cluster import PlacementSeen
 from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, ModelDoesNotFit, ModelNotFound, NodeLost, NotReady
+from exo_lite.domain.healing import rewritten
 from exo_lite.domain.ids import Epoch, ModelId, NodeId, RequestId
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.pipeline import ConnectOrder
-from exo_lite.domain.placement import Departure, Instance, InstanceState, ModelDescription, Placement
+from exo_lite.domain.placement import Departure, Instance, InstanceState, ModelDescription
 from exo_lite.domain.plan import LoadOptions, LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.domain.worker import MAX_STEP_S
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import Action, GiveUp, Leave, PlaceAnew, WarmUp, connect_orders, next_actions, offers
+from exo_lite.node.decisions import (
+    Action,
+    GiveUp,
+    Leave,
+    LeaveSibling,
+    PlaceAnew,
+    WarmUp,
+    connect_orders,
+    next_actions,
+    offers,
+)
 from exo_lite.node.failures import MAX_WORKER_FAILURES, Failures
 from exo_lite.node.hints import cause_of
 from exo_lite.node.room import Room, find_room
@@ -36,8 +47,6 @@ UNTOLD_FOR_S = 0.5
 """After a warm-up that failed: if a worker is gone, its daemon tells of it in that time, and that is the reason."""
 UNEXPLAINED_FOR_S = 1.0
 """After a stream broke off between two nodes that live: what else may be the reason is told in that time."""
-MAX_DEPARTURES = 8
-"""That a placement remembers."""
 
 ConnectShard = Callable[[NodeId, ConnectOrder], Awaitable[None]]
 Generate = Callable[[Instance, GenerateRequest], AsyncGenerator[Token, None]]
@@ -54,6 +63,7 @@ class PlacementController:
         *,
         is_up_to_date: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._cluster = cluster
@@ -61,6 +71,7 @@ class PlacementController:
         self._connect_shard = connect_shard
         self._generate = generate
         self._is_up_to_date = is_up_to_date
+        self._wall_clock = wall_clock
         self._under_way: set[Action] = set()
         self._failures = Failures(clock)
 
@@ -124,11 +135,19 @@ class PlacementController:
 
     def _remove(self, model_id: ModelId, text: str) -> None:
         epoch = self._next_epoch()
+        old = self._cluster.state.placement
         staying = [one for one in self._instances() if one.model_id != model_id]
-        self._publish(staying, epoch, [Departure(model_id, epoch, text)])
+        siblings = [one for one in (old.siblings if old else ()) if one.model_id != model_id]
+        self._publish_with(staying, siblings, epoch, [Departure(model_id, epoch, text)])
+
+    def _remove_sibling(self, action: LeaveSibling) -> None:
+        placement = self._cluster.state.placement
+        if placement is not None:
+            staying = [one for one in placement.siblings if one.dot != action.dot]
+            self._publish_with(placement.instances, staying, placement.epoch, ())
 
     def _act(self, tasks: asyncio.TaskGroup, action: Action) -> None:
-        if action in self._under_way or not self._is_current(action):
+        if action in self._under_way or not (isinstance(action, LeaveSibling) or self._is_current(action)):
             return
         match action:
             case Leave(model_id, _, reason):
@@ -140,6 +159,8 @@ class PlacementController:
             case PlaceAnew():
                 self._under_way.add(action)
                 tasks.create_task(self._supervisor.contain(f"placing {action.model_id}", self._place_around(action)))
+            case LeaveSibling():
+                self._remove_sibling(action)
             case WarmUp():
                 self._under_way.add(action)
                 tasks.create_task(self._supervisor.contain(f"warming up {action.model_id}", self._warm_up(action)))
@@ -289,11 +310,16 @@ class PlacementController:
 
     def _publish(self, instances: list[Instance], epoch: Epoch, departures: Sequence[Departure] = ()) -> None:
         old = self._cluster.state.placement
-        all_departures = (*(old.departures if old else ()), *departures)[-MAX_DEPARTURES:]
-        revision = old.revision + 1 if old is not None and old.epoch == epoch else 0
-        in_order = tuple(sorted(instances, key=lambda one: one.model_id))
-        placement = Placement(self._cluster.state.self_id, epoch, revision, in_order, all_departures)
-        self._cluster.apply(PlacementSeen(placement))
+        self._publish_with(instances, old.siblings if old else (), epoch, departures)
+
+    def _publish_with(
+        self, instances: Sequence[Instance], siblings: Sequence[Instance], epoch: Epoch, departures: Sequence[Departure]
+    ) -> None:
+        state = self._cluster.state
+        left = (*(state.placement.departures if state.placement else ()), *departures)
+        wall_s = self._wall_clock()
+        news = rewritten(state.placement, state.self_id, epoch, instances, siblings, left, wall_s=wall_s)
+        self._cluster.apply(PlacementSeen(news))
 
 
 def _kept_s(existing: Instance | None, wish: LoadWish) -> float:

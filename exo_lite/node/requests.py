@@ -81,9 +81,12 @@ class Requests:
 
     async def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
         """As `generate_on`, for a node that does not reach the head. Raises NotReady, StaleEpoch or NodeLost."""
-        instance = self._instance(request.model_id)
-        if instance.epoch != request.epoch:
-            raise StaleEpoch(f"{instance.model_id} is placed in epoch {instance.epoch}, not {request.epoch}: ask again")
+        placement = self._cluster.state.placement
+        siblings = [one for one in (placement.siblings if placement else ()) if one.model_id == request.model_id]
+        current = self._instance(request.model_id)
+        instance = next((one for one in (current, *siblings) if one.epoch == request.epoch), None)
+        if instance is None:
+            raise StaleEpoch(f"{current.model_id} is placed in epoch {current.epoch}, not {request.epoch}: ask again")
         async with aclosing(self.generate_on(instance, request, num_relays=num_relays)) as tokens:
             async for token in tokens:
                 yield token
@@ -207,6 +210,8 @@ def _loss(state: ClusterState, instance: Instance) -> str | None:
     if lost is not None:
         return lost
     current = state.placement.instance(instance.model_id) if state.placement else None
+    if state.placement is not None and state.placement.serves(instance):
+        return None
     if current is None:
         return f"{instance.model_id} was unloaded"
     if current.epoch != instance.epoch:

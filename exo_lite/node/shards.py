@@ -101,7 +101,8 @@ class ShardHost:
 
     async def _bring_in_line(self, tasks: asyncio.TaskGroup, instance: Instance, assignment: Assignment) -> None:
         held = self._held.get(instance.model_id)
-        if held is not None and held.process.status.assigned_epoch == instance.epoch:
+        is_same = held is not None and self._is_same_part(held.process, instance, assignment)
+        if held is not None and held.process.status.assigned_epoch == instance.epoch and is_same:
             return
         if held is not None and self._still_serves(held.process, instance, assignment):
             held.process.keep_for(instance.epoch)
@@ -111,18 +112,23 @@ class ShardHost:
 
     def _wanted(self, placement: Placement | None) -> dict[ModelId, tuple[Instance, Assignment]]:
         own_id = self._cluster.state.self_id
+        if placement is None:
+            return {}
         return {
             instance.model_id: (instance, assignment)
-            for instance in (placement.instances if placement else ())
+            for instance in (*placement.siblings, *placement.instances)  # the latter come first where both are here
             for assignment in instance.assignments
             if assignment.node_id == own_id and instance.state != "failed"
         }
 
     def _still_serves(self, process: WorkerProcess, instance: Instance, assignment: Assignment) -> bool:
+        return process.status.state != "lost" and self._is_same_part(process, instance, assignment)
+
+    def _is_same_part(self, process: WorkerProcess, instance: Instance, assignment: Assignment) -> bool:
+        """Of one epoch too there may have been two placements, by two leaders that did not know of each other."""
         config = process.config
         return (
-            process.status.state != "lost"
-            and config.shard == assignment.shard
+            config.shard == assignment.shard
             and config.options == instance.options
             and process.fingerprint == instance.fingerprint
         )

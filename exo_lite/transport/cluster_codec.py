@@ -253,6 +253,8 @@ def instance_to_proto(instance: Instance) -> cluster_pb2.Instance:
         state=instance.state,
         reason=instance.reason,
         cause=instance.cause,
+        dot_author=instance.dot[0],
+        dot_number=instance.dot[1],
         keep_alive_s=instance.keep_alive_s,
     )
 
@@ -280,6 +282,7 @@ def instance_from_proto(message: cluster_pb2.Instance) -> Instance:
         reason=message.reason if message.HasField("reason") else None,
         cause=message.cause if message.HasField("cause") else None,
         keep_alive_s=message.keep_alive_s if message.HasField("keep_alive_s") else FOR_EVER,
+        dot=(NodeId(message.dot_author), message.dot_number),
     )
 
 
@@ -292,6 +295,9 @@ def placement_to_proto(placement: Placement) -> cluster_pb2.Placement:
         departures=[
             cluster_pb2.Departure(model_id=one.model_id, epoch=one.epoch, text=one.text) for one in placement.departures
         ],
+        clock={str(author): number for author, number in placement.clock.items()},
+        siblings=[instance_to_proto(instance) for instance in placement.siblings],
+        is_restored=placement.is_restored,
     )
 
 
@@ -305,6 +311,9 @@ def placement_from_proto(message: cluster_pb2.Placement) -> Placement:
         departures=tuple(
             Departure(parse_model_id(one.model_id), Epoch(one.epoch), one.text) for one in message.departures
         ),
+        clock={NodeId(author): number for author, number in message.clock.items()},
+        siblings=tuple(instance_from_proto(instance) for instance in message.siblings),
+        is_restored=message.is_restored,
     )
 
 

@@ -579,6 +579,8 @@ class Instance(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    DOT_AUTHOR_FIELD_NUMBER: _builtins.int
+    DOT_NUMBER_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     fingerprint: _builtins.str
     n_layers: _builtins.int
@@ -588,6 +590,8 @@ class Instance(_message.Message):
     keep_alive_s: _builtins.float
     """absent: for ever"""
     cause: _builtins.str
+    dot_author: _builtins.str
+    dot_number: _builtins.int
     @_builtins.property
     def options(self) -> Global___LoadOptions: ...
     @_builtins.property
@@ -608,10 +612,12 @@ class Instance(_message.Message):
         spec: Global___ModelSpec | None = ...,
         keep_alive_s: _builtins.float | None = ...,
         cause: _builtins.str | None = ...,
+        dot_author: _builtins.str = ...,
+        dot_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cause", b"_cause", "_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "cause", b"cause", "keep_alive_s", b"keep_alive_s", "options", b"options", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cause", b"_cause", "_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "assignments", b"assignments", "cause", b"cause", "epoch", b"epoch", "fingerprint", b"fingerprint", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "n_layers", b"n_layers", "options", b"options", "reason", b"reason", "spec", b"spec", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cause", b"_cause", "_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "assignments", b"assignments", "cause", b"cause", "dot_author", b"dot_author", "dot_number", b"dot_number", "epoch", b"epoch", "fingerprint", b"fingerprint", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "n_layers", b"n_layers", "options", b"options", "reason", b"reason", "spec", b"spec", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cause: _TypeAlias = _typing.Literal["cause"]  # noqa: Y015
     _WhichOneofArgType__cause: _TypeAlias = _typing.Literal["_cause", b"_cause"]  # noqa: Y015
@@ -657,18 +663,46 @@ Global___Departure: _TypeAlias = Departure  # noqa: Y015
 class Placement(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ClockEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     AUTHOR_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     DEPARTURES_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    SIBLINGS_FIELD_NUMBER: _builtins.int
+    IS_RESTORED_FIELD_NUMBER: _builtins.int
     author: _builtins.str
     epoch: _builtins.int
     revision: _builtins.int
+    is_restored: _builtins.bool
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]: ...
     @_builtins.property
     def departures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Departure]: ...
+    @_builtins.property
+    def clock(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def siblings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]: ...
     def __init__(
         self,
         *,
@@ -677,10 +711,13 @@ class Placement(_message.Message):
         revision: _builtins.int = ...,
         instances: _abc.Iterable[Global___Instance] | None = ...,
         departures: _abc.Iterable[Global___Departure] | None = ...,
+        clock: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        siblings: _abc.Iterable[Global___Instance] | None = ...,
+        is_restored: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "departures", b"departures", "epoch", b"epoch", "instances", b"instances", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "clock", b"clock", "departures", b"departures", "epoch", b"epoch", "instances", b"instances", "is_restored", b"is_restored", "revision", b"revision", "siblings", b"siblings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

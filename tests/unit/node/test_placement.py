@@ -11,6 +11,7 @@ import pytest
 
 from exo_lite.domain.cluster import ClusterState, SelfChanged
 from exo_lite.domain.errors import ModelDoesNotFit, ModelNotFound
+from exo_lite.domain.healing import MAX_DEPARTURES
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.pipeline import ConnectOrder
@@ -18,7 +19,7 @@ from exo_lite.domain.placement import Instance, InstanceState, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.failures import MAX_WORKER_FAILURES, SAME_FAILURE_S
-from exo_lite.node.placement import MAX_DEPARTURES, PlacementController
+from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from tests.unit.node.cluster_states import (
     EPOCH,

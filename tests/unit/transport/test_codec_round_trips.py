@@ -85,3 +85,10 @@ def test_token_ids_do_not_travel_with_a_step():
         over_the_wire(step_codec.step_to_proto(StepMessage(Step(Epoch(1), 1, (chunk,)))))
     )
     assert travelled.step.chunks == (chunk._replace(token_ids=()),)
+
+
+@settings(max_examples=60, deadline=None)
+@given(instance=any_of(Instance))
+def test_the_dot_of_an_instance_travels_with_it(instance: Instance):
+    message = over_the_wire(cluster_codec.instance_to_proto(instance))
+    assert cluster_codec.instance_from_proto(message).dot == instance.dot

@@ -1,0 +1,116 @@
+"""Two halves of a cluster that meet again, each with a placement of its own: one comes of them, the same on every node.
+
+Every placement carries what its author knew, a vector clock (Fidge and Mattern, 1988), and every instance in it the dot
+of its last change: who wrote it, and that author's number then. An instance whose dot the other side knew and no longer
+has was replaced or unloaded there; any other stays. That is the observed-remove set of Bieniusa and others (2012,
+arXiv:1210.3368): whoever hears what in whatever order, all come to hold the same. Where both sides placed the same
+model, the one that serves is chosen, and the other is a sibling: it takes no new requests and leaves after its last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import groupby
+
+from exo_lite.domain.ids import Epoch, NodeId
+from exo_lite.domain.placement import Departure, Dot, Instance, InstanceState, Placement
+
+MAX_DEPARTURES = 8
+"""That a placement remembers."""
+
+_SERVES: Mapping[InstanceState, int] = {"failed": 0, "degraded": 1, "loading": 2, "warming": 3, "ready": 4}
+
+
+def rewritten(
+    old: Placement | None,
+    author: NodeId,
+    epoch: Epoch,
+    instances: Iterable[Instance],
+    siblings: Iterable[Instance],
+    departures: Iterable[Departure],
+    *,
+    wall_s: float,
+) -> Placement:
+    """What `author` writes next. What it leaves as it was keeps its dot.
+
+    Numbers begin with the time of day, so that one who starts with nothing does not write what others hold for old.
+    """
+    clock = dict(old.clock) if old else {}
+    number = max(clock.get(author, 0) + 1, int(wall_s))
+    before = {one: one.dot for one in old.instances} if old else {}
+    dotted = [replace(one, dot=before.get(one, (author, number))) for one in instances]
+    return Placement(
+        author=author,
+        epoch=epoch,
+        revision=old.revision + 1 if old is not None and old.epoch == epoch else 0,
+        instances=tuple(sorted(dotted, key=lambda one: one.model_id)),
+        departures=tuple(departures)[-MAX_DEPARTURES:],
+        siblings=tuple(siblings),
+        clock=clock | {author: number},
+    )
+
+
+def newest(ours: Placement | None, theirs: Placement) -> Placement:
+    """What to hold true, having seen both. The order makes no difference."""
+    if ours is None:
+        return theirs
+    if not ours.clock or not theirs.clock:  # of a version without clocks
+        return max(ours, theirs, key=lambda one: one.version)
+    if ours.is_restored != theirs.is_restored:
+        live, restored = (theirs, ours) if ours.is_restored else (ours, theirs)
+        return _with_wishes(live, restored)
+    if _knows(ours, theirs):
+        return ours
+    return theirs if _knows(theirs, ours) else _merged(ours, theirs)
+
+
+def _knows(one: Placement, other: Placement) -> bool:
+    """Whether whoever wrote the one had seen the other."""
+    return all(one.clock.get(author, 0) >= number for author, number in other.clock.items())
+
+
+def _has_seen(placement: Placement, dot: Dot) -> bool:
+    return placement.clock.get(dot[0], 0) >= dot[1]
+
+
+def _with_wishes(live: Placement, restored: Placement) -> Placement:
+    """What was wished before a restart and nobody else has heard of is added; nothing is taken away."""
+    unheard = [one for one in restored.instances if not _has_seen(live, one.dot)]
+    return _combined(live, restored, [*_all(live), *unheard]) if unheard else live
+
+
+def _merged(one: Placement, other: Placement) -> Placement:
+    mine, yours = {each.dot for each in _all(one)}, {each.dot for each in _all(other)}
+    kept = [each for each in _all(one) if each.dot in yours or not _has_seen(other, each.dot)]
+    kept += [each for each in _all(other) if each.dot not in mine and not _has_seen(one, each.dot)]
+    return _combined(one, other, kept)
+
+
+def _all(placement: Placement) -> tuple[Instance, ...]:
+    return (*placement.instances, *placement.siblings)
+
+
+def _combined(one: Placement, other: Placement, kept: Iterable[Instance]) -> Placement:
+    best_first = sorted(kept, key=_rank, reverse=True)
+    by_model = groupby(sorted(best_first, key=lambda each: each.model_id), key=lambda each: each.model_id)
+    chosen = [list(same) for _, same in by_model]
+    newer = max(one, other, key=lambda each: each.version)
+    departures = {*one.departures, *other.departures}
+    return Placement(
+        author=newer.author,
+        epoch=newer.epoch,
+        revision=newer.revision,
+        instances=tuple(same[0] for same in chosen),
+        departures=tuple(sorted(departures, key=lambda gone: (gone.epoch, gone.model_id, gone.text)))[-MAX_DEPARTURES:],
+        siblings=tuple(each for same in chosen for each in same[1:]),
+        clock={
+            key: max(one.clock.get(key, 0), other.clock.get(key, 0)) for key in one.clock.keys() | other.clock.keys()
+        },
+        is_restored=one.is_restored and other.is_restored,
+    )
+
+
+def _rank(instance: Instance) -> tuple[int, bool, Epoch, Dot]:
+    """The greater, the better: it serves, or is nearest to that."""
+    return _SERVES[instance.state], instance.is_pinned, instance.epoch, instance.dot

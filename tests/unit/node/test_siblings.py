@@ -1,0 +1,71 @@
+"""Two instances of one model after two halves of a cluster have met again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.pipeline import ConnectOrder
+from exo_lite.domain.placement import InstanceState, Placement
+from exo_lite.node.cluster import Cluster
+from exo_lite.node.decisions import MIN_IDLE_S, LeaveSibling, next_actions, offers
+from exo_lite.node.placement import PlacementController
+from exo_lite.node.requests import Requests, _loss
+from tests.unit.node.cluster_states import (
+    EPOCH,
+    LIMIT_BYTES,
+    MODEL,
+    cluster,
+    instance,
+    member,
+    node,
+    part,
+    shard_status,
+)
+
+HERE, THERE = part("a", 0, 3), part("b", 0, 3)
+DOT = (NodeId("b"), 7)
+
+
+def healed(*, idle_s: float | None = 0.0, state: InstanceState = "ready", error: str | None = None) -> ClusterState:
+    """Node a serves; b does too, from the time when the two did not know of each other."""
+    other = replace(shard_status(THERE, assigned_epoch=Epoch(4), epoch=Epoch(4)), idle_s=idle_s, error=error)
+    state_of = cluster(node("a", shard_status(HERE)), [member(node("b", other))])
+    sibling = replace(instance(THERE, state=state), epoch=Epoch(4), dot=DOT)
+    placement = Placement(NodeId("a"), EPOCH, 0, (instance(HERE),), clock={NodeId("a"): 9}, siblings=(sibling,))
+    return replace(state_of, placement=placement)
+
+
+def test_answers_of_the_one_that_was_not_chosen_go_on_until_it_has_no_more():
+    state = healed()
+    assert state.placement is not None
+    [sibling] = state.placement.siblings
+    assert next_actions(state) == []
+    assert _loss(state, sibling) is None
+    assert next_actions(healed(idle_s=MIN_IDLE_S)) == [LeaveSibling(MODEL, Epoch(4), DOT)]
+    gone = replace(state, placement=replace(state.placement, siblings=()))
+    assert _loss(gone, sibling) == "tiny was placed anew"
+
+
+@pytest.mark.parametrize(("state", "error"), [("failed", None), ("loading", None), ("ready", "node-c is gone")])
+def test_one_that_serves_nobody_leaves_at_once(state: InstanceState, error: str | None):
+    assert next_actions(healed(state=state, error=error)) == [LeaveSibling(MODEL, Epoch(4), DOT)]
+
+
+def test_it_takes_its_memory_until_it_has_left():
+    state = healed()
+    offered = {one.node_id: one.memory_bytes for one in offers(state, ModelId("other"), None)}
+    assert offered == {"a": LIMIT_BYTES - 123, "b": LIMIT_BYTES - 123}
+
+
+def test_unloading_a_model_unloads_both():
+    async def connect(node_id: NodeId, order: ConnectOrder) -> None:
+        raise AssertionError("nobody is to be connected")
+
+    seen = Cluster(healed())
+    PlacementController(seen, connect, Requests(seen).generate_on).unplace(MODEL)
+    assert seen.state.placement is not None
+    assert (seen.state.placement.instances, seen.state.placement.siblings) == ((), ())
