@@ -12,7 +12,7 @@ import grpc
 
 from exo_lite import __version__
 from exo_lite.discovery.mdns import MdnsDiscovery
-from exo_lite.domain.cluster import ClusterState, SelfChanged
+from exo_lite.domain.cluster import ClusterState, PlacementSeen, SelfChanged
 from exo_lite.domain.errors import NodeLost, PortInUse
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
@@ -35,6 +35,7 @@ from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
 from exo_lite.node.shards import ShardHost
 from exo_lite.node.supervisor import Supervisor
+from exo_lite.node.wishes import Wishes
 from exo_lite.store.model_store import ModelStore
 from exo_lite.transport.channels import bind, create_server
 from exo_lite.transport.node_client import NodeClient
@@ -60,6 +61,7 @@ class Daemon:
         self._cluster = Cluster(ClusterState(status))
         self._cluster.listen(self.supervisor.contained("the event log", self._events.record_change))
         self._cluster.listen(self.supervisor.contained("telling the others", self._tell_others))
+        self._wishes = Wishes(self._cluster, config.data_dir, config.cluster, self._events)
         self._membership = Membership(self._cluster, self._events, config.peers, self.supervisor)
         self._shards = ShardHost(
             self._cluster,
@@ -94,6 +96,9 @@ class Daemon:
 
     async def run(self) -> None:
         """Until cancelled, which says goodbye to the others and ends the workers."""
+        wishes = await asyncio.to_thread(self._wishes.read)
+        if wishes is not None:
+            self._cluster.apply(PlacementSeen(wishes))
         try:
             async with asyncio.TaskGroup() as tasks:
                 for what, work in (
@@ -101,6 +106,7 @@ class Daemon:
                     ("membership", self._membership.run),
                     ("the node's workers", self._shards.run),
                     ("placement", self._placement.run),
+                    ("the file of wishes", self._wishes.keep),
                 ):
                     tasks.create_task(self.supervisor.keep(what, work))
         finally:

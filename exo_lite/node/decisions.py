@@ -14,6 +14,7 @@ from exo_lite.domain.node import NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Dot, Instance
 from exo_lite.domain.plan import Assignment, NodeOffer
+from exo_lite.domain.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _has_finished(state: ClusterState, sibling: Instance) -> bool:
 
 
 def _next_action(state: ClusterState, instance: Instance) -> Action | None:
-    lost = lost_reason(state, instance)
+    lost = lost_reason(state, instance) or _shrunk_reason(state, instance)
     if lost is not None:
         return PlaceAnew(instance.model_id, instance.epoch, lost, is_loss=True)
     statuses = [shard_status(state, instance, assignment) for assignment in instance.assignments]
@@ -130,6 +131,18 @@ def lost_reason(state: ClusterState, instance: Instance) -> str | None:
     """Names the nodes of an instance that are dead or gone; None while all live."""
     lost = [assignment.name for assignment in instance.assignments if state.is_lost(assignment.node_id)]
     return f"{' and '.join(lost)} {'is' if len(lost) == 1 else 'are'} lost" if lost else None
+
+
+def _shrunk_reason(state: ClusterState, instance: Instance) -> str | None:
+    """After a restart, nodes may offer less than when the instance was placed on them."""
+    if state.placement is None or not state.placement.is_restored:
+        return None
+    for part in instance.assignments:
+        node = state.living.get(part.node_id)
+        if node is not None and node.memory.limit_bytes < part.memory_bytes:
+            limit, taken = format_bytes(node.memory.limit_bytes), format_bytes(part.memory_bytes)
+            return f"{part.name} offers {limit} now, and had taken {taken}"
+    return None
 
 
 def as_seen(state: ClusterState, instance: Instance) -> Instance:

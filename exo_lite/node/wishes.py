@@ -1,0 +1,102 @@
+"""What somebody loaded, kept on disk: it comes back after a restart of this node, or of all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+
+from exo_lite.domain.errors import MalformedMessage
+from exo_lite.domain.placement import Placement
+from exo_lite.node.cluster import Cluster
+from exo_lite.node.events import EventLog
+from exo_lite.transport.placement_file import placement_from_json, placement_to_json
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 30.0
+MAX_FILE_BYTES = 4 * 1024 * 1024
+RESTORED = "its nodes started again"
+
+
+class Wishes:
+    """The file of one node. What requests brought in is not in it: the next request brings it in again.
+
+    Every node keeps one, for any of them may be the first to be back. Which one is the newest, their clocks say.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path, cluster_name: str, events: EventLog) -> None:
+        self._cluster = cluster
+        self._path = folder / f"wishes.{cluster_name.encode().hex()[:64]}.json"
+        self._events = events
+        self._written: Placement | None = None
+        self._writing = Lock()
+
+    def read(self) -> Placement | None:
+        """From before the restart. A file that is damaged is told of and set aside."""
+        try:
+            if self._path.stat().st_size > MAX_FILE_BYTES:
+                raise MalformedMessage("it is too large")
+            placement = placement_from_json(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError, MalformedMessage) as error:
+            self._tell(f"what was loaded before is forgotten: {self._path} cannot be read: {error}")
+            with suppress(OSError):
+                self._path.replace(self._path.with_suffix(".damaged"))
+            return None
+        self._written = wishes_of(placement)
+        return self._written
+
+    async def keep(self) -> None:
+        """Write the file whenever the wishes change, until cancelled."""
+        try:
+            while True:
+                changed = self._cluster.changed
+                if not await asyncio.to_thread(self._write):
+                    await asyncio.sleep(RETRY_AFTER_S)
+                    continue
+                await changed.wait()
+        finally:
+            self._write()
+
+    def _write(self) -> bool:
+        """Whether the file is as it should be. From any thread."""
+        with self._writing:
+            return self._write_news()
+
+    def _write_news(self) -> bool:
+        placement = self._cluster.state.placement
+        wishes = wishes_of(placement) if placement else None
+        if wishes is None or wishes == self._written:
+            return True
+        try:
+            self._replace(placement_to_json(wishes))
+        except OSError as error:
+            self._tell(f"what is loaded would be forgotten at a restart: {self._path} cannot be written: {error}")
+            return False
+        self._written = wishes
+        return True
+
+    def _replace(self, text: str) -> None:
+        fresh = self._path.with_suffix(".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+
+    def _tell(self, text: str) -> None:
+        if not any(event.text == text for event in self._events):
+            self._events.add("wishes_lost", text, "look at the data folder: its disk and its permissions")
+
+
+def wishes_of(placement: Placement) -> Placement:
+    """What is to come back: the pinned models where they were, failed ones too. Changes of state are none."""
+    pinned = (one for one in placement.instances if one.is_pinned)
+    instances = tuple(replace(one, state="loading", reason=RESTORED, cause=None) for one in pinned)
+    return replace(placement, instances=instances, siblings=(), is_restored=True)

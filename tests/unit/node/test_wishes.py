@@ -1,0 +1,151 @@
+"""What was loaded is kept on disk, and read again whatever stands there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from exo_lite.domain.cluster import PlacementSeen
+from exo_lite.domain.ids import Epoch, ModelId
+from exo_lite.domain.placement import Departure, Instance
+from exo_lite.node.cluster import Cluster
+from exo_lite.node.decisions import PlaceAnew, next_actions
+from exo_lite.node.events import EventLog
+from exo_lite.node.wishes import RESTORED, Wishes, wishes_of
+from tests.unit.node.cluster_states import FIRST, MODEL, SECOND, cluster, instance, member, node, part
+from tests.waiting import until
+
+OTHER = ModelId("other")
+PINNED = instance(FIRST, SECOND, state="ready")
+ON_DEMAND = replace(instance(part("a", 0, 3, OTHER), model_id=OTHER), keep_alive_s=300.0)
+
+
+def kept(folder: Path, *instances: Instance) -> tuple[Wishes, Cluster, EventLog]:
+    seen, events = Cluster(cluster(node("a"), [], *instances)), EventLog()
+    return Wishes(seen, folder, "home", events), seen, events
+
+
+async def written(folder: Path, *instances: Instance) -> None:
+    """Let the wishes of a cluster be kept until they stand in the file."""
+    wishes, seen, _ = kept(folder, *instances)
+    keeping = asyncio.create_task(wishes.keep())
+    expected = seen.state.placement and wishes_of(seen.state.placement)
+    await until(lambda: kept(folder)[0].read() == expected, "the file is written")
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+
+async def test_what_somebody_pinned_comes_back_as_it_was_wished_and_the_rest_does_not(tmp_path: Path):
+    failed = replace(PINNED, state="failed", reason="node-b is lost", cause="node_lost")
+    await written(tmp_path, failed, ON_DEMAND)
+    found = kept(tmp_path)[0].read()
+    assert found is not None
+    [wish] = found.instances
+    assert found.is_restored
+    assert (wish.model_id, wish.state, wish.reason, wish.cause) == (MODEL, "loading", RESTORED, None)
+    assert (wish.options, wish.assignments, wish.is_pinned) == (PINNED.options, PINNED.assignments, True)
+
+
+async def test_what_was_unloaded_is_forgotten(tmp_path: Path):
+    await written(tmp_path, PINNED)
+    wishes, seen, _ = kept(tmp_path, PINNED)
+    keeping = asyncio.create_task(wishes.keep())
+    assert seen.state.placement is not None
+    gone = Departure(MODEL, Epoch(6), "tiny was unloaded")
+    seen.apply(PlacementSeen(replace(seen.state.placement, epoch=Epoch(6), instances=(), departures=(gone,))))
+
+    def instances() -> bool:
+        found = kept(tmp_path)[0].read()
+        return found is not None and found.instances == ()
+
+    await until(instances, "forgotten")
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+
+def test_without_a_file_there_are_none(tmp_path: Path):
+    wishes, _, events = kept(tmp_path)
+    assert wishes.read() is None
+    assert list(events) == []
+
+
+async def test_another_cluster_has_its_own(tmp_path: Path):
+    await written(tmp_path, PINNED)
+    seen = Cluster(cluster(node("a")))
+    assert Wishes(seen, tmp_path, "office", EventLog()).read() is None
+
+
+def _file(folder: Path) -> Path:
+    [path] = folder.glob("wishes.*.json")
+    return path
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: text.replace('"ready"', '"dancing"').replace('"loading"', '"dancing"'),
+        lambda text: text.replace('"end_layer": 1', '"end_layer": 99'),
+        lambda text: '{"instances": [{"model_id": "tiny"}]}',
+        lambda text: "[" * 5000,
+        lambda text: "\ud800",
+    ],
+)
+async def test_a_damaged_file_is_told_of_and_set_aside(tmp_path: Path, damage: Callable[[str], str]):
+    await written(tmp_path, PINNED)
+    path = _file(tmp_path)
+    path.write_bytes(damage(path.read_text(encoding="utf-8")).encode(errors="surrogatepass"))
+    wishes, _, events = kept(tmp_path)
+    assert wishes.read() is None
+    [event] = events
+    assert "what was loaded before is forgotten" in event.text
+    assert event.fix is not None
+    assert not path.exists()
+    assert path.with_suffix(".damaged").exists()
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_whatever_stands_in_the_file_nothing_is_raised(tmp_path: Path, data: st.DataObject):
+    asyncio.run(written(tmp_path, PINNED))
+    path = _file(tmp_path)
+    content = bytearray(path.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content))
+    kept(tmp_path)[0].read()
+
+
+async def test_a_folder_that_cannot_be_written_is_told_of_once_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("exo_lite.node.wishes.RETRY_AFTER_S", 0.0)
+    folder = tmp_path / "gone"
+    wishes, _, events = kept(folder, PINNED)
+    keeping = asyncio.create_task(wishes.keep())
+    await until(lambda: len(list(events)) == 1, "told of")
+    folder.mkdir()
+    await until(lambda: list(folder.glob("wishes.*.json")), "written after all")
+    keeping.cancel()
+    await asyncio.wait({keeping})
+    [event] = events
+    assert "would be forgotten at a restart" in event.text
+
+
+def test_a_node_that_offers_less_than_before_gets_another_part():
+    placed = replace(PINNED, state="loading")
+    state = cluster(node("a"), [member(node("b", limit_bytes=100))], placed)
+    assert state.placement is not None
+    restored = replace(state, placement=replace(state.placement, is_restored=True))
+    [action] = next_actions(restored)
+    assert isinstance(action, PlaceAnew)
+    assert action.reason == "node-b offers 100 B now, and had taken 123 B"
+    assert next_actions(state) == []
