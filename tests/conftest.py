@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, settings
 
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.store.model_store import ModelStore
-from tests.wheel_files import DOWNLOAD_TIMEOUT_S, LLAMA3_TOKENIZER, SENTENCEPIECE_TOKENIZER, fetch
+from tests.wheel_files import DOWNLOAD_TIMEOUT_S, LLAMA3_TOKENIZER, SENTENCEPIECE_TOKENIZER, TEKKEN_TOKENIZER, fetch
 
 ROOT = Path(__file__).parents[1]
 DEMO_MODEL = "smollm2-135m"
-DOWNLOADS = {"demo_gguf", "llama3_tokenizer_model", "sentencepiece_tokenizer_model"}
+DOWNLOADS = {"demo_gguf", "llama3_tokenizer_model", "sentencepiece_tokenizer_model", "tekken_json"}
 """Fixtures that may have to download."""
 
 # whatever a busy machine makes slow is no failure
@@ -55,6 +55,12 @@ def llama3_tokenizer_model() -> Path:
 def sentencepiece_tokenizer_model() -> Path:
     """A SentencePiece file of 32,000 pieces, of the kind of Llama 1 and 2."""
     return fetch(SENTENCEPIECE_TOKENIZER, ROOT / ".cache/tokenizers")
+
+
+@pytest.fixture(scope="session")
+def tekken_json() -> Path:
+    """Mistral's byte-level vocabulary: ranks as in tiktoken, and the expression that cuts its text."""
+    return fetch(TEKKEN_TOKENIZER, ROOT / ".cache/tokenizers")
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,14 @@ SENTENCEPIECE_TOKENIZER = WheelFile(
 )
 """32,000 pieces, of the kind of Llama 1 and 2."""
 
+TEKKEN_TOKENIZER = WheelFile(
+    requirement=SENTENCEPIECE_TOKENIZER.requirement,
+    wheel_sha256=SENTENCEPIECE_TOKENIZER.wheel_sha256,
+    member="mistral_common/data/tekken_240718.json",
+    sha256="eccd1665d2e477697c33cb7f0daa6f6dfefc57a0a6bceb66d4be52952f827516",
+)
+"""Mistral's byte-level vocabulary, with the expression that cuts its text."""
+
 
 def fetch(file: WheelFile, cache: Path) -> Path:
     """The file in `cache`, downloaded unless it is there. AssertionError where a hash is not the pinned one."""

@@ -107,7 +107,7 @@ def test_a_word_that_merges_make_ends_nothing(tmp_path: Path) -> None:
     ("metadata", "error", "message"),
     [
         ({"tokenizer.ggml.model": "bert"}, UnsupportedModel, "of the kind bert"),
-        ({"tokenizer.ggml.pre": "tekken"}, UnsupportedModel, "in the way tekken; known are gpt-2"),
+        ({"tokenizer.ggml.pre": "tekken-2"}, UnsupportedModel, "in the way tekken-2; known are gpt-2"),
         ({"tokenizer.ggml.pre": None}, UnsupportedModel, "get a newer one"),
         ({"tokenizer.ggml.merges": ["a"]}, InvalidModel, "merge 'a' is not one of two tokens"),
         ({"tokenizer.ggml.merges": ["a zz"]}, InvalidModel, "merge 'a zz'"),
