@@ -26,6 +26,29 @@ def test_of_several_named_templates_the_default_one_is_taken(tmp_path: Path) -> 
     assert load_chat_template(tmp_path, SPECIAL).render(MESSAGES) == "plain"
 
 
+def test_named_templates_may_be_an_object_too(tmp_path: Path) -> None:
+    config = {"chat_template": {"tool_use": "tools", "default": "plain"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert load_chat_template(tmp_path, SPECIAL).render(MESSAGES) == "plain"
+
+
+def test_named_templates_without_a_default_are_named_where_a_chat_wants_one(tmp_path: Path) -> None:
+    named = [{"name": "rag", "template": "documents"}, {"name": "tool_use", "template": "tools"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}), encoding="utf-8")
+    check_chat_template(tmp_path, SPECIAL)  # which is no fault of the model for other uses
+    with pytest.raises(InvalidRequest, match=r"\(rag, tool_use\).*--raw"):
+        load_chat_template(tmp_path, SPECIAL, default="of another model")
+
+
+@pytest.mark.parametrize(
+    "named", [[{"name": []}], [{"name": "default"}], [3], {"default": {}}, [{"name": "default", "template": 3}]]
+)
+def test_named_templates_that_are_none_are_refused(tmp_path: Path, named: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}), encoding="utf-8")
+    with pytest.raises(InvalidModel, match=r"tokenizer_config\.json: chat_template has"):
+        load_chat_template(tmp_path, SPECIAL)
+
+
 @pytest.mark.parametrize("config", [{}, {"chat_template": None}, {"chat_template": []}])
 def test_a_model_without_template_names_the_way_out(tmp_path: Path, config: dict[str, object]) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
