@@ -19,6 +19,7 @@
     │   ├── LinkBroken               two nodes that live cannot reach each other
     │   │   └── LargePacketsLost     what is small gets through, what is large does not
     │   ├── WorkerFailed             a worker ended that should not have
+    │   │   ├── WorkerCannotStart    before it had done anything
     │   │   └── OutOfMemory          the kernel ended it to have its memory
     │   └── WorkerHangs              a worker lives and does not answer
     │       └── StepHangs            a worker answers, but its step does not end
@@ -152,6 +153,10 @@ class LargePacketsLost(LinkBroken):
 
 class WorkerFailed(NodeLost):
     code = "worker_failed"
+
+
+class WorkerCannotStart(WorkerFailed):
+    code = "worker_cannot_start"
 
 
 class OutOfMemory(WorkerFailed):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.errors import WorkerCannotStart
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.links import Link, broken_links
 
@@ -37,6 +38,7 @@ class Failures:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._times: dict[ModelId, deque[float]] = defaultdict(deque)
+        self._last: dict[ModelId, tuple[str, str]] = {}
         self._given_up: dict[ModelId, _GivenUp] = {}
         self._num_retries: dict[ModelId, int] = defaultdict(int)
         self._doubtful_until_s: dict[Link, float] = {}
@@ -51,8 +53,14 @@ class Failures:
     def doubt(self, pair: Link) -> None:
         self._doubtful_until_s[pair] = self._clock() + DOUBTFUL_FOR_S
 
-    def is_too_often(self, model_id: ModelId) -> bool:
-        """Count one more failure. Those that come together are one."""
+    def is_too_often(self, model_id: ModelId, reason: str, cause: str) -> bool:
+        """Count one more failure. Those that come together are one.
+
+        A worker that cannot start, and says the same as the last time, is not started a third time.
+        """
+        last, self._last[model_id] = self._last.get(model_id), (reason, cause)
+        if cause == WorkerCannotStart.code and last == (reason, cause):
+            return True
         times, now_s = self._times[model_id], self._clock()
         if not times or now_s - times[-1] > SAME_FAILURE_S:
             times.append(now_s)
@@ -63,6 +71,7 @@ class Failures:
     def is_over(self, model_id: ModelId) -> None:
         """The model is ready."""
         self._times.pop(model_id, None)
+        self._last.pop(model_id, None)
         self._given_up.pop(model_id, None)
         self._num_retries.pop(model_id, None)
 

@@ -29,6 +29,9 @@ _FIXES: Mapping[type[ExoLiteError], str] = {
         "the daemon is reached and its worker's port is not: let the workers' ports through the firewall of that node"
     ),
     errors.PortInUse: "let the node have more free ports for its workers, or end what takes them",
+    errors.WorkerCannotStart: (
+        "its last words say why: mend the installation on that node, or lift the limits that it runs under"
+    ),
     errors.WorkerFailed: "the worker's last words say why; the log of that node's daemon has the rest",
     errors.WorkerHangs: "look at that machine: it is overloaded, swaps, or its device hangs",
     errors.DeadlineExceeded: "a node is too slow or overloaded: see on the page where the time goes, or leave it out",

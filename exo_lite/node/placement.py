@@ -32,7 +32,7 @@ from exo_lite.node.decisions import (
     next_actions,
     offers,
 )
-from exo_lite.node.failures import MAX_WORKER_FAILURES, Failures
+from exo_lite.node.failures import Failures
 from exo_lite.node.hints import cause_of
 from exo_lite.node.room import Room, find_room
 from exo_lite.node.supervisor import Supervisor
@@ -169,8 +169,8 @@ class PlacementController:
         instance = self._instance(action.model_id)
         if instance is None:
             return
-        if not action.is_loss and self._failures.is_too_often(action.model_id):
-            reason = f"{MAX_WORKER_FAILURES} failures in a row, the last: {action.reason}"
+        if not action.is_loss and self._failures.is_too_often(action.model_id, action.reason, action.cause):
+            reason = f"it failed again and again, the last time: {action.reason}"
             self._give_up(action.model_id, reason, action.cause)
             return
         model = ModelDescription(action.model_id, instance.fingerprint, instance.spec)

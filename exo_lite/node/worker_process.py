@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
@@ -13,17 +14,30 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from exo_lite.domain.addresses import join_address
-from exo_lite.domain.errors import ExoLiteError, NodeLost
+from exo_lite.domain.errors import (
+    ExoLiteError,
+    NodeLost,
+    OutOfMemory,
+    PortInUse,
+    WorkerCannotStart,
+    WorkerFailed,
+    WorkerHangs,
+)
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.node.last_words import LastWords
+from exo_lite.node.oom import num_oom_kills
 from exo_lite.transport.worker_client import WorkerClient
 
 log = logging.getLogger(__name__)
 
 POLL_EVERY_S = 0.25
 STATUS_TIMEOUT_S = 1.0
+LAST_WORDS_WITHIN_S = 1.0
+CHUNK_BYTES = 16 * 1024
+STDERR = 2
 CONNECT_TIMEOUT_S = 10.0
 
 GRPC_SETTINGS = {
@@ -53,6 +67,7 @@ class WorkerProcess:
         on_change: Callable[[], None],
         *,
         own_host: str = "127.0.0.1",
+        count_oom_kills: Callable[[], int | None] = num_oom_kills,
     ) -> None:
         """`own_host`: by which this machine reaches what its worker binds."""
         self.config = config
@@ -60,6 +75,9 @@ class WorkerProcess:
         self.fingerprint = fingerprint
         self._on_change = on_change
         self._client: WorkerClient | None = None
+        self._last_words = LastWords()
+        self._count_oom_kills = count_oom_kills
+        self._num_oom_kills = count_oom_kills()
         self.status = ShardStatus(
             shard=config.shard,
             assigned_epoch=epoch,
@@ -75,22 +93,30 @@ class WorkerProcess:
         """Start the program and watch it until it ends or this task is cancelled, which ends it."""
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "exo_lite.worker", stdin=PIPE, stdout=PIPE, env={**GRPC_SETTINGS, **os.environ}
+                *(sys.executable, "-m", "exo_lite.worker"),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                env={**GRPC_SETTINGS, **os.environ},
             )
         except OSError as error:
-            self._lose(f"no worker can be started on {self.config.node_name}: {error}")
+            self._lose(WorkerCannotStart(f"no worker can be started on {self.config.node_name}: {error}"))
             return
+        listening_to_it = asyncio.create_task(self._pass_on_stderr(process))
         try:
             listening = await self._start(process)
             hop = Hop(self.config.node_name, join_address(self._own_host, listening.port))
             self._client = WorkerClient(hop, silence_s=self.config.hang_timeout_s)
             await self._watch(process, listening, self._client)
-        except NodeLost as error:
-            self._lose(str(error))
+        except (NodeLost, PortInUse) as error:
+            await asyncio.wait({listening_to_it}, timeout=LAST_WORDS_WITHIN_S)
+            self._lose(self._with_last_words(error))
         except Exception as error:  # a task's top: whatever it was, the shard is lost, and not the node
-            self._lose(f"the worker on {self.config.node_name} cannot be followed: {type(error).__name__}: {error}")
+            what = f"the worker on {self.config.node_name} cannot be followed: {type(error).__name__}: {error}"
+            self._lose(WorkerFailed(what))
             raise
         finally:
+            listening_to_it.cancel()
             if process.returncode is None:
                 process.kill()  # a worker has nothing to save
             await process.wait()
@@ -114,14 +140,26 @@ class WorkerProcess:
         process.stdin.write(self.config.to_json().encode() + b"\n")
         line = await process.stdout.readline()
         if not line:
-            raise NodeLost(self._exit_cause(await process.wait()))
+            raise self._exit_cause(await process.wait(), WorkerCannotStart)
         try:
             answer = json.loads(line)
             if "error" in answer:
-                raise NodeLost(f"no worker can be started on {self.config.node_name}: {answer['error']}")
+                raise PortInUse(f"no worker can be started on {self.config.node_name}: {answer['error']}")
             return _Listening(int(answer["port"]), int(answer["stream_port"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise NodeLost(f"the worker on {self.config.node_name} said {line!r} in place of its ports") from error
+            said = f"the worker on {self.config.node_name} said {line!r} in place of its ports"
+            raise WorkerCannotStart(said) from error
+
+    async def _pass_on_stderr(self, process: Process) -> None:
+        """To this daemon's own, keeping the last of it."""
+        assert process.stderr is not None
+        while chunk := await process.stderr.read(CHUNK_BYTES):
+            self._last_words.feed(chunk)
+            await asyncio.to_thread(os.write, STDERR, chunk)
+
+    def _with_last_words(self, error: NodeLost | PortInUse) -> NodeLost | PortInUse:
+        words = self._last_words.text() if isinstance(error, WorkerFailed) else None
+        return error if words is None else type(error)(f"{error}; its last words: {words}")
 
     async def _watch(self, process: Process, listening: _Listening, client: WorkerClient) -> None:
         exited = asyncio.ensure_future(process.wait())
@@ -130,7 +168,7 @@ class WorkerProcess:
         try:
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
-                raise NodeLost(self._exit_cause(exited.result()))
+                raise self._exit_cause(exited.result(), WorkerFailed)
             await polled
         finally:
             exited.cancel()
@@ -144,7 +182,7 @@ class WorkerProcess:
                 async with asyncio.timeout(patience_s):
                     status = await _ask_until_answered(client)
             except TimeoutError as error:
-                raise NodeLost(
+                raise WorkerHangs(
                     f"the worker on {self.config.node_name} has not answered for {patience_s:g} s"
                 ) from error
             self._update(
@@ -157,13 +195,17 @@ class WorkerProcess:
             )
             await asyncio.sleep(POLL_EVERY_S)
 
-    def _exit_cause(self, return_code: int) -> str:
+    def _exit_cause(self, return_code: int, cause: type[WorkerFailed]) -> WorkerFailed:
+        who = f"the worker on {self.config.node_name}"
+        num_oom_kills = self._count_oom_kills()
+        if return_code == -signal.SIGKILL and (num_oom_kills or 0) > (self._num_oom_kills or 0):
+            return OutOfMemory(f"{who} was ended by the kernel: the machine, or the container, was out of memory")
         how = f"was killed by signal {-return_code}" if return_code < 0 else f"exited with code {return_code}"
-        hint = "; out of memory?" if return_code == -9 else ""
-        return f"the worker on {self.config.node_name} {how}{hint}"
+        return cause(f"{who} {how}")
 
-    def _lose(self, error: str) -> None:
-        self._update(replace(self.status, state="lost", worker_port=None, stream_port=None, error=error))
+    def _lose(self, error: ExoLiteError) -> None:
+        lost = replace(self.status, state="lost", worker_port=None, stream_port=None)
+        self._update(replace(lost, error=str(error), error_code=error.code))
 
     def _update(self, status: ShardStatus) -> None:
         if status != self.status:

@@ -289,7 +289,7 @@ async def test_the_death_of_the_second_worker_ends_the_answer_and_is_told(
                     async for _ in tokens:
                         pass
         await until(lambda: cellar.status.state == "lost", "its daemon knows")
-        assert cellar.status.error == "the worker on cellar was killed by signal 9; out of memory?"
+        assert cellar.status.error == "the worker on cellar was killed by signal 9"
         assert (cellar.status.worker_port, cellar.status.stream_port) == (None, None)
         broken = await until(lambda: front.status.error, "the other worker says what broke")
         assert "cellar" in broken

@@ -212,3 +212,16 @@ def test_another_leader_and_other_nodes_are_a_reason_to_try_again():
     assert failures.retry_reason(MODEL, cut, is_pinned=False) is None
     failures.give_up(MODEL, cut, is_permanent=True)
     assert failures.retry_reason(MODEL, three(), is_pinned=False) == "a link works again"
+
+
+def test_a_worker_that_cannot_start_twice_in_the_same_way_is_not_started_a_third_time():
+    clock = Clock()
+    failures = Failures(clock)
+    assert not failures.is_too_often(MODEL, "out of address space", "worker_cannot_start")
+    clock.now_s += 1
+    assert not failures.is_too_often(MODEL, "no such file", "worker_cannot_start")
+    clock.now_s += 1
+    assert failures.is_too_often(MODEL, "no such file", "worker_cannot_start")
+    failures.is_over(MODEL)
+    for _ in range(5):
+        assert not failures.is_too_often(MODEL, "killed by signal 9", "worker_failed")

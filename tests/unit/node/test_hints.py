@@ -27,6 +27,7 @@ TABLE: list[tuple[type[ExoLiteError], tuple[str, ...]]] = [
     (errors.LargePacketsLost, ("large", "MTU")),
     (errors.ConnectionRefused, ("port", "firewall")),
     (errors.PortInUse, ("ports",)),
+    (errors.WorkerCannotStart, ("last words", "limits")),
     (errors.WorkerFailed, ("last words", "log")),
     (errors.WorkerHangs, ("overloaded",)),
     (errors.DeadlineExceeded, ("slow",)),

@@ -134,3 +134,17 @@ def test_whoever_leaves_is_idle_and_needed(models: list[tuple[float, float | Non
     assert {name for name, _, idle_s in named if idle_s is not None} >= set(room.leaving)
     assert rest + 1 <= limit + 0.001
     assert all(rest + sizes[name] + 1 > limit - 0.001 for name in room.leaving)
+
+
+@pytest.mark.parametrize("models", [{}, {MODEL: "fedcba9876543210"}])
+def test_where_only_the_files_are_missing_the_refusal_is_about_files_and_not_memory(models: dict[ModelId, str]):
+    room = find_room(
+        cluster(node("a", models=models, limit_bytes=10**9), [member(node("b", models=models, limit_bytes=10**9))]),
+        TINY,
+        OPTIONS,
+    )
+    assert isinstance(room, Refusal)
+    assert room.lacks_files
+    assert room.reason.startswith("tiny would fit, if more nodes had its files: node-a ")
+    assert "import" in room.reason
+    assert "short by" not in room.reason
