@@ -220,12 +220,22 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
             member = state.members.get(node_id)
             return state if member is None else _with_member(state, replace(member, state="dead"))
         case PlacementSeen(placement):
-            held = newest(state.placement, placement)
-            return state if held == state.placement else replace(state, placement=held)
+            return _with_placement(state, newest(state.placement, placement))
         case SelfChanged(status):
             return replace(state, self_status=status)
         case _:
             assert_never(event)
+
+
+def _with_placement(state: ClusterState, held: Placement) -> ClusterState:
+    """Nodes that were dead for this one and that another leader has counted on since may be back: they are awaited."""
+    if held == state.placement:
+        return state
+    known = {one.dot for one in (*state.placement.instances, *state.placement.siblings)} if state.placement else set()
+    others = [one for one in (*held.instances, *held.siblings) if one.dot not in known and one.dot[0] != state.self_id]
+    counted_on = {node_id for one in others for node_id in one.node_ids}
+    members = {key: one for key, one in state.members.items() if one.state != "dead" or key not in counted_on}
+    return replace(state, placement=held, members=members)
 
 
 def _with_member(state: ClusterState, member: Member) -> ClusterState:
@@ -290,7 +300,7 @@ def _with_aged_members(state: ClusterState, at_s: float) -> ClusterState:
 
 
 def _with_strangers(state: ClusterState, at_s: float) -> ClusterState:
-    instances = state.placement.instances if state.placement else ()
+    instances = (*state.placement.instances, *state.placement.siblings) if state.placement else ()
     named = {node_id for instance in instances for node_id in instance.node_ids}
     unmet = named - state.members.keys() - {state.self_id}
     strangers = {node_id: state.strangers.get(node_id, at_s) for node_id in unmet}

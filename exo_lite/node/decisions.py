@@ -90,9 +90,13 @@ def _finished_siblings(state: ClusterState) -> list[LeaveSibling]:
 
 
 def _has_finished(state: ClusterState, sibling: Instance) -> bool:
-    head = shard_status(state, sibling, sibling.assignments[0])
-    is_serving = sibling.state == "ready" and head is not None and head.error is None
-    return not is_serving or head is None or (head.idle_s or 0.0) >= MIN_IDLE_S
+    if sibling.state != "ready" or lost_reason(state, sibling) is not None:
+        return True
+    first = sibling.assignments[0]
+    if first.node_id not in state.living:
+        return False  # its placement has come before it
+    head = shard_status(state, sibling, first)
+    return head is None or head.error is not None or (head.idle_s or 0.0) >= MIN_IDLE_S
 
 
 def _next_action(state: ClusterState, instance: Instance) -> Action | None:

@@ -18,7 +18,7 @@ from exo_lite.domain.cluster import (
 from exo_lite.domain.healing import newest, rewritten
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.placement import NO_DOT, Dot, Instance, InstanceState, Placement
-from tests.unit.node.cluster_states import MODEL, instance, node, part
+from tests.unit.node.cluster_states import MODEL, instance, member, node, part
 
 A, C = NodeId("a"), NodeId("c")
 OTHER = ModelId("other")
@@ -119,6 +119,20 @@ def test_after_a_restart_of_all_there_is_time_for_the_others_to_come():
     state = apply(state, TimePassed(0.0))
     assert apply(state, TimePassed(DEAD_AFTER_S)).missing == frozenset()
     assert apply(state, TimePassed(RESTORED_PATIENCE_S)).missing == {"b", "c", "d"}
+
+
+def test_nodes_that_the_other_half_counts_on_are_awaited_and_not_taken_for_lost():
+    """They were dead for this half, and are met one after the other."""
+    state = ClusterState(node("a"), {NodeId(name): member(node(name), "dead") for name in "cd"}, FAILED)
+    state = apply(state, TimePassed(10.0))
+    assert state.is_lost(NodeId("d"))
+    healed = apply(apply(state, PlacementSeen(SERVES)), TimePassed(11.0))
+    assert not healed.is_lost(NodeId("c"))
+    assert not healed.is_lost(NodeId("d"))
+    assert apply(healed, TimePassed(11.0 + DEAD_AFTER_S)).is_lost(NodeId("d"))
+    own = rewrite(healed.placement, A, placed("cd", "loading", 8, NO_DOT))
+    dead_again = replace(healed, members={NodeId("d"): member(node("d"), "dead")})
+    assert apply(dead_again, PlacementSeen(own)).is_lost(NodeId("d"))
 
 
 def test_a_placement_of_a_version_without_clocks_is_compared_by_its_epoch():

@@ -55,6 +55,14 @@ def test_one_that_serves_nobody_leaves_at_once(state: InstanceState, error: str 
     assert next_actions(healed(state=state, error=error)) == [LeaveSibling(MODEL, Epoch(4), DOT)]
 
 
+def test_one_whose_node_has_not_been_met_yet_may_still_have_answers_under_way():
+    unmet = replace(healed(), members={})
+    assert next_actions(unmet) == []
+    assert next_actions(replace(unmet, missing=frozenset({NodeId("b")}))) == [LeaveSibling(MODEL, Epoch(4), DOT)]
+    without_worker = replace(unmet, members={NodeId("b"): member(node("b"))})
+    assert next_actions(without_worker) == [LeaveSibling(MODEL, Epoch(4), DOT)]
+
+
 def test_it_takes_its_memory_until_it_has_left():
     state = healed()
     offered = {one.node_id: one.memory_bytes for one in offers(state, ModelId("other"), None)}
