@@ -17,7 +17,6 @@
     ├── NodeLost                     a node, worker or hop is gone; names it
     │   ├── ConnectionRefused        nothing listens at its address any more
     │   ├── LinkBroken               two nodes that live cannot reach each other
-    │   │   └── LargePacketsLost     what is small gets through, what is large does not
     │   ├── WorkerFailed             a worker ended that should not have
     │   │   ├── WorkerCannotStart    before it had done anything
     │   │   └── OutOfMemory          the kernel ended it to have its memory
@@ -31,6 +30,7 @@
     │   ├── IncompatibleVersion
     │   ├── OwnAddress               the node at this address is the caller itself
     │   ├── DuplicateNode
+    │   ├── LargePacketsLost         what is small gets through, what is large does not
     │   └── NotReachable             the peer's own address does not answer
     ├── NotAMember                   a heartbeat without a handshake before it
     └── StartupError                 this daemon cannot start
@@ -147,10 +147,6 @@ class LinkBroken(NodeLost):
     code = "link_broken"
 
 
-class LargePacketsLost(LinkBroken):
-    code = "large_packets_lost"
-
-
 class WorkerFailed(NodeLost):
     code = "worker_failed"
 
@@ -202,6 +198,11 @@ class OwnAddress(HandshakeRefused):
 
 class DuplicateNode(HandshakeRefused):
     code = "duplicate_node"
+
+
+class LargePacketsLost(HandshakeRefused):
+    code = "large_packets_lost"
+    is_permanent = False
 
 
 class NotReachable(HandshakeRefused):

@@ -22,8 +22,8 @@ _FIXES: Mapping[type[ExoLiteError], str] = {
         "or join them by a network on which they reach each other"
     ),
     errors.LargePacketsLost: (
-        "small packets pass between the two and large ones do not: set the MTU of their interfaces to what the "
-        "path carries, such as `ip link set dev eth0 mtu 1280`, or let ICMP through so that they find it out"
+        "the way between the two carries less than their MTU says: set it to what it carries on both, such as "
+        "`ip link set dev eth0 mtu 1280`, or let ICMP through so that they find it out"
     ),
     errors.ConnectionRefused: (
         "the daemon is reached and its worker's port is not: let the workers' ports through the firewall of that node"
@@ -37,7 +37,7 @@ _FIXES: Mapping[type[ExoLiteError], str] = {
     errors.DeadlineExceeded: "a node is too slow or overloaded: see on the page where the time goes, or leave it out",
     errors.IncompatibleVersion: "install the same exo-lite version on all nodes",
     errors.MalformedMessage: "install the same exo-lite version on all nodes",
-    errors.NodeLost: "start the nodes that are lost again with `exo-lite node`, or add another one",
+    errors.NodeLost: "start the nodes that are lost again with `exo-lite node`, add another one, or choose --quant",
 }
 DEFAULT_FIX = "see the log of the nodes named"
 

@@ -176,7 +176,9 @@ class PlacementController:
         model = ModelDescription(action.model_id, instance.fingerprint, instance.spec)
         room = self._room(model, instance.options)
         if isinstance(room, Refusal):
-            self._give_up(action.model_id, f"{action.reason}; {room.reason}", cause_of(room))
+            cause = cause_of(room)
+            is_for_loss = action.is_loss and cause == ModelDoesNotFit.code
+            self._give_up(action.model_id, f"{action.reason}; {room.reason}", action.cause if is_for_loss else cause)
         else:
             self._publish_plan(model, room, action.reason, instance.keep_alive_s)
 
@@ -211,7 +213,8 @@ class PlacementController:
             reason = self._failures.retry_reason(one.model_id, state, is_pinned=one.is_pinned)
             if reason is not None:
                 with self._supervisor.containing(f"placing {one.model_id}"):
-                    self._place_anew(PlaceAnew(one.model_id, one.epoch, reason, is_loss=True))
+                    cause = one.cause or ModelDoesNotFit.code
+                    self._place_anew(PlaceAnew(one.model_id, one.epoch, reason, is_loss=True, cause=cause))
 
     async def _warm_up(self, action: WarmUp) -> None:
         """Join the workers and send one real token through every hop: the proof behind `ready`."""

@@ -22,6 +22,9 @@ from exo_lite.transport.v1.relay_pb2_grpc import RelayStub
 
 T = TypeVar("T")
 
+HEARTBEAT_BYTES = 1600
+"""At least, which is more than an Ethernet frame: where large packets are lost, the link counts as broken."""
+
 
 class NodeClient:
     """One daemon at one address. Every call raises what the other side raised, or NodeLost."""
@@ -40,8 +43,10 @@ class NodeClient:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def identify(self, *, timeout_s: float) -> NodeIdentity:
-        reply = await self._answer(self._stub.Identify(node_pb2.IdentifyRequest(), timeout=timeout_s))
+    async def identify(self, *, timeout_s: float, padding_bytes: int = 0) -> NodeIdentity:
+        """Who answers there; with padding, in a message so large each way."""
+        request = node_pb2.IdentifyRequest(padding=bytes(padding_bytes))
+        reply = await self._answer(self._stub.Identify(request, timeout=timeout_s))
         return codec.identity_from_proto(reply)
 
     async def handshake(self, status: NodeStatus, *, timeout_s: float) -> NodeStatus:
@@ -50,6 +55,7 @@ class NodeClient:
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> Heartbeat:
         request = codec.heartbeat_to_proto(heartbeat)
+        request.padding = bytes(max(0, HEARTBEAT_BYTES - request.ByteSize()))
         return codec.heartbeat_from_proto(await self._answer(self._stub.Heartbeat(request, timeout=timeout_s)))
 
     async def probe(self, node_id: NodeId, *, timeout_s: float) -> bool:

@@ -24,6 +24,7 @@ from exo_lite.transport.v1 import cluster_pb2, node_pb2, relay_pb2, worker_pb2
 from exo_lite.transport.v1.node_pb2_grpc import NodeServicer, add_NodeServicer_to_server
 from exo_lite.transport.v1.relay_pb2_grpc import RelayServicer, add_RelayServicer_to_server
 
+MAX_PADDING_BYTES = 64 * 1024
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -71,7 +72,9 @@ class _NodeServicer(NodeServicer):
         self._handler = handler
 
     async def Identify(self, request: node_pb2.IdentifyRequest, context: Context) -> cluster_pb2.NodeIdentity:
-        return codec.identity_to_proto(self._handler.identity())
+        identity = codec.identity_to_proto(self._handler.identity())
+        identity.padding = bytes(min(len(request.padding), MAX_PADDING_BYTES))
+        return identity
 
     async def Handshake(self, request: node_pb2.HandshakeRequest, context: Context) -> cluster_pb2.NodeStatus:
         async with errors_as_status(context):

@@ -60,6 +60,7 @@ class NodeIdentity(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     HTTP_ADDRESS_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     boot_id: _builtins.str
@@ -68,6 +69,8 @@ class NodeIdentity(_message.Message):
     version: _builtins.str
     protocol_version: _builtins.int
     http_address: _builtins.str
+    padding: _builtins.bytes
+    """of an answer that was asked for as large"""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -80,11 +83,12 @@ class NodeIdentity(_message.Message):
         version: _builtins.str = ...,
         protocol_version: _builtins.int = ...,
         http_address: _builtins.str = ...,
+        padding: _builtins.bytes = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boot_id", b"boot_id", "cluster", b"cluster", "http_address", b"http_address", "name", b"name", "node_id", b"node_id", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boot_id", b"boot_id", "cluster", b"cluster", "http_address", b"http_address", "name", b"name", "node_id", b"node_id", "padding", b"padding", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

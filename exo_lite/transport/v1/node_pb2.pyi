@@ -23,12 +23,17 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class IdentifyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PADDING_FIELD_NUMBER: _builtins.int
+    padding: _builtins.bytes
+    """to make it large; the answer is padded alike"""
     def __init__(
         self,
+        *,
+        padding: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["padding", b"padding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -60,7 +65,10 @@ class HeartbeatMessage(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
     RELAYED_FIELD_NUMBER: _builtins.int
+    padding: _builtins.bytes
+    """so that a way that drops large packets is noticed"""
     @_builtins.property
     def status(self) -> _cluster_pb2.NodeStatus: ...
     @_builtins.property
@@ -74,11 +82,12 @@ class HeartbeatMessage(_message.Message):
         *,
         status: _cluster_pb2.NodeStatus | None = ...,
         placement: _cluster_pb2.Placement | None = ...,
+        padding: _builtins.bytes = ...,
         relayed: _abc.Iterable[_cluster_pb2.NodeStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_placement", b"_placement", "placement", b"placement", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placement", b"_placement", "placement", b"placement", "relayed", b"relayed", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placement", b"_placement", "padding", b"padding", "placement", b"placement", "relayed", b"relayed", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__placement: _TypeAlias = _typing.Literal["placement"]  # noqa: Y015
     _WhichOneofArgType__placement: _TypeAlias = _typing.Literal["_placement", b"_placement"]  # noqa: Y015

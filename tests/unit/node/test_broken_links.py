@@ -225,3 +225,20 @@ def test_a_worker_that_cannot_start_twice_in_the_same_way_is_not_started_a_third
     failures.is_over(MODEL)
     for _ in range(5):
         assert not failures.is_too_often(MODEL, "killed by signal 9", "worker_failed")
+
+
+@pytest.mark.parametrize(("reason", "cause"), [("node-c is lost", "node_lost"), (None, "model_does_not_fit")])
+async def test_what_does_not_fit_any_more_because_a_node_is_lost_says_to_start_it_again(reason: str | None, cause: str):
+    """And what did not fit before still says so."""
+    failed = replace(instance(*PARTS, state="failed", reason="short by"), cause="model_does_not_fit")
+    state = three(placed=instance(*PARTS) if reason else failed, limit=TIGHT_BYTES)
+    gone = replace(state.members[C], state="dead")
+    subject, seen = controller(replace(state, members={**state.members, C: gone}))
+    running = asyncio.create_task(subject.run())
+    try:
+        await until(lambda: "short by" in (_only(seen).reason or "") and _only(seen).dot[1] > 0, "given up")
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+    assert (_only(seen).state, _only(seen).cause) == ("failed", cause)
+    assert (_only(seen).reason or "").startswith(reason or "the nodes changed")

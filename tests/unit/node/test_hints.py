@@ -24,7 +24,7 @@ TABLE: list[tuple[type[ExoLiteError], tuple[str, ...]]] = [
     (errors.UnsupportedModel, ("another build",)),
     (errors.StorageError, ("models folder", "disk")),
     (errors.LinkBroken, ("ports", "firewalls", "both directions")),
-    (errors.LargePacketsLost, ("large", "MTU")),
+    (errors.LargePacketsLost, ("MTU", "ICMP")),
     (errors.ConnectionRefused, ("port", "firewall")),
     (errors.PortInUse, ("ports",)),
     (errors.WorkerCannotStart, ("last words", "limits")),
