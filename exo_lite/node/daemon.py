@@ -29,6 +29,7 @@ from exo_lite.node.events import EventLog
 from exo_lite.node.machine import default_memory_bytes, default_name, find_device, torch_device
 from exo_lite.node.membership import HEARTBEAT_EVERY_S, Membership
 from exo_lite.node.model_files import ModelFiles
+from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.network import Binding, find_binding, usable_hosts
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
@@ -54,6 +55,7 @@ class Daemon:
         self._store = ModelStore(config.models_dir)
         self.supervisor = Supervisor()
         self._known_models: dict[ModelId, str] = {}
+        self._looking = asyncio.Lock()
         self._events = EventLog()
         self._model_files = ModelFiles(self._store, self._events)
         limit_bytes = default_memory_bytes() if config.memory_bytes is None else config.memory_bytes
@@ -92,6 +94,7 @@ class Daemon:
             store=self._store,
             keep_alive_s=config.keep_alive_s,
             on_demand=self._tell_of_demand,
+            search=ModelSearch(self._cluster, self._membership, self._look_at_models),
         )
 
     async def run(self) -> None:
@@ -139,6 +142,8 @@ class Daemon:
         self._membership.on_leave(node_id, boot_id)
 
     async def on_describe_model(self, model_id: ModelId) -> ModelDescription:
+        """Who asks wants to know now: what this node tells of its models is made true first."""
+        await self._look_at_models()
         return await self.service.describe_model(model_id)
 
     async def on_place(self, model_id: ModelId, wish: LoadWish) -> Instance:
@@ -186,14 +191,18 @@ class Daemon:
         """Keep this node's own status in the state true."""
         while True:
             self._shards.changed.clear()
-            with self.supervisor.containing("reading the models folder"):  # what it had last is still true
-                self._known_models = await self._model_files.look()
-            self._cluster.apply(SelfChanged(self._current_status(self._known_models)))
+            await self._look_at_models()
             try:
                 async with asyncio.timeout(HEARTBEAT_EVERY_S):
                     await self._shards.changed.wait()
             except TimeoutError:
                 continue
+
+    async def _look_at_models(self) -> None:
+        async with self._looking:  # an earlier look must not end after a later one
+            with self.supervisor.containing("reading the models folder"):  # what it had last is still true
+                self._known_models = await self._model_files.look()
+            self._cluster.apply(SelfChanged(self._current_status(self._known_models)))
 
     def _current_status(self, models: dict[ModelId, str]) -> NodeStatus:
         state = self._cluster.state

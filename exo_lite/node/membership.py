@@ -125,6 +125,10 @@ class Membership:
         if tasks:
             await asyncio.wait(tasks, timeout=HANDSHAKE_TIMEOUT_S)
 
+    async def hear_from(self, member: Member, client: NodeClient) -> None:
+        """Learn now what a member has to tell, instead of at the next beat."""
+        await self._beat(member, client)
+
     def kick(self) -> None:
         """Tell every member now what changed here, instead of at the next beat."""
         for link in self._links.values():

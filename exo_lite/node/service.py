@@ -36,6 +36,7 @@ from exo_lite.node.demand import Demand
 from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
 from exo_lite.node.model_list import ModelList
+from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.served_text import ServedText
@@ -70,6 +71,7 @@ class NodeService:
         store: ModelStore,
         keep_alive_s: float = DEFAULT_KEEP_ALIVE_S,
         on_demand: Callable[[], None] = lambda: None,
+        search: ModelSearch | None = None,
     ) -> None:
         self._cluster = cluster
         self._events = events
@@ -80,6 +82,7 @@ class NodeService:
         self._texts: dict[tuple[ModelId, str, int], ServedText] = {}
         self._keep_alive_s = keep_alive_s
         self._demand = Demand(cluster, self.place, keep_alive_s=keep_alive_s, on_change=on_demand)
+        self._search = search or ModelSearch(cluster, membership)
         self._models = ModelList(cluster, self._find_description)
         self._is_draining = False
 
@@ -133,7 +136,9 @@ class NodeService:
         """As the leader, or through it. Raises ModelNotFound, ModelDoesNotFit, InvalidRequest, NodeLost."""
 
         async def here() -> Instance:
-            return self._placement.place(await self._describe(model_id), wish)
+            description = await self._describe(model_id)
+            await self._search.look(model_id, description.fingerprint)
+            return self._placement.place(description, wish)
 
         async def there(leader: NodeClient) -> Instance:
             with suppress(ExoLiteError):  # it is to know whom this node knows, and what nobody here needs any more
@@ -201,7 +206,9 @@ class NodeService:
             raise NotReady("this node is shutting down: ask another one")
         model_id = self._model_id(model)
         if not self._is_placed(model_id) and model_id not in self._held_models():
-            raise self._not_found(model_id)
+            await self._search.look(model_id)
+            if model_id not in self._held_models():
+                raise self._not_found(model_id)
         with self._demand.hold(model_id):
             yield await self._text(await self._demand.ready(model_id, keep_alive_s))
 
@@ -302,6 +309,8 @@ class NodeService:
         """From this node's store, or the first living node's that has the model."""
         with suppress(InvalidRequest, ModelNotFound, InvalidModel, StorageError):  # another node's may be sound
             return await self.describe_model(model_id)
+        if model_id not in self._held_models():
+            await self._search.look(model_id)
         for member in self._cluster.state.members.values():
             if member.state == "dead" or model_id not in member.status.models:
                 continue
