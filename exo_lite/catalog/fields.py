@@ -5,11 +5,13 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 from exo_lite.domain.errors import InvalidModel
 
 MAX_WHOLE_NUMBER = 2**31 - 1
+MAX_TEXT_CHARS = 200
+"""Names and the like: what is longer is none, and would fill the error that quotes it."""
 _MAX_NUMBER = 1e18
 
 
@@ -47,16 +49,16 @@ class Fields:
 
     def text(self, key: str) -> str | None:
         value = self.get(key)
-        if value is None or isinstance(value, str):
+        if value is None or _is_text(value):
             return value
-        self.reject(key, "a text")
+        self.reject(key, f"a text of at most {MAX_TEXT_CHARS} characters")
 
     def texts(self, key: str) -> list[str]:
         """Empty where it is absent."""
         value = self._value(key, default=[])
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        if isinstance(value, list) and all(_is_text(item) for item in value):
             return value
-        self.reject(key, "a list of texts")
+        self.reject(key, f"a list of texts of at most {MAX_TEXT_CHARS} characters")
 
     def table(self, key: str) -> Fields | None:
         value = self.get(key)
@@ -74,3 +76,7 @@ class Fields:
     def _value(self, key: str, default: object) -> object:
         value = self.get(key)
         return default if value is None else value
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= MAX_TEXT_CHARS

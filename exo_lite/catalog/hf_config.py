@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import get_args
 
@@ -9,7 +10,7 @@ from exo_lite.catalog.fields import Fields
 from exo_lite.catalog.quantization_config import refuse_quantized
 from exo_lite.catalog.rope_config import rope_from_config, rope_to_config
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
-from exo_lite.domain.model_spec import DType, ModelSpec, ModelType
+from exo_lite.domain.model_spec import DType, ModelSpec, ModelType, RopeScaling
 
 _MODEL_TYPES: dict[str, ModelType] = {
     "LlamaForCausalLM": "llama",
@@ -48,7 +49,7 @@ def spec_from_config(config: Mapping[str, object]) -> ModelSpec:
         num_key_value_heads=_num_key_value_heads(fields, num_heads),
         head_dim=_head_dim(fields, model_type, num_heads),
         vocab_size=fields.whole_number("vocab_size"),
-        max_position_embeddings=_context_length(fields, model_type),
+        max_position_embeddings=_trained_length(fields, model_type, rope_scaling),
         rms_norm_eps=_rms_norm_eps(fields),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
@@ -118,7 +119,9 @@ def _model_type(fields: Fields) -> ModelType:
     if not found:
         fields.reject("model_type", f"one of {', '.join(_ARCHITECTURES)}")
     if len(found) > 1:
-        raise InvalidModel(f"config.json: model_type {named!r} and architectures {architectures} contradict each other")
+        raise InvalidModel(
+            f"config.json: model_type {named!r} and architectures {reprlib.repr(architectures)} contradict each other"
+        )
     return found.pop()
 
 
@@ -152,11 +155,18 @@ def _head_dim(fields: Fields, model_type: ModelType, num_heads: int) -> int:
     return head_dim
 
 
-def _context_length(fields: Fields, model_type: ModelType) -> int:
-    context_length = fields.whole_number("max_position_embeddings", default=_DEFAULT_CONTEXT_LENGTHS[model_type])
+def _trained_length(fields: Fields, model_type: ModelType, scaling: RopeScaling) -> int:
+    """max_position_embeddings, or less, so that a context stays within a sliding window."""
+    length = fields.whole_number("max_position_embeddings", default=_DEFAULT_CONTEXT_LENGTHS[model_type])
     window = _sliding_window(fields, model_type)
     _check_layer_types(fields, has_window=window is not None)
-    return context_length if window is None else min(context_length, window)
+    if window is None:
+        return length
+    if scaling.rope_type == "dynamic":
+        raise UnsupportedModel("a sliding window beside dynamic rope scaling is not supported")
+    if scaling.rope_type == "linear" and window < scaling.factor:
+        fields.reject("sliding_window", f"no less than rope scaling's factor, {scaling.factor}")
+    return min(length, int(window / scaling.factor) if scaling.rope_type == "linear" else window)
 
 
 def _sliding_window(fields: Fields, model_type: ModelType) -> int | None:

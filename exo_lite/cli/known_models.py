@@ -82,4 +82,4 @@ def model_document(model: KnownModel) -> dict[str, Any]:
 
 def full_document(model: KnownModel) -> dict[str, Any]:
     """The same with every dimension, by Hugging Face's names."""
-    return model_document(model) | asdict(model.spec)
+    return model_document(model) | asdict(model.spec) | {"context_length": model.spec.context_length}

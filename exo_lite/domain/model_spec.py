@@ -12,6 +12,7 @@ answers."""
 RopeType = Literal["default", "linear", "dynamic", "llama3"]
 ModelType = Literal["llama", "mistral", "qwen2", "qwen3"]
 
+MAX_CONTEXT_LENGTH = 2**31 - 1
 DTYPE_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -58,6 +59,16 @@ class ModelSpec:
     @property
     def n_layers(self) -> int:
         return self.num_hidden_layers
+
+    @property
+    def context_length(self) -> int:
+        """The longest context.
+
+        Beside `linear` and `dynamic` scaling, max_position_embeddings is what is stretched; Llama 3.1 has the length
+        that it is stretched to there.
+        """
+        factor = self.rope_scaling.factor if self.rope_scaling.rope_type in ("linear", "dynamic") else 1.0
+        return min(int(self.max_position_embeddings * factor), MAX_CONTEXT_LENGTH)
 
     @property
     def q_size(self) -> int:

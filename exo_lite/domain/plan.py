@@ -126,10 +126,10 @@ class LoadWish:
 
     def resolve(self, spec: ModelSpec) -> LoadOptions:
         """Raises InvalidRequest where the wish lies beyond the model."""
-        context_length = self.context_length or min(DEFAULT_CONTEXT_LENGTH, spec.max_position_embeddings)
-        if not 1 <= context_length <= spec.max_position_embeddings:
+        context_length = self.context_length or min(DEFAULT_CONTEXT_LENGTH, spec.context_length)
+        if not 1 <= context_length <= spec.context_length:
             raise InvalidRequest(
-                f"context {context_length} is not within 1 and the model's {spec.max_position_embeddings} tokens",
+                f"context {context_length} is not within 1 and the model's {spec.context_length} tokens",
                 param="context",
             )
         num_slots = self.num_slots or DEFAULT_NUM_SLOTS

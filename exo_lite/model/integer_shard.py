@@ -124,7 +124,7 @@ class IntegerShard:
             logits = self._kernels.linear(
                 self.head, hidden_states.contiguous(), self.norm, eps, activation_bytes=self._activation_bytes
             )
-        check_logits(logits)
+        check_logits(logits, self._kv_dtype)
         return logits
 
     def _enter(self, inputs: Tensor) -> Tensor:

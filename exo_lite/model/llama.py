@@ -105,7 +105,7 @@ class LlamaShard:
             raise InvalidShard(f"{self.shard} has no head: it is not the last one of {self.shard.n_layers} layers")
         check_hidden_states(hidden_states, self.spec.hidden_size, self.dtype)
         logits = self.head(rms_norm(hidden_states, self.norm, self.spec.rms_norm_eps)).float()
-        check_logits(logits)
+        check_logits(logits, self.dtype)
         return logits
 
     def _enter(self, inputs: Tensor) -> Tensor:

@@ -58,9 +58,18 @@ def check_hidden_states(hidden_states: Tensor, hidden_size: int, dtype: torch.dt
         found = f"{hidden_states.dtype} {list(hidden_states.shape)}"
         raise MalformedStep(f"hidden states must be {dtype} [tokens, {hidden_size}], not {found}")
     if not is_finite(hidden_states):
-        raise MalformedStep("hidden states hold NaN or infinity: a layer before overflowed, or they were damaged")
+        raise MalformedStep(
+            f"hidden states hold NaN or infinity: a layer before overflowed, or they were damaged; {_way_out(dtype)}"
+        )
 
 
-def check_logits(logits: Tensor) -> None:
+def check_logits(logits: Tensor, dtype: torch.dtype) -> None:
+    """All finite; `dtype` is the type that the model computes in or keeps its cache in."""
     if not is_finite(logits):
-        raise MalformedStep("logits hold NaN or infinity: the model overflowed; load it with dtype bfloat16 or float32")
+        raise MalformedStep(f"logits hold NaN or infinity: the model overflowed; {_way_out(dtype)}")
+
+
+def _way_out(dtype: torch.dtype) -> str:
+    """float16 ends at 65,504: models that were trained in bfloat16 may go beyond."""
+    other = "float32" if dtype == torch.bfloat16 else "bfloat16"
+    return f"unload the model and load it with `--dtype {other}`"

@@ -185,7 +185,11 @@ class TensorReader:
 
     def _check(self, part: Tensor, entry: TensorEntry) -> None:
         if not is_finite(part):
-            raise InvalidModel(f"{entry.path}: tensor {entry.name} holds values that are not finite in {part.dtype}")
+            narrow = part.dtype == torch.float16 and entry.stored_dtype != "float16"
+            way_out = "load it with `--dtype bfloat16`" if narrow else "the file is damaged: fetch it again"
+            raise InvalidModel(
+                f"{entry.path}: tensor {entry.name} holds values that are not finite in {part.dtype}; {way_out}"
+            )
 
     def _advance(self, num_elements: int) -> None:
         self._num_read += num_elements

@@ -30,6 +30,7 @@ OnProgress = Callable[[int, int], None]
 OnNote = Callable[[str], None]
 """Called with what its user should know about a model that is taken in."""
 
+_TRIAL_TEXT = "Hello, world! 1 2\n ä €"
 _NAME_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
@@ -175,6 +176,7 @@ def _write_model(folder: Path, model: ModelSource, model_id: str, on_progress: O
     entries = tuple(_write_file(folder, file, count) for file in model.files)
     tokenizer = load_tokenizer(folder)  # what cannot be used is refused now, not at the first prompt
     _check_vocabulary(tokenizer, model.spec)
+    tokenizer.decode(tokenizer.encode(_TRIAL_TEXT))
     check_chat_template(folder, tokenizer.special)
     manifest = Manifest(model_id, model.name, model.weight_bytes, entries)
     _write_file(folder, content_file(MANIFEST_FILE, manifest.to_json()), lambda num_bytes: None)

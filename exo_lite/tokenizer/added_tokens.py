@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -61,7 +62,9 @@ def gather_added_tokens(
     """
     decoder = tokenizer_config.get("added_tokens_decoder")
     if not isinstance(decoder, Mapping | None):
-        raise InvalidModel(f"tokenizer_config.json: added_tokens_decoder must be an object, not {decoder!r}")
+        raise InvalidModel(
+            f"tokenizer_config.json: added_tokens_decoder must be an object, not {reprlib.repr(decoder)}"
+        )
     naming = tokenizer_config if decoder is not None else {**tokenizer_config, **special_tokens_map}
     naming = {**naming, **{key: tokenizer_config[key] for key in _EXTRA if key in tokenizer_config}}
     in_role = {token.content: token for key in _roles(naming) for token in _named([naming[key]])}
@@ -96,7 +99,7 @@ def _extra(values: Mapping[str, object]) -> list[object]:
         return list(extra.values())
     if isinstance(extra, list):
         return extra
-    raise InvalidModel(f"tokenizer_config.json: {_EXTRA[0]} must be a list of tokens, not {extra!r}")
+    raise InvalidModel(f"tokenizer_config.json: {_EXTRA[0]} must be a list of tokens, not {reprlib.repr(extra)}")
 
 
 def _named(values: Iterable[object]) -> Iterator[AddedToken]:
@@ -123,12 +126,14 @@ def _token_id(value: object, file_name: str) -> int:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TOKEN_ID:
         return value
-    raise InvalidModel(f"{file_name}: {value!r} is not the id of an added token")
+    raise InvalidModel(f"{file_name}: {reprlib.repr(value)} is not the id of an added token")
 
 
 def _entry(entry: object) -> AddedToken:
     if not isinstance(entry, Mapping) or not isinstance(content := entry.get("content"), str):
-        raise InvalidModel(f"tokenizer_config.json: added_tokens_decoder has {entry!r} where a token should be")
+        raise InvalidModel(
+            f"tokenizer_config.json: added_tokens_decoder has {reprlib.repr(entry)} where a token should be"
+        )
     is_special = entry.get("special") is True
     flags = {name: entry.get(name) is True for name in ("lstrip", "rstrip", "single_word")}
     normalized = entry.get("normalized")

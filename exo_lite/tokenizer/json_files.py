@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,4 +50,4 @@ def optional_bool(values: Mapping[str, object], key: str, *, file_name: str) -> 
     value = values.get(key)
     if value is None or isinstance(value, bool):
         return value
-    raise InvalidModel(f"{file_name}: {key} must be true or false, not {value!r}")
+    raise InvalidModel(f"{file_name}: {key} must be true or false, not {reprlib.repr(value)}")

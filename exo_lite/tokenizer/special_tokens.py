@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from exo_lite.domain.errors import InvalidModel
+from exo_lite.tokenizer.added_tokens import MAX_TOKEN_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +81,25 @@ def _stated_token(sources: TokenSources, key: str) -> str | None:
         return text or sources.defaults.get(key)
     if text is None:
         return None
-    raise InvalidModel(f"tokenizer_config.json: {key} must be a token, not {value!r}")
+    raise InvalidModel(f"tokenizer_config.json: {key} must be a token, not {reprlib.repr(value)}")
 
 
 def _token_ids(values: Mapping[str, object], key: str, file_name: str) -> list[int]:
     value = values.get(key)
     candidates = value if isinstance(value, list) else [] if value is None else [value]
-    token_ids = [one for one in candidates if isinstance(one, int) and not isinstance(one, bool) and one >= 0]
+    token_ids = [one for one in candidates if isinstance(one, int) and not isinstance(one, bool) and _is_id(one)]
     if len(token_ids) != len(candidates):
-        raise InvalidModel(f"{file_name}: {key} must be a token id or a list of them, not {value!r}")
+        raise InvalidModel(f"{file_name}: {key} must be a token id or a list of them, not {reprlib.repr(value)}")
     return token_ids
+
+
+def _is_id(number: int) -> bool:
+    """Whether the libraries can look it up at all; a vocabulary may be shorter."""
+    return 0 <= number < MAX_TOKEN_ID
 
 
 def _id_of(sources: TokenSources, token: str, key: str) -> int:
     token_id = sources.token_to_id(token)
     if token_id is None:
-        raise InvalidModel(f"tokenizer_config.json: {key} {token!r} is not in the model's vocabulary")
+        raise InvalidModel(f"tokenizer_config.json: {key} {token[:80]!r} is not in the model's vocabulary")
     return token_id

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import tokenizers
 
-from exo_lite.domain.errors import InvalidModel
 from exo_lite.tokenizer.added_tokens import AddedTokens
 from exo_lite.tokenizer.byte_level import byte_characters
+from exo_lite.tokenizer.library_faults import LibraryFaults
 from exo_lite.tokenizer.whole_tokens import library_token
 
 SPACE = "▁"
+_FAULTS = LibraryFaults("the model's tokenizer")
 _BYTES = {character: byte for byte, character in byte_characters().items()}
 
 
@@ -39,10 +40,12 @@ class TokenizersBackend:
 
     def leads_with(self, token_id: int) -> bool:
         """As the post-processor does."""
-        return list(self._library.encode("", add_special_tokens=True).ids[:1]) == [token_id]
+        with _FAULTS:
+            return list(self._library.encode("", add_special_tokens=True).ids[:1]) == [token_id]
 
     def encode(self, text: str) -> list[int]:
-        return list(self._library.encode(text, add_special_tokens=False).ids)
+        with _FAULTS:
+            return list(self._library.encode(text, add_special_tokens=False).ids)
 
     def token_bytes(self, token_id: int) -> bytes:
         token = self._library.id_to_token(token_id)
@@ -53,20 +56,19 @@ class TokenizersBackend:
         return token.encode() if token_id in self.whole_tokens else _stands_for(token, self._decoder)
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
-        return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
+        with _FAULTS:
+            return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
 
 
 def read_tokenizer_json(path: Path, added: AddedTokens) -> TokenizersBackend:
     """Raises InvalidModel. As in transformers, the ids of added tokens that are new follow those of the file."""
-    try:
+    with LibraryFaults(path.name):
         library = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception for every fault of a file
-        raise InvalidModel(f"{path.name} cannot be used: {error}") from error
-    library.no_truncation()
-    library.no_padding()
-    library.add_tokens([library_token(token) for token in added.by_id.values()])
-    add_named_tokens(library, added)
-    return TokenizersBackend(library)
+        library.no_truncation()
+        library.no_padding()
+        library.add_tokens([library_token(token) for token in added.by_id.values()])
+        add_named_tokens(library, added)
+        return TokenizersBackend(library)
 
 
 def add_named_tokens(library: tokenizers.Tokenizer, added: AddedTokens) -> None:

@@ -47,6 +47,6 @@ def _merges(file: GGUFFile, vocab: dict[str, int]) -> list[tuple[str, str]]:
     for line in file.texts("tokenizer.ggml.merges"):
         left, _, right = line.partition(" ")
         if left not in vocab or right not in vocab or left + right not in vocab:
-            raise InvalidModel(f"{file.name}: the merge {line!r} is not one of two tokens to a third")
+            raise InvalidModel(f"{file.name}: the merge {line[:80]!r} is not one of two tokens to a third")
         merges.append((left, right))
     return merges

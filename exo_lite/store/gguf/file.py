@@ -86,6 +86,10 @@ class GGUFFile:
         values = self._list(key)
         return [float(one) if isinstance(one, int | float) else self._refuse(key, "numbers", one) for one in values]
 
+    def whole_numbers(self, key: str) -> list[int]:
+        values = self._list(key)
+        return [one if isinstance(one, int) else self._refuse(key, "whole numbers", one) for one in values]
+
     def _list(self, key: str) -> list[object]:
         value = self._value(key, None)
         return value if isinstance(value, list) else self._refuse(key, "a list", value)

@@ -24,7 +24,7 @@ def open_gguf(path: Path) -> ModelSource:
     spec = spec_of(file)
     config = spec_to_config(spec)  # also checks that the numbers fit each other
     weights = safetensors_file(file, spec, name="model.safetensors")
-    texts = tokenizer_files(file, spec.max_position_embeddings)
+    texts = tokenizer_files(file, spec.context_length)
     texts["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
     small_files = (content_file(name, content) for name, content in sorted(texts.items()))
     return ModelSource(path.name, spec, weight_bytes(spec), (*small_files, weights))

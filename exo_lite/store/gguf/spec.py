@@ -23,7 +23,7 @@ def spec_of(file: GGUFFile) -> ModelSpec:
     architecture = file.text("general.architecture")
     if architecture not in _ARCHITECTURES:
         raise UnsupportedModel(
-            f"{file.name} is of the architecture {architecture}; {', '.join(_ARCHITECTURES)} can be imported"
+            f"{file.name} is of the architecture {architecture[:40]}; {', '.join(_ARCHITECTURES)} can be imported"
         )
     _refuse_variants(file, architecture)
     num_heads = file.count(f"{architecture}.attention.head_count")
@@ -32,6 +32,7 @@ def spec_of(file: GGUFFile) -> ModelSpec:
         raise InvalidModel(f"{file.name}: {architecture}.attention.head_count is 0")
     head_dim = file.count(f"{architecture}.attention.key_length", hidden_size // num_heads)
     rope_theta = file.number(f"{architecture}.rope.freq_base", 10000.0)
+    rope_scaling = _rope_scaling(file, architecture, rope_theta, head_dim)
     return ModelSpec(
         model_type=_ARCHITECTURES[architecture],
         num_hidden_layers=file.count(f"{architecture}.block_count"),
@@ -41,10 +42,10 @@ def spec_of(file: GGUFFile) -> ModelSpec:
         num_key_value_heads=file.count(f"{architecture}.attention.head_count_kv", num_heads),
         head_dim=_whole_head(file, architecture, head_dim),
         vocab_size=_vocab_size(file),
-        max_position_embeddings=_context_length(file, architecture),
+        max_position_embeddings=_trained_length(file, architecture, rope_scaling),
         rms_norm_eps=file.number(f"{architecture}.attention.layer_norm_rms_epsilon"),
         rope_theta=rope_theta,
-        rope_scaling=_rope_scaling(file, architecture, rope_theta, head_dim),
+        rope_scaling=rope_scaling,
         tie_word_embeddings="output.weight" not in file.tensors,
         attention_bias="blk.0.attn_q.bias" in file.tensors,
         attention_output_bias="blk.0.attn_output.bias" in file.tensors,
@@ -71,10 +72,14 @@ def _whole_head(file: GGUFFile, architecture: str, head_dim: int) -> int:
     return head_dim
 
 
-def _context_length(file: GGUFFile, architecture: str) -> int:
-    """Within a sliding window, attention is what it is without one: a context of that length is exact."""
-    context_length = file.count(f"{architecture}.context_length")
-    return min(context_length, file.count(f"{architecture}.attention.sliding_window", 0) or context_length)
+def _trained_length(file: GGUFFile, architecture: str, scaling: RopeScaling) -> int:
+    """What the model's positions are stretched from, such that the file's context is what they are stretched to.
+
+    Within a sliding window, attention is what it is without one: a context of that length is exact.
+    """
+    whole = file.count(f"{architecture}.context_length")
+    context_length = min(whole, file.count(f"{architecture}.attention.sliding_window", 0) or whole)
+    return int(context_length / scaling.factor) if scaling.rope_type == "linear" else context_length
 
 
 def _vocab_size(file: GGUFFile) -> int:
@@ -97,11 +102,18 @@ def _rope_scaling(file: GGUFFile, architecture: str, rope_theta: float, head_dim
     if ROPE_FACTORS in file.tensors:
         return _llama3_scaling(file, rope_theta, head_dim)
     if kind == "none":
-        factor = file.number(f"{architecture}.rope.scale_linear", 1.0)  # the key of older files
+        factor = _factor(file, f"{architecture}.rope.scale_linear", 1.0)  # the key of older files
         return RopeScaling() if factor == 1.0 else RopeScaling("linear", factor)
     if kind == "linear":
-        return RopeScaling("linear", file.number(f"{architecture}.rope.scaling.factor"))
-    raise UnsupportedModel(f"{file.name} stretches positions by {kind}, which this version does not run")
+        return RopeScaling("linear", _factor(file, f"{architecture}.rope.scaling.factor"))
+    raise UnsupportedModel(f"{file.name} stretches positions by {kind[:40]}, which this version does not run")
+
+
+def _factor(file: GGUFFile, key: str, default: float | None = None) -> float:
+    factor = file.number(key, default)
+    if factor < 1:
+        raise InvalidModel(f"{file.name}: {key} is {factor}, expected 1 or more")
+    return factor
 
 
 def _llama3_scaling(file: GGUFFile, rope_theta: float, head_dim: int) -> RopeScaling:

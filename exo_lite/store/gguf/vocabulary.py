@@ -15,7 +15,10 @@ from exo_lite.store.gguf.byte_level import adds_bos_by_default, byte_level_token
 from exo_lite.store.gguf.file import GGUFFile
 from exo_lite.store.gguf.sentencepiece import sentencepiece_tokenizer
 from exo_lite.tokenizer.end_tokens import is_end_name
+from exo_lite.tokenizer.library_faults import LibraryFaults
 
+MAX_TOKEN_CHARS = 1024
+"""Several times the longest known. How a token can be made of others takes time that grows with its square."""
 _PREFIX = "tokenizer.ggml."
 
 
@@ -50,10 +53,12 @@ class Vocabulary:
 def tokenizer_files(file: GGUFFile, context_length: int) -> dict[str, bytes]:
     """Contents by file name. Raises InvalidModel, UnsupportedModel."""
     vocabulary = _vocabulary(file)
-    tokenizer = _tokenizer(file, vocabulary)
-    _add_special_tokens(tokenizer, vocabulary)
+    with LibraryFaults(f"the vocabulary of {file.name}"):
+        tokenizer = _tokenizer(file, vocabulary)
+        _add_special_tokens(tokenizer, vocabulary)
+        content = tokenizer.to_str(pretty=False).encode()
     return {
-        "tokenizer.json": tokenizer.to_str(pretty=False).encode(),
+        "tokenizer.json": content,
         "tokenizer_config.json": _json(_tokenizer_config(file, vocabulary, context_length)),
         "generation_config.json": _json(
             {
@@ -67,9 +72,11 @@ def tokenizer_files(file: GGUFFile, context_length: int) -> dict[str, bytes]:
 
 def _vocabulary(file: GGUFFile) -> Vocabulary:
     tokens = file.texts(f"{_PREFIX}tokens")
+    if (longest := max(map(len, tokens), default=0)) > MAX_TOKEN_CHARS:
+        raise InvalidModel(f"{file.name}: a token has {longest} characters, more than the {MAX_TOKEN_CHARS} read here")
     if (twice := _first_repeated(tokens)) is not None:
         raise InvalidModel(f"{file.name}: the token {twice[:80]!r} stands twice in the vocabulary")
-    types = [int(one) for one in file.numbers(f"{_PREFIX}token_type")]
+    types = file.whole_numbers(f"{_PREFIX}token_type")
     if len(types) != len(tokens):
         raise InvalidModel(f"{file.name} has {len(tokens)} tokens, but types for {len(types)}")
     types = _with_control_ends(file, tokens, types)

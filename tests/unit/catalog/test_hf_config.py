@@ -61,6 +61,27 @@ def test_the_newer_spelling_says_the_same(llama_3_1: Config) -> None:
     assert spec_from_config(newer) == spec_from_config(llama_3_1)
 
 
+def test_a_window_bounds_a_stretched_context(least: Config) -> None:
+    mistral = least | {
+        "model_type": "mistral",
+        "architectures": ["MistralForCausalLM"],
+        "max_position_embeddings": 4096,
+    }
+    linear = mistral | {"rope_scaling": {"type": "linear", "factor": 4.0}}
+    assert spec_from_config(linear | {"sliding_window": None}).context_length == 16384
+    assert spec_from_config(linear | {"sliding_window": 8192}).context_length == 8192
+    with pytest.raises(InvalidModel, match="sliding_window is 2, expected no less than"):
+        spec_from_config(linear | {"sliding_window": 2})
+    with pytest.raises(UnsupportedModel, match="sliding window beside dynamic"):
+        spec_from_config(mistral | {"sliding_window": 64, "rope_scaling": {"type": "dynamic", "factor": 4.0}})
+
+
+def test_vicunas_long_version_has_all_its_context(least: Config) -> None:
+    """lmsys/vicuna-7b-v1.5-16k says 4096 positions and a factor of 4."""
+    config = least | {"max_position_embeddings": 4096, "rope_scaling": {"factor": 4.0, "type": "linear"}}
+    assert spec_from_config(config).context_length == 16384
+
+
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 @pytest.mark.parametrize("rope_type", ["linear", "dynamic"])
 def test_simple_scalings_take_a_factor(least: Config, key: str, rope_type: str) -> None:

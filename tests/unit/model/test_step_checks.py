@@ -5,6 +5,7 @@ import torch
 
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.step import SequenceChunk
+from exo_lite.model.step_checks import check_hidden_states, check_logits
 
 ONE = [SequenceChunk(0, 0, 1)]
 
@@ -95,3 +96,30 @@ def test_logits_that_overflow(random_model):
     shard = model.shard(dtype="float16")
     with pytest.raises(MalformedStep, match="logits hold NaN or infinity"):
         shard.logits(torch.ones(1, 32, dtype=torch.float16))
+
+
+def test_a_model_that_overflows_float16_names_a_type_that_does_not(random_model):
+    """Published in bfloat16, as Qwen3 is (QwenLM/Qwen3#761): float16 ends at 65,504."""
+    model = random_model()
+    with torch.no_grad():
+        model.reference.model.layers[0].mlp.down_proj.weight.fill_(60000.0)
+    model.reference.save_pretrained(model.path)
+    chunks, token_ids = [SequenceChunk(0, 0, 3)], torch.tensor([1, 2, 3])
+    first, last = model.shard(0, 0, dtype="float16"), model.shard(1, dtype="float16")
+    hidden = first.forward(token_ids, chunks, model.cache(first))
+    way_out = "unload the model and load it with `--dtype bfloat16`"
+    with pytest.raises(MalformedStep, match=f"hidden states hold NaN or infinity.*{way_out}"):
+        last.forward(hidden, chunks, model.cache(last))
+    whole = model.shard(dtype="float16")
+    with pytest.raises(MalformedStep, match=way_out):
+        whole.logits(whole.forward(token_ids, chunks, model.cache(whole)))
+    wider = model.shard(dtype="bfloat16")
+    assert wider.logits(wider.forward(token_ids, chunks, model.cache(wider))).isfinite().all()
+
+
+def test_a_model_that_overflows_bfloat16_is_for_float32():
+    rows = torch.full((1, 32), float("inf"), dtype=torch.bfloat16)
+    with pytest.raises(MalformedStep, match="`--dtype float32`"):
+        check_hidden_states(rows, 32, torch.bfloat16)
+    with pytest.raises(MalformedStep, match="`--dtype float32`"):
+        check_logits(rows.float(), torch.bfloat16)

@@ -133,7 +133,7 @@ def test_a_checkpoint_that_contradicts_its_config(change, error, message, random
 def test_a_value_too_great_for_the_wanted_type(random_model):
     model = random_model()
     rewrite(model, lambda tensors: tensors[NAME].fill_(1e6))
-    with pytest.raises(InvalidModel, match=r"not finite in torch\.float16"):
+    with pytest.raises(InvalidModel, match=r"not finite in torch\.float16; load it with `--dtype bfloat16`"):
         load(model, dtype="float16")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors import safe_open
 
+from exo_lite.domain.errors import InvalidModel
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType, RopeScaling
 from exo_lite.model.rope import inverse_frequencies
 from exo_lite.store.gguf import tensors
@@ -101,7 +102,16 @@ def test_linear_scaling_is_read(
     tmp_path: Path, recipe: GGUFRecipe, metadata: dict[str, object], expected: RopeScaling
 ) -> None:
     recipe.metadata |= metadata
-    assert spec_of(open_gguf_file(recipe.write(tmp_path / "tiny.gguf"))).rope_scaling == expected
+    spec = spec_of(open_gguf_file(recipe.write(tmp_path / "tiny.gguf")))
+    assert spec.rope_scaling == expected
+    assert spec.context_length == 64  # as the file says: it has the stretched length there, as llama.cpp reads it
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 0.5])
+def test_a_factor_that_stretches_nothing_is_refused(tmp_path: Path, recipe: GGUFRecipe, factor: float) -> None:
+    recipe.metadata |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": factor}
+    with pytest.raises(InvalidModel, match=r"rope\.scaling\.factor is .*, expected 1 or more"):
+        spec_of(open_gguf_file(recipe.write(tmp_path / "tiny.gguf")))
 
 
 def test_the_context_ends_where_a_window_would_slide(tmp_path: Path, recipe: GGUFRecipe) -> None:
