@@ -11,7 +11,7 @@ from exo_lite.store.gguf.parts import choose_gguf
 from exo_lite.store.gguf.source import open_gguf
 from exo_lite.store.hf_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_text, open_hf_folder
 from exo_lite.store.hf_weights import has_weights
-from exo_lite.store.hub_cache import hub_snapshot, hub_source_name, is_hub_root
+from exo_lite.store.hub_cache import check_stays_within, hub_snapshot, hub_source_name, is_hub_root
 from exo_lite.store.ollama import ollama_blob
 from exo_lite.store.source import ModelSource
 
@@ -43,7 +43,10 @@ def _open_contents(folder: Path, *, name: str) -> ModelSource:
     if (folder / CONFIG_FILE).is_file() and (has_weights(folder) or not gguf_files):
         return open_hf_folder(folder, name=name)
     if gguf_files:
-        return open_gguf(choose_gguf(folder, gguf_files))
+        chosen = choose_gguf(folder, gguf_files)
+        for path in gguf_files:
+            check_stays_within(path, folder)
+        return open_gguf(chosen)
     _refuse_folder(folder)
 
 

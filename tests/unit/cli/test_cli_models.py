@@ -96,6 +96,33 @@ def test_import_show_and_remove(cli, folder, home):
     assert cli("rm", "tiny").exit_code == 1
 
 
+def test_import_under_another_name_of_a_model_keeps_it_where_requests_go(cli, folder):
+    imported = cli("import", folder, "--as", "meta-llama/Llama-3.2-1B-Instruct")
+    assert imported.exit_code == 0
+    assert imported.stdout.startswith("llama-3.2-1b: 2 layers, ")
+    assert "meta-llama/Llama-3.2-1B-Instruct is another name of llama-3.2-1b: kept as llama-3.2-1b" in imported.stderr
+    assert "this is not the model that llama-3.2-1b stands for" in imported.stderr
+    shown = json.loads(cli("show", "llama3.2:1b", "--json").stdout)
+    assert (shown["id"], shown["local"]) == ("llama-3.2-1b", True)
+    assert "2 num_hidden_layers, not 16" in shown["differences"]
+    line = next(line for line in cli("models").stdout.splitlines() if line.startswith("llama-3.2-1b "))
+    assert " other " in line
+    assert cli("rm", "llama-3.2-1b-instruct").stdout == "llama-3.2-1b: removed\n"
+
+
+def test_a_damaged_model_is_named_with_its_cause(cli, folder, home):
+    cli("import", folder, "--as", "tiny")
+    (home / "exo-lite" / "models" / "tiny" / "model.safetensors").write_bytes(b"")
+    listed = cli("models")
+    assert listed.exit_code == 0
+    assert len(listed.stdout.splitlines()) == 1 + len(load_table().rows)
+    assert "tiny is damaged (model.safetensors is missing or not of " in listed.stderr
+    assert "`exo-lite rm tiny`, then import it again" in listed.stderr
+    assert [one["id"] for one in json.loads(cli("models", "--json").stdout)] == [
+        row.model_id for row in load_table().rows
+    ]
+
+
 def test_a_model_of_the_table_is_shown_as_it_is_on_disk(cli, folder, tmp_path):
     models_dir = tmp_path / "models"
     assert cli("import", folder, "--as", "smollm2-135m", "--models-dir", models_dir).exit_code == 0

@@ -70,6 +70,17 @@ def test_a_model_in_parts_is_taken_in_from_any_of_them_or_their_folder(
     check_whole(store, parts / given)
 
 
+@pytest.mark.parametrize("small_first_shard", [True, False])
+def test_what_the_librarys_own_writer_splits_is_taken_in(
+    store: ModelStore, recipe: GGUFRecipe, folder: Path, small_first_shard: bool
+) -> None:
+    recipe.write(folder / "tiny.gguf", split_max_tensors=7, small_first_shard=small_first_shard)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [part_name(number, len(names)) for number in range(1, len(names) + 1)]
+    assert len(names) >= 3
+    check_whole(store, folder / names[-1])
+
+
 def test_the_first_part_may_hold_tensors_too(store: ModelStore, recipe: GGUFRecipe, folder: Path) -> None:
     names = list(recipe.tensors)
     write_parts(recipe, folder, [names[:3], names[3:]])

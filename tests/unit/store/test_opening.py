@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import scan_cache_dir
 
 from exo_lite.domain.errors import ExoLiteError, InvalidModel, InvalidRequest, UnsupportedModel
 from exo_lite.store.model_store import ModelStore
@@ -41,12 +42,37 @@ def hub_root(tmp_path: Path, hf_folder: Path) -> Path:
     return root
 
 
+def test_the_library_of_the_hub_knows_this_cache(hub_root: Path) -> None:
+    cache = scan_cache_dir(hub_root.parent)
+    assert [(repo.repo_id, len(repo.revisions)) for repo in cache.repos] == [("org/tiny-llama", 1)]
+
+
 @pytest.mark.parametrize("given", ["", f"snapshots/{REVISION}"])
 def test_a_models_folder_in_the_hub_cache_is_taken_in(store: ModelStore, hub_root: Path, given: str) -> None:
     model = store.import_path(hub_root / given, "tiny", quiet)
     assert model.spec == SPEC
     assert not any(path.is_symlink() for path in model.path.iterdir())
     assert source_of(store) == (REVISION if given else "org/tiny-llama")
+
+
+def test_a_gguf_repository_in_the_hub_cache_is_taken_in(store: ModelStore, tmp_path: Path, recipe: GGUFRecipe) -> None:
+    root = tmp_path / "models--org--tiny-GGUF"
+    (root / "snapshots" / REVISION).mkdir(parents=True)
+    (root / "blobs").mkdir()
+    recipe.write(root / "blobs" / "00")
+    (root / "snapshots" / REVISION / "tiny.gguf").symlink_to("../../blobs/00")
+    assert store.import_path(root, "tiny", quiet).spec == SPEC
+
+
+def test_a_folder_whose_gguf_file_is_a_link_to_elsewhere_is_refused_and_the_link_itself_is_followed(
+    store: ModelStore, tmp_path: Path, recipe: GGUFRecipe
+) -> None:
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "folder" / "tiny.gguf"
+    link.symlink_to(recipe.write(tmp_path / "elsewhere.gguf"))
+    with pytest.raises(InvalidModel, match=r"tiny\.gguf is a link that leaves folder"):
+        store.import_path(tmp_path / "folder", "tiny", quiet)
+    assert store.import_path(link, "tiny", quiet).spec == SPEC
 
 
 def test_of_several_revisions_main_is_taken(store: ModelStore, hub_root: Path) -> None:

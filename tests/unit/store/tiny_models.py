@@ -105,8 +105,9 @@ class GGUFRecipe:
     tensors: Arrays = field(default_factory=dict)
     quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32
 
-    def write(self, path: Path) -> Path:
-        writer = gguf.GGUFWriter(path, self.architecture)
+    def write(self, path: Path, **split: Any) -> Path:
+        """`split` is what the library's writer knows of that: it then writes several files, named after `path`."""
+        writer = gguf.GGUFWriter(path, self.architecture, **split)
         for key, value in self.metadata.items():
             _add(writer, key, value)
         for name, values in self.tensors.items():
