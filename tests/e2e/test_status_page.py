@@ -136,6 +136,17 @@ def test_nodes_join_a_model_loads_and_a_node_dies(status: Page, cluster: Scripte
     expect(status.get_by_test_id("announcement")).to_contain_text("degraded")
 
 
+def test_a_broken_link_stands_below_the_nodes_while_it_is_broken(status: Page, cluster: ScriptedCluster) -> None:
+    note = {"kind": "link_broken", "text": "node-a and node-c cannot reach each other", "fix": "open the ports"}
+    cluster.show({**ready_cluster(), "notes": [note]})
+    notes = status.get_by_test_id("note")
+    expect(notes).to_have_count(1, timeout=SHOWN_WITHIN_MS)
+    expect(notes.first).to_contain_text("node-a and node-c cannot reach each other")
+    expect(notes.first).to_contain_text("Fix: open the ports")
+    cluster.show({**ready_cluster(), "notes": []})
+    expect(notes).to_have_count(0, timeout=SHOWN_WITHIN_MS)
+
+
 def test_the_prompt_box_streams_an_answer_with_its_speed(status: Page, cluster: ScriptedCluster) -> None:
     cluster.show(ready_cluster())
     expect(status.get_by_test_id("prompt-model")).to_have_value(MODEL)

@@ -60,3 +60,12 @@ def test_watch_shows_each_change(ask, daemon, documents):
     assert "tiny   ready" in second
     assert result.exit_code == 1  # it ends only where the daemon does
     assert "closed the connection" in result.stderr
+
+
+def test_text_tells_what_is_wrong_between_nodes_and_what_to_do_about_a_failed_model(ask, daemon, documents):
+    note = {"kind": "link_broken", "text": "node-a and node-c cannot reach each other", "fix": "open the port"}
+    model = {**documents.model(state="failed", reason="no ring"), "fix": "join them"}
+    daemon.on("GET", "/api/v1/state", {**documents.state(model), "notes": [note]})
+    *_, reason, last = ask("status").stdout.rstrip("\n").split("\n\n")
+    assert reason == "tiny: no ring\nFix: join them"
+    assert last == "node-a and node-c cannot reach each other\nFix: open the port"

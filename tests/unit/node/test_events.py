@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from exo_lite.domain.cluster import ClusterState, MemberState
-from exo_lite.domain.ids import Epoch, ModelId
+from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.placement import Departure, Instance
 from exo_lite.node.events import LINES_OF_A_KIND, MAX_EVENTS, SPAN_S, EventLog, NodeEvent, describe_change
 from tests.unit.node.cluster_states import EPOCH, FIRST, MODEL, SECOND, cluster, instance, member, node
@@ -112,3 +112,27 @@ def test_a_kind_that_comes_by_the_hundred_does_not_fill_the_log(caplog: pytest.L
     assert len(caplog.records) == LINES_OF_A_KIND + 2
     assert caplog.records[-1].__dict__["left_out"] == 500 - LINES_OF_A_KIND
     assert len(list(events)) == MAX_EVENTS
+
+
+def test_a_link_that_breaks_and_works_again_is_told_once_each():
+    whole = cluster(node("a"), [member(node("b")), member(node("c"))])
+    cut = replace(whole, self_status=replace(whole.self_status, unreached=(NodeId("c"),)))
+    [(kind, text, fix)] = describe_change(whole, cut)
+    assert (kind, text) == ("link_broken", "node-a and node-c cannot reach each other")
+    assert fix is not None
+    assert "firewall" in fix
+    assert list(describe_change(cut, cut)) == []
+    assert list(describe_change(cut, whole)) == [
+        ("link_mended", "no longer true: node-a and node-c cannot reach each other", None)
+    ]
+
+
+def test_a_node_of_another_version_is_told_with_the_way_out():
+    other = node("b")
+    newer = member(replace(other, identity=replace(other.identity, version="9.9.9")))
+    told = list(describe_change(cluster(node("a")), cluster(node("a"), [newer])))
+    assert [kind for kind, _, _ in told] == ["node_joined", "version_differs"]
+    assert told[1][1:] == (
+        "node-b runs exo-lite 9.9.9, node-a runs 1.2.3",
+        "install the same exo-lite version on all nodes",
+    )
