@@ -233,7 +233,7 @@ def _with_placement(state: ClusterState, held: Placement) -> ClusterState:
         return state
     known = {one.dot for one in (*state.placement.instances, *state.placement.siblings)} if state.placement else set()
     others = [one for one in (*held.instances, *held.siblings) if one.dot not in known and one.dot[0] != state.self_id]
-    counted_on = {node_id for one in others for node_id in one.node_ids}
+    counted_on = {node_id for one in others if one.state != "failed" for node_id in one.node_ids}
     members = {key: one for key, one in state.members.items() if one.state != "dead" or key not in counted_on}
     return replace(state, placement=held, members=members)
 

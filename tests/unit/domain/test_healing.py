@@ -130,6 +130,8 @@ def test_nodes_that_the_other_half_counts_on_are_awaited_and_not_taken_for_lost(
     assert not healed.is_lost(NodeId("c"))
     assert not healed.is_lost(NodeId("d"))
     assert apply(healed, TimePassed(11.0 + DEAD_AFTER_S)).is_lost(NodeId("d"))
+    gave_up = written(C, {A: 12, C: 4}, placed("cd", "failed", 6, (C, 4)), epoch=7)
+    assert apply(state, PlacementSeen(gave_up)).members == state.members
     own = rewrite(healed.placement, A, placed("cd", "loading", 8, NO_DOT))
     dead_again = replace(healed, members={NodeId("d"): member(node("d"), "dead")})
     assert apply(dead_again, PlacementSeen(own)).is_lost(NodeId("d"))
