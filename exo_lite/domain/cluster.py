@@ -20,6 +20,7 @@ from exo_lite.domain.placement import Placement
 
 MemberState = Literal["alive", "suspect", "dead"]
 
+HEARD_WITHIN_S = 1.5
 SUSPECT_AFTER_S = 2.0
 DEAD_AFTER_S = 4.0
 REFUSALS_TO_DIE = 2
@@ -44,6 +45,8 @@ class Member:
     met_at_s: float = 0.0
     answered_at_s: float | None = None
     """When it last answered this node itself; None: never, it is known by what others pass on."""
+    is_heard_of: bool = True
+    """Lately, from itself or from others."""
     route: str | None = None
     """The one of its addresses by which this node reaches it; None before that is known."""
 
@@ -255,6 +258,7 @@ def _heard(state: ClusterState, status: NodeStatus, at_s: float, rtt_ms: float |
         return state  # the dead and the restarted come back through a handshake
     newest = status if status.sequence > member.status.sequence else member.status
     alive = replace(member, status=newest, state="alive", heard_at_s=max(at_s, member.heard_at_s), num_refusals=0)
+    alive = replace(alive, is_heard_of=True)
     if rtt_ms is not None:
         alive = replace(alive, rtt_ms=_smoothed(member.rtt_ms, rtt_ms), answered_at_s=at_s)
     return _with_member(state, alive)
@@ -273,7 +277,7 @@ def _heard_of(state: ClusterState, status: NodeStatus, at_s: float) -> ClusterSt
     if status.sequence <= member.status.sequence:
         return state
     heard_at_s = at_s if member.state == "suspect" else max(member.heard_at_s, at_s - SUSPECT_AFTER_S)
-    return _with_member(state, replace(member, status=status, heard_at_s=heard_at_s))
+    return _with_member(state, replace(member, status=status, heard_at_s=heard_at_s, is_heard_of=True))
 
 
 def _is_newer(status: NodeStatus, known: NodeStatus) -> bool:
@@ -314,6 +318,9 @@ def _with_strangers(state: ClusterState, at_s: float) -> ClusterState:
 
 def _aged(member: Member, at_s: float) -> Member:
     silence_s = at_s - member.heard_at_s
-    if member.state == "dead" or silence_s < SUSPECT_AFTER_S:
+    if member.state == "dead":
         return member
-    return replace(member, state="dead" if silence_s >= DEAD_AFTER_S else "suspect")
+    is_heard_of = silence_s < HEARD_WITHIN_S
+    if silence_s < SUSPECT_AFTER_S:
+        return member if is_heard_of == member.is_heard_of else replace(member, is_heard_of=is_heard_of)
+    return replace(member, state="dead" if silence_s >= DEAD_AFTER_S else "suspect", is_heard_of=False)

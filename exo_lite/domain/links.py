@@ -71,12 +71,13 @@ def silent_links(state: ClusterState) -> frozenset[Link]:
 def broken_links(state: ClusterState) -> frozenset[Link]:
     """Silent links whose two nodes are heard of all the same.
 
-    A node that nobody reaches is about to be lost instead.
+    A node that nobody reaches, or that has not been heard of lately, is about to be lost instead.
     """
     silent = silent_links(state)
     if not silent:
         return silent
-    heard = _connected(state.self_id, state.living, silent)
+    quiet = {node_id for node_id, member in state.members.items() if not member.is_heard_of}
+    heard = _connected(state.self_id, state.living, silent) - quiet
     return frozenset(pair for pair in silent if pair <= heard)
 
 

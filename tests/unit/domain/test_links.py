@@ -156,3 +156,14 @@ def test_a_status_of_a_build_without_links_breaks_none():
     plain = replace(status("b"), reached=(), unreached=())
     state = apply(ClusterState(status("a")), MemberJoined(plain, 0.0))
     assert silent_links(state) == frozenset()
+
+
+def test_a_half_that_is_cut_off_as_a_whole_is_lost_and_no_broken_link():
+    """The others say so one after the other, and nobody passes on a word of it."""
+    state = seen_from_a({"a": "", "b": "", "c": ""})
+    state = apply(state, HeartbeatHeard(status("b", sequence=1), 1.9, rtt_ms=1.0))
+    state = apply(state, TimePassed(SUSPECT_AFTER_S))
+    state = replace(state, self_status=replace(state.self_status, unreached=(NodeId("c"),)))
+    assert broken_links(state) == frozenset()
+    passed_on = apply(heard_of(state, 2.1, sequence=1), TimePassed(2.2))
+    assert broken_links(passed_on) == {link(NodeId("a"), NodeId("c"))}
