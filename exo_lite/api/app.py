@@ -52,7 +52,7 @@ def create_app(
     app.include_router(models_router(backend))
     app.include_router(chat_router(service))
     app.include_router(completions_router(service))
-    app.include_router(control_router(backend))
+    app.include_router(control_router(backend, service.text_work))
     app.include_router(events_router(backend, max_streams=limits.event_streams))
     app.include_router(page_router(files))
     rules = AccessRules(api_key, frozenset(allowed_hosts), frozenset({HEALTH_PATH, *files}))

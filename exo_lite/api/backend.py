@@ -43,6 +43,10 @@ class TextModel(Protocol):
 
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]: ...
 
+    def min_tokens(self, text: str) -> int:
+        """`encode` gives no fewer than these, and this takes next to no time; 0 where nothing can be said."""
+        ...
+
     def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle) -> str:
         """The prompt up to where the assistant speaks, begin-of-sequence text included. Raises InvalidRequest."""
         ...

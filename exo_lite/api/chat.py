@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -22,6 +21,7 @@ from exo_lite.api.answers import (
     usage_document,
 )
 from exo_lite.api.backend import TextModel
+from exo_lite.api.bodies import read_body
 from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
 from exo_lite.api.jobs import Job, make_job, repeated, style_of
@@ -30,6 +30,7 @@ from exo_lite.api.openai_bodies import ChatBody, chat_style, template_messages
 from exo_lite.api.parameters import ignored_header, refuse_unsupported, unknown_parameters
 from exo_lite.api.pieces import Piece
 from exo_lite.api.sse import DONE, EventStream, Write, sse_event, until_disconnected
+from exo_lite.api.text_work import encode_within_context
 from exo_lite.domain.chat import ChatStyle
 
 
@@ -37,7 +38,8 @@ def chat_router(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(body: ChatBody, request: Request) -> Response:
+    async def chat_completions(request: Request) -> Response:
+        body = await read_body(request, ChatBody, service.text_work)
         headers = ignored_header(unknown_parameters(body))
         prepared = _prepared(service, body, tenant_of(request.scope))
         if not body.stream:
@@ -64,7 +66,9 @@ async def _prepared(service: Service, body: ChatBody, tenant: str) -> AsyncGener
     style = style_of(body, max_tokens=body.max_completion_tokens or body.max_tokens, tenant=tenant)
     messages, form = template_messages(body.messages), chat_style(body)
     async with service.backend.text_model(body.model, body.keep_alive_s) as model:
-        token_ids = await asyncio.to_thread(_prompt_token_ids, model, messages, form, bool(body.add_special_tokens))
+        encode = partial(_prompt_token_ids, model, messages, form, bool(body.add_special_tokens))
+        num_chars = sum(len(str(message["content"])) for message in messages)
+        token_ids = await service.text_work.run(num_chars, encode)
         jobs = repeated([make_job(body.model, model, token_ids, style, param="messages")], body.n or 1)
         head = new_head("chatcmpl", body.model, service.backend.fingerprint(body.model))
         yield _ChatCall(service, body, model, jobs, head)
@@ -73,7 +77,8 @@ async def _prepared(service: Service, body: ChatBody, tenant: str) -> AsyncGener
 def _prompt_token_ids(
     model: TextModel, messages: list[dict[str, object]], form: ChatStyle, add_special_tokens: bool
 ) -> list[int]:
-    return model.encode(model.render_chat(messages, form), add_bos=add_special_tokens)  # templates write it themselves
+    prompt = model.render_chat(messages, form)  # templates write special tokens themselves
+    return encode_within_context(model, prompt, add_bos=add_special_tokens, param="messages")
 
 
 class _ChatCall:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from exo_lite.api.answers import Collected, Extras, Head, completion_choice, completion_chunk, new_head, usage_document
 from exo_lite.api.backend import TextModel
+from exo_lite.api.bodies import read_body
 from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
 from exo_lite.api.jobs import Job, make_job, repeated, style_of
@@ -22,6 +22,7 @@ from exo_lite.api.openai_bodies import CompletionBody, check_num_choices, prompt
 from exo_lite.api.parameters import ignored_header, refuse_unsupported, unknown_parameters
 from exo_lite.api.pieces import Piece
 from exo_lite.api.sse import DONE, EventStream, Write, sse_event, until_disconnected
+from exo_lite.api.text_work import encode_within_context
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
@@ -31,7 +32,8 @@ def completions_router(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/completions", response_model=None)
-    async def completions(body: CompletionBody, request: Request) -> Response:
+    async def completions(request: Request) -> Response:
+        body = await read_body(request, CompletionBody, service.text_work)
         headers = ignored_header(unknown_parameters(body))
         prepared = _prepared(service, body, tenant_of(request.scope))
         if not body.stream:
@@ -59,10 +61,13 @@ async def _prepared(service: Service, body: CompletionBody, tenant: str) -> Asyn
     prompts = prompts_of(body.prompt)
     check_num_choices(len(prompts), body.num_candidates)
     async with service.backend.text_model(body.model, body.keep_alive_s) as model:
-        encoded = await asyncio.to_thread(_encoded, model, prompts, body.add_special_tokens is not False)
+        num_chars = sum(map(len, prompts))
+        encode = partial(_encoded, model, prompts, body.add_special_tokens is not False)
+        encoded = await service.text_work.run(num_chars, encode)
         singles = [make_job(body.model, model, token_ids, style, param="prompt") for token_ids in encoded]
         jobs = repeated(singles, body.num_candidates)
-        echoes = await asyncio.to_thread(_echoes, model, prompts) if body.echo else [""] * len(prompts)
+        echo = partial(_echoes, model, prompts)
+        echoes = await service.text_work.run(num_chars, echo) if body.echo else [""] * len(prompts)
         head = new_head("cmpl", body.model, service.backend.fingerprint(body.model))
         describe = None if body.logprobs is None else partial(completion_logprobs, model)
         extras = Extras(bool(body.return_token_ids), describe)
@@ -71,7 +76,10 @@ async def _prepared(service: Service, body: CompletionBody, tenant: str) -> Asyn
 
 
 def _encoded(model: TextModel, prompts: Sequence[str | list[int]], add_bos: bool) -> list[list[int]]:
-    return [model.encode(prompt, add_bos=add_bos) if isinstance(prompt, str) else prompt for prompt in prompts]
+    return [
+        encode_within_context(model, prompt, add_bos=add_bos, param="prompt") if isinstance(prompt, str) else prompt
+        for prompt in prompts
+    ]
 
 
 def _echoes(model: TextModel, prompts: Sequence[str | list[int]]) -> list[str]:

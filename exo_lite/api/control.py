@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from exo_lite.api.backend import Backend
+from exo_lite.api.bodies import read_body
 from exo_lite.api.openai_bodies import KeepAlive
 from exo_lite.api.plan_document import plan_document
+from exo_lite.api.text_work import TextWork
 from exo_lite.api.trace_document import traces_document
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.keep_alive import parse_keep_alive
@@ -75,7 +78,7 @@ class PlanBody(WishBody):
     nodes: list[OfferBody] | None = Field(default=None, min_length=1, max_length=MAX_OFFERS)
 
 
-def control_router(backend: Backend) -> APIRouter:
+def control_router(backend: Backend, work: TextWork) -> APIRouter:
     router = APIRouter(prefix="/api/v1")
 
     @router.get("/state", response_model=None)
@@ -83,13 +86,15 @@ def control_router(backend: Backend) -> APIRouter:
         return JSONResponse(backend.state())
 
     @router.post("/plan", response_model=None)
-    async def plan(body: PlanBody) -> Response:
+    async def plan(request: Request) -> Response:
+        body = await read_body(request, PlanBody, work)
         offers = [node.offer() for node in body.nodes] if body.nodes is not None else None
         return JSONResponse(plan_document(await backend.plan(body.model, body.wish(), offers)))
 
     @router.post("/models/{model_id:path}/load", response_model=None)
-    async def load(model_id: str, body: Annotated[LoadBody | None, Body()] = None) -> Response:
-        instance = await backend.load(model_id, (body or LoadBody()).wish())
+    async def load(model_id: str, request: Request) -> Response:
+        body = await read_body(request, LoadBody, work) if await request.body() else LoadBody()
+        instance = await backend.load(model_id, body.wish())
         document = {"id": instance.model_id, "state": instance.state, "epoch": instance.epoch}
         return JSONResponse(document, status_code=202)
 

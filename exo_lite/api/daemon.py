@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Coroutine
@@ -24,6 +25,7 @@ from exo_lite.node.machine import default_name
 def run_daemon(config: NodeConfig) -> int:
     """Run until SIGTERM or SIGINT, drain, and return 0. Raises StartupError."""
     set_up_logging(config.log_format, source=config.name or default_name())
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts come one by one, and workers start as new programs
     limits = http_limits(raise_descriptor_limit())
     with closing(DataFolder(config.data_dir)) as folder, closing(bind_http(config.http, config.api_key)) as sock:
         asyncio.run(_run(config, folder, sock, limits))

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from exo_lite.api.backend import Backend, TextModel
 from exo_lite.api.jobs import Job
 from exo_lite.api.metrics import RequestMetrics
 from exo_lite.api.pieces import Piece, Transcript
+from exo_lite.api.text_work import TextWork
 from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.request import Token
 
@@ -30,6 +31,7 @@ class Service:
     metrics: RequestMetrics
     clock: Clock = time.monotonic
     keep_alive_s: float = 10.0
+    text_work: TextWork = field(default_factory=TextWork)
 
 
 Emit = Callable[[int, Piece], Awaitable[None]]

@@ -13,6 +13,7 @@ from exo_lite.domain.keep_alive import parse_keep_alive
 from exo_lite.domain.request import MAX_MIN_TOKENS, MAX_TOP_LOGPROBS
 
 MAX_PROMPTS = 128
+MAX_MESSAGES = 16_384
 MAX_CHOICES = 128
 """Of one call, over all of its prompts."""
 MAX_N = 16
@@ -25,6 +26,11 @@ MAX_TIMEOUT_S = 86_400
 KeepAlive = str | float
 """Seconds, or a duration as in 5m; below 0: for ever."""
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+_FAST = Field(fail_fast=True)
+"""A long list has one problem, not one for each of its elements."""
+_Texts = Annotated[list[str], _FAST]
+_TokenIds = Annotated[list[TokenId], _FAST]
 
 
 RESERVED_VARIABLES = frozenset(
@@ -62,7 +68,7 @@ class GenerateBody(_Body):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | _Texts | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     stop_token_ids: list[TokenId] | None = Field(default=None, max_length=MAX_STOP_TOKENS)
@@ -96,14 +102,14 @@ class ContentPart(_Body):
 
 class ChatMessage(_Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], _FAST] | None = None
     name: str | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
 
 class ChatBody(GenerateBody):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -120,7 +126,7 @@ class ChatBody(GenerateBody):
 
 
 class CompletionBody(GenerateBody):
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: str | _Texts | _TokenIds | Annotated[list[_TokenIds], _FAST]
     best_of: int | None = Field(default=None, ge=1, le=MAX_N)
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)

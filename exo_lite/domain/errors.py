@@ -71,14 +71,21 @@ class ContextLengthExceeded(InvalidRequest):
 
     @classmethod
     def of(
-        cls, *, num_prompt_tokens: int, num_answer_tokens: int, context_length: int, param: str = "prompt"
+        cls,
+        *,
+        num_prompt_tokens: int,
+        num_answer_tokens: int,
+        context_length: int,
+        param: str = "prompt",
+        is_at_least: bool = False,
     ) -> ContextLengthExceeded:
         """In the words by which clients know this error, to shorten their prompts: not every one reads the code."""
+        counted = ", by the fewest tokens that it can have" if is_at_least else ""
         return cls(
             f"This model's maximum context length is {context_length} tokens. However, you requested "
             f"{num_prompt_tokens + num_answer_tokens} tokens ({num_prompt_tokens} in the {param}, "
             f"{num_answer_tokens} in the completion), which exceeds the context window. The prompt is "
-            "too long: shorten it, or load the model with a greater --context",
+            f"too long{counted}: shorten it, or load the model with a greater --context",
             param=param,
         )
 

@@ -62,6 +62,9 @@ class ServedText:
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         return self._tokenizer.encode(text, add_bos=add_bos)
 
+    def min_tokens(self, text: str) -> int:
+        return self._tokenizer.min_tokens(text)
+
     def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle | None = None) -> str:
         """Raises InvalidRequest, InvalidModel or NotReady."""
         style = style or ChatStyle()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from exo_lite.tokenizer.special_tokens import SpecialTokens
+from exo_lite.tokenizer.token_lengths import TokenLengths
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
@@ -67,6 +71,10 @@ class Backend(Protocol):
     def token_bytes(self, token_id: int) -> bytes:
         """What a token stands for in the middle of a text, in UTF-8, perhaps part of a character; b"" for no token."""
 
+    @property
+    def token_lengths(self) -> TokenLengths | None:
+        """How much text one token can stand for; None for any amount."""
+
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         """Bytes that are not UTF-8 become U+FFFD, ids beyond the vocabulary nothing."""
 
@@ -106,6 +114,11 @@ class ModelTokenizer:
             return token_ids
         return [bos_token_id, *token_ids]
 
+    def min_tokens(self, text: str) -> int:
+        """`encode` gives no fewer than these, and this takes next to no time; 0 where nothing can be said."""
+        lengths = self._backend.token_lengths
+        return 0 if lengths is None else lengths.min_tokens(text)
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of ids. Bytes that are not UTF-8 become U+FFFD, ids beyond the vocabulary nothing."""
         return self._backend.decode(ids, skip_special)
@@ -123,6 +136,6 @@ class ModelTokenizer:
 
 def _without_surrogates(text: str) -> str:
     """Surrogate pairs joined to their character, lone surrogates replaced, so that the text is valid Unicode."""
-    if not any("\ud800" <= character <= "\udfff" for character in text):
+    if not _SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Literal
 
 import sentencepiece
 
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.tokenizer.added_tokens import AddedToken, AddedTokens, check_distinct
+from exo_lite.tokenizer.token_lengths import TELLING_TEXT, TokenLengths
 from exo_lite.tokenizer.whole_tokens import WholeTokens
 
 SPACE = "▁"
@@ -77,6 +79,16 @@ class SentencePieceBackend:
             else:
                 token_ids.extend(self._without_prefix.encode(text[part]))
         return token_ids
+
+    @cached_property
+    def token_lengths(self) -> TokenLengths | None:
+        """None where the file's normalizer changes text, or letters without a piece join to one unknown token."""
+        changes = self._processor.normalize(TELLING_TEXT).replace(SPACE, " ").strip(" ") != TELLING_TEXT
+        num_bytes = sum(self._processor.is_byte(i) for i in range(self._num_pieces))
+        if changes or num_bytes < 256:
+            return None
+        pieces = (self._processor.id_to_piece(i) for i in range(self._num_pieces))
+        return TokenLengths(max(len(content.encode()) for content in (*pieces, *self._added_ids)))
 
     def token_bytes(self, token_id: int) -> bytes:
         if token_id in self._added:

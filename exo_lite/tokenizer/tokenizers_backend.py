@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -10,6 +11,7 @@ import tokenizers
 from exo_lite.tokenizer.added_tokens import AddedTokens
 from exo_lite.tokenizer.byte_level import byte_characters
 from exo_lite.tokenizer.library_faults import LibraryFaults
+from exo_lite.tokenizer.token_lengths import TokenLengths, token_lengths
 from exo_lite.tokenizer.whole_tokens import library_token
 
 SPACE = "▁"
@@ -45,7 +47,13 @@ class TokenizersBackend:
 
     def encode(self, text: str) -> list[int]:
         with _FAULTS:
-            return list(self._library.encode(text, add_special_tokens=False).ids)
+            [encoding] = self._library.encode_batch_fast([text], add_special_tokens=False)  # leaves the lock to others
+            return list(encoding.ids)
+
+    @cached_property
+    def token_lengths(self) -> TokenLengths | None:
+        with _FAULTS:
+            return token_lengths(self._library)
 
     def token_bytes(self, token_id: int) -> bytes:
         token = self._library.id_to_token(token_id)

@@ -61,6 +61,9 @@ class LetterModel:
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         return [BOS] * add_bos + [ord(letter) for letter in text]
 
+    def min_tokens(self, text: str) -> int:
+        return len(text)
+
     def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle) -> str:
         """Template variables stand in front; a dot ends a chat that nobody is to go on with."""
         turns = "".join(f"<{message['role']}>{message['content']}" for message in messages)
