@@ -221,8 +221,8 @@ class Daemons:
         self,
         name: str,
         *,
-        memory: str = "600MiB",
-        threads: int = 1,
+        memory: str | None = "600MiB",
+        threads: int | None = 1,
         node_id: str | None = None,
         own_ports: bool = True,
         flags: Sequence[str] = (),
@@ -230,7 +230,8 @@ class Daemons:
     ) -> Node:
         """Start a daemon, for the first time or again, and wait until it serves.
 
-        Without `own_ports` it looks for the default ones. `flags` win over the usual ones.
+        Without `own_ports` it looks for the default ones; without `memory` and `threads` it offers what it finds.
+        `flags` win over the usual ones.
         `shell` is run first in the daemon's own process, e.g. to set limits.
         """
         data_dir = self.folder / name
@@ -244,7 +245,9 @@ class Daemons:
             *(*PROGRAM, "node", "--name", name, "--cluster", self.cluster),
             *("--host", "127.0.0.1", "--worker-ports", "0"),
             *(("--port", "0", "--http", "127.0.0.1:0") if own_ports else ()),
-            *("--memory", memory, "--threads", str(threads), "--device", "cpu"),
+            *(("--memory", memory) if memory else ()),
+            *(("--threads", str(threads)) if threads else ()),
+            *("--device", "cpu"),
             *("--data-dir", str(data_dir), "--models-dir", str(self.models_dir), *flags),
         ]
         command = ["bash", "-c", f'{shell} && exec "$@"', "bash", *command] if shell else command

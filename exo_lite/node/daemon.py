@@ -22,15 +22,17 @@ from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
+from exo_lite.domain.units import format_bytes
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.config import DEFAULT_PORT, NodeConfig
 from exo_lite.node.data_folder import DataFolder, new_boot_id
 from exo_lite.node.events import EventLog
-from exo_lite.node.machine import default_memory_bytes, default_name, find_device, torch_device
+from exo_lite.node.machine import default_name, find_device, torch_device
 from exo_lite.node.membership import HEARTBEAT_EVERY_S, Membership
 from exo_lite.node.model_files import ModelFiles
 from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.network import Binding, find_binding, usable_hosts
+from exo_lite.node.offer import MachineOffer, Offer
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
@@ -51,15 +53,18 @@ NUM_PORTS_TO_TRY = 20
 class Daemon:
     """One node. Handles the calls of NodeServicer; `service` is its side towards HTTP."""
 
-    def __init__(self, config: NodeConfig, identity: NodeIdentity, device: Device, binding: Binding) -> None:
+    def __init__(
+        self, config: NodeConfig, identity: NodeIdentity, device: Device, binding: Binding, offer: MachineOffer
+    ) -> None:
         self._store = ModelStore(config.models_dir)
         self.supervisor = Supervisor()
         self._known_models: dict[ModelId, str] = {}
         self._looking = asyncio.Lock()
+        self._offer_warning: str | None = None
         self._events = EventLog()
         self._model_files = ModelFiles(self._store, self._events)
-        limit_bytes = default_memory_bytes() if config.memory_bytes is None else config.memory_bytes
-        status = NodeStatus(identity, sequence=0, device=device, memory=MemoryUse(limit_bytes))
+        self._offer = offer
+        status = NodeStatus(identity, sequence=0, device=device, memory=MemoryUse(offer.read().memory_bytes))
         self._cluster = Cluster(ClusterState(status))
         self._cluster.listen(self.supervisor.contained("the event log", self._events.record_change))
         self._cluster.listen(self.supervisor.contained("telling the others", self._tell_others))
@@ -68,7 +73,6 @@ class Daemon:
         self._shards = ShardHost(
             self._cluster,
             self._store,
-            device=device,
             torch_device=torch_device(config.device, device),
             binding=binding,
             worker_ports=config.worker_ports,
@@ -202,14 +206,28 @@ class Daemon:
         async with self._looking:  # an earlier look must not end after a later one
             with self.supervisor.containing("reading the models folder"):  # what it had last is still true
                 self._known_models = await self._model_files.look()
-            self._cluster.apply(SelfChanged(self._current_status(self._known_models)))
+            offered = await asyncio.to_thread(self._offer.read)
+            self._note_offer(offered)
+            self._cluster.apply(SelfChanged(self._current_status(self._known_models, offered)))
 
-    def _current_status(self, models: dict[ModelId, str]) -> NodeStatus:
+    def _note_offer(self, offered: Offer) -> None:
+        """Tell of limits that somebody changed, and of memory that was asked for in vain."""
+        old = self._cluster.state.self_status
+        before = Offer(old.memory.limit_bytes, old.device.threads, self._offer_warning)
+        if replace(offered, warning=None) != replace(before, warning=None):
+            text = f"{old.identity.name} offers {format_bytes(offered.memory_bytes)} and {offered.threads} threads now"
+            self._events.add("offer_changed", f"{text}, as its limits were changed")
+        if offered.warning is not None and offered.warning != before.warning:
+            self._events.add("memory_cap_too_high", offered.warning, "give less --memory, or raise the limit")
+        self._offer_warning = offered.warning
+
+    def _current_status(self, models: dict[ModelId, str], offered: Offer) -> NodeStatus:
         state = self._cluster.state
         old, shards = state.self_status, self._shards.statuses
         holding = [shard for shard in shards if shard.state != "lost"]
         memory = replace(
             old.memory,
+            limit_bytes=offered.memory_bytes,
             weights_bytes=sum(shard.weight_bytes for shard in holding),
             kv_cache_bytes=sum(shard.kv_cache_bytes for shard in holding),
             working_bytes=sum(shard.working_bytes for shard in holding),
@@ -217,6 +235,7 @@ class Daemon:
         return replace(
             old,
             sequence=old.sequence + 1,
+            device=replace(old.device, threads=offered.threads),
             memory=memory,
             shards=shards,
             models=models,
@@ -231,7 +250,8 @@ def _shard_states(status: NodeStatus) -> list[object]:
 @asynccontextmanager
 async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str) -> AsyncIterator[Daemon]:
     """A daemon that answers its peers. Leaving says goodbye. Raises StartupError."""
-    device = await asyncio.to_thread(find_device, config.device, config.threads)
+    offer = await asyncio.to_thread(MachineOffer, config.memory_bytes, config.threads)
+    device = await asyncio.to_thread(find_device, config.device, offer.read().threads)
     binding = await asyncio.to_thread(find_binding, config.host, config.advertise)
     server = create_server()
     port = _bind_grpc(server, binding.host, config.port)
@@ -246,7 +266,7 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
         addresses=binding.addresses(port, hosts),
         http_address=http_address,
     )
-    daemon = Daemon(config, identity, device, binding)
+    daemon = Daemon(config, identity, device, binding, offer)
     serve_node(server, daemon)
     await server.start()
     if config.port is None and port != DEFAULT_PORT:

@@ -1,40 +1,26 @@
-"""What this machine has: a name, a device, memory."""
+"""What this machine has: a name, a device."""
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
-
 from exo_lite.domain.errors import StartupError
 from exo_lite.domain.node import Device
-
-MIN_RESERVE_BYTES = 1024**3
-RESERVE_SHARE = 0.1
-"""Of the free memory, left to everything else on the machine."""
 
 
 def default_name() -> str:
     return socket.gethostname().split(".")[0] or "node"
 
 
-def default_memory_bytes() -> int:
-    """What is free now, less a reserve for the rest of the machine."""
-    free = psutil.virtual_memory().available
-    return max(0, free - max(MIN_RESERVE_BYTES, int(free * RESERVE_SHARE)))
-
-
-def find_device(wanted: str, threads: int | None) -> Device:
+def find_device(wanted: str, num_threads: int) -> Device:
     """The device to compute on, `wanted` being auto, cpu, cuda:N or mps. Raises StartupError.
 
     The daemon itself never loads torch: where an accelerator may be, a short-lived worker program looks for it.
     """
-    num_threads = threads or psutil.cpu_count(logical=False) or os.cpu_count() or 1
     if wanted == "cpu" or (wanted == "auto" and not _may_have_accelerator()):
         return Device("cpu", _processor_name(), num_threads)
     command = [sys.executable, "-m", "exo_lite.worker.probe_device", wanted]

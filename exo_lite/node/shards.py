@@ -11,7 +11,7 @@ from exo_lite.domain.addresses import split_address
 from exo_lite.domain.errors import NodeLost, NotReady
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.logs import LogFormat
-from exo_lite.domain.node import Device, ShardStatus
+from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, Placement
 from exo_lite.domain.plan import Assignment
@@ -39,7 +39,6 @@ class ShardHost:
         cluster: Cluster,
         store: ModelStore,
         *,
-        device: Device,
         torch_device: str,
         binding: Binding,
         worker_ports: tuple[int, int],
@@ -51,7 +50,6 @@ class ShardHost:
         self._cluster = cluster
         self._supervisor = supervisor or Supervisor()
         self._store = store
-        self._device = device
         self._torch_device = torch_device
         self._binding = binding
         self._worker_ports = worker_ports
@@ -145,7 +143,7 @@ class ShardHost:
             kv_cache_bytes=assignment.kv_cache_bytes,
             working_bytes=assignment.working_bytes,
             device=self._torch_device,
-            threads=self._device.threads,
+            threads=self._cluster.state.self_status.device.threads,
             log_format=self._log_format,
             first_port=self._worker_ports[0],
             last_port=self._worker_ports[1],

@@ -304,7 +304,7 @@ class PeerOfTomorrow:
     def identity(self) -> NodeIdentity:
         return self.status.identity
 
-    async def on_handshake(self, status: NodeStatus) -> NodeStatus:
+    async def on_handshake(self, status: NodeStatus, seen_from: str | None) -> NodeStatus:
         if self._is_polite:
             return self.status
         raise IncompatibleVersion("tomorrow does not speak with yesterday")
