@@ -14,22 +14,37 @@ from exo_lite.api.limits import HttpLimits, http_limits
 from exo_lite.api.listening import bind_http
 from exo_lite.api.server import serve_http
 from exo_lite.api.systemd import notify_systemd
+from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.logs import set_up_logging
 from exo_lite.node.config import DEFAULT_HTTP, NodeConfig
 from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
 from exo_lite.node.descriptors import raise_descriptor_limit
 from exo_lite.node.machine import default_name
+from exo_lite.node.worker_process import KERNEL_CACHE_FALLBACK
 
 
 def run_daemon(config: NodeConfig) -> int:
     """Run until SIGTERM or SIGINT, drain, and return 0. Raises StartupError."""
     set_up_logging(config.log_format, source=config.name or default_name())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts come one by one, and workers start as new programs
+    os.environ.setdefault(KERNEL_CACHE_FALLBACK, str(config.data_dir.absolute() / "kernels"))
     limits = http_limits(raise_descriptor_limit())
     with closing(DataFolder(config.data_dir)) as folder, closing(bind_http(config.http, config.api_key)) as sock:
-        asyncio.run(_run(config, folder, sock, limits))
+        try:
+            asyncio.run(_run(config, folder, sock, limits))
+        except ExceptionGroup as group:
+            raise _cause(group) from group
     return 0
+
+
+def _cause(group: ExceptionGroup[Exception]) -> Exception:
+    """The first of a group's errors that says what to do, or the group itself."""
+    planned = group.subgroup(ExoLiteError)
+    if planned is None:
+        return group
+    first = planned.exceptions[0]
+    return _cause(first) if isinstance(first, ExceptionGroup) else first
 
 
 async def _run(config: NodeConfig, folder: DataFolder, sock: socket.socket, limits: HttpLimits) -> None:

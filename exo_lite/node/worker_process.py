@@ -40,6 +40,9 @@ CHUNK_BYTES = 16 * 1024
 STDERR = 2
 CONNECT_TIMEOUT_S = 10.0
 
+KERNEL_CACHE_FALLBACK = "EXO_LITE_KERNEL_CACHE_FALLBACK"
+"""Names, to a worker, where its compiled kernels may be kept if this user's cache folder cannot be written."""
+
 GRPC_SETTINGS = {
     "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
     "GRPC_POLL_STRATEGY": "poll",

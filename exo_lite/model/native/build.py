@@ -1,4 +1,4 @@
-"""The kernels as a shared library: compiled once for a processor and a compiler, then kept in the user's cache."""
+"""The kernels as a shared library: compiled once for a processor and a compiler, then kept in a cache folder."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ SOURCES = ("kernels.h", "common.h", "integers.c", "floats.c", "quantize.c", "row
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-fvisibility=hidden")
 BUILD_TIMEOUT_S = 120
 CACHE_VARIABLE = "EXO_LITE_KERNEL_CACHE"
+FALLBACK_VARIABLE = "EXO_LITE_KERNEL_CACHE_FALLBACK"
+"""Set by the daemon to a folder of its own."""
 
 
 def load_library() -> ctypes.CDLL | None:
@@ -32,19 +34,52 @@ def load_library() -> ctypes.CDLL | None:
         log.info("no C compiler: the integer engine runs on torch's kernels, slower", extra={"fix": "install gcc"})
         return None
     source = {name: resources.files(__package__).joinpath(name).read_bytes() for name in SOURCES}
-    target = _cache_folder() / f"kernels-{_fingerprint(compiler, source)}.so"
+    name = f"kernels-{_fingerprint(compiler, source)}.so"
     try:
-        if not target.exists():
-            _build(compiler, source, target)
-        return ctypes.CDLL(str(target))
+        return _load_kept(compiler, source, name) or _load_unkept(compiler, source, name)
     except (OSError, subprocess.SubprocessError) as error:
         cause = getattr(error, "stderr", None) or error
         log.warning("the C kernels cannot be built: torch's serve, slower", extra={"cause": str(cause)[-500:]})
         return None
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("exo-lite"))
+def _load_kept(compiler: str, source: dict[str, bytes], name: str) -> ctypes.CDLL | None:
+    """From the first folder that can be written and run from; None where there is none."""
+    causes: dict[str, str] = {}
+    for folder in cache_folders():
+        try:
+            if not (folder / name).exists():
+                _build(compiler, source, folder / name)
+            library = ctypes.CDLL(str(folder / name))
+        except OSError as error:  # read-only, full, no right to write, mounted without the right to run
+            causes[str(folder)] = str(error)
+            continue
+        if causes:
+            log.info("the C kernels are kept in %s", folder, extra={"not_in": causes})
+        return library
+    log.warning(
+        "the C kernels can be kept nowhere and are built at each load",
+        extra={"causes": causes, "fix": f"set {CACHE_VARIABLE} to a folder that can be written"},
+    )
+    return None
+
+
+def _load_unkept(compiler: str, source: dict[str, bytes], name: str) -> ctypes.CDLL:
+    """From a private folder that is gone once the library is loaded."""
+    with tempfile.TemporaryDirectory(prefix="exo-lite-") as folder:
+        _build(compiler, source, Path(folder) / name)
+        return ctypes.CDLL(str(Path(folder) / name))
+
+
+def cache_folders() -> list[Path]:
+    """Where compiled kernels may be kept, the best place first; a service or a container often has no home folder."""
+    candidates = [
+        os.environ.get(CACHE_VARIABLE, ""),
+        os.environ.get("CACHE_DIRECTORY", "").split(":")[0],  # systemd's CacheDirectory=
+        platformdirs.user_cache_dir("exo-lite"),
+        os.environ.get(FALLBACK_VARIABLE, ""),
+    ]
+    return list(dict.fromkeys(Path(one) for one in candidates if Path(one).is_absolute()))
 
 
 def _fingerprint(compiler: str, source: dict[str, bytes]) -> str:
@@ -73,7 +108,14 @@ def _build(compiler: str, source: dict[str, bytes], target: Path) -> None:
         command = [compiler, *FLAGS, "-std=gnu11", "-o", str(built), *c_files, "-lm"]
         for openmp in (_openmp_flags(), []):
             try:
-                subprocess.run([*command, *openmp], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=True)
+                subprocess.run(
+                    [*command, *openmp],
+                    env={**os.environ, "TMPDIR": folder},  # /tmp may be read-only too
+                    capture_output=True,
+                    text=True,
+                    timeout=BUILD_TIMEOUT_S,
+                    check=True,
+                )
                 break
             except subprocess.CalledProcessError:
                 if not openmp:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub, witho
 
 from exo_lite.cli.config import flags_of
 from exo_lite.cli.main import VERBS, main
+from exo_lite.node.descriptors import WANTED_DESCRIPTORS
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -84,6 +86,8 @@ def test_unit_starts_the_daemon_as_it_is(unit):
     assert unit["Service"]["DynamicUser"] == "yes"
     assert unit["Service"]["Restart"] == "on-failure"
     assert unit["Service"]["StateDirectory"] == "exo-lite"
+    assert unit["Service"]["CacheDirectory"] == "exo-lite"
+    assert int(unit["Service"]["LimitNOFILE"]) >= WANTED_DESCRIPTORS[0]
     assert unit["Install"]["WantedBy"] == "multi-user.target"
 
 
@@ -93,6 +97,24 @@ def test_image_runs_the_daemon_without_privileges():
     assert "/health" in text
     assert set(re.findall(r"EXO_LITE_[A-Z_]+", text)) <= known_variables()
     assert re.search(r'^ENTRYPOINT \["exo-lite"\]\nCMD \["node"\]$', text, re.MULTILINE)
+
+
+def test_image_can_compile_the_kernels():
+    """In the stage that runs, before it gives up its privileges."""
+    stage = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[-1]
+    packages = re.search(r"apt-get install [^&]*", stage.split("\nUSER ")[0])
+    assert packages is not None
+    assert {"gcc", "libc6-dev"} <= set(packages[0].split())
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this machine has no systemd-analyze")
+def test_unit_is_what_systemd_takes(tmp_path: Path):
+    """As it stands, but for the program's path."""
+    text = (DEPLOY / "exo-lite.service").read_text().replace("/opt/exo-lite/bin/exo-lite", "/bin/true")
+    (tmp_path / "exo-lite.service").write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", tmp_path / "exo-lite.service"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert [line for line in done.stderr.splitlines() if "exo-lite" in line] == []
 
 
 def test_image_is_built_from_files_that_exist():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -60,6 +62,39 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StartupError, match="choose another with --data-dir"):
         DataFolder(tmp_path / "file" / "data")
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [
+        (errno.ENOSPC, "free some space there"),
+        (errno.EDQUOT, "quota"),
+        (errno.EACCES, "the right to write there"),
+        (errno.EROFS, "mount it so that it can be written"),
+        (errno.EIO, "see the cause"),
+    ],
+)
+def test_what_cannot_be_written_is_told_with_the_way_out_and_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, way_out: str
+):
+    def fail(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with closing(DataFolder(tmp_path)) as folder:
+        monkeypatch.setattr(os, "fsync", fail)
+        for write in (folder.node_id, lambda: folder.publish_http_address("127.0.0.1:1")):
+            with pytest.raises(StartupError, match=way_out) as refused:
+                write()
+            assert os.strerror(number) in str(refused.value)
+            assert "--data-dir" in str(refused.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_file_in_place_of_the_folder_or_above_it_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(StartupError, match="a file stands in its place"):
+            DataFolder(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe\x00", b"../../etc", b"0123456789abcdef\nmore"])
