@@ -23,6 +23,8 @@ from exo_lite.transport.node_client import NodeClient
 from exo_lite.transport.worker_client import WorkerClient
 
 TRACES_TIMEOUT_S = 5.0
+MAX_UNREAD_TOKENS = 64
+"""That wait here for a client that reads slowly; the others wait with the head."""
 MAX_RELAYS = 4
 """Nodes that a request may go through: more only while they do not know yet who reaches whom."""
 
@@ -96,10 +98,12 @@ class Requests:
     ) -> AsyncGenerator[Token, None]:
         """As `generate`, on an instance in whatever state, and through others where the head is out of reach."""
         news: asyncio.Queue[Token | BaseException | None] = asyncio.Queue()
+        places = asyncio.Semaphore(MAX_UNREAD_TOKENS)  # the end of an answer needs none
 
         async def read() -> None:
             async with aclosing(self._answer(instance, request, num_relays)) as tokens:
                 async for token in tokens:
+                    await places.acquire()
                     news.put_nowait(token)
 
         async def watch() -> None:
@@ -112,6 +116,7 @@ class Requests:
             while (item := await news.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
+                places.release()
                 yield item
                 if item.finish_reason is not None:
                     return

@@ -112,7 +112,7 @@ def test_unit_is_what_systemd_takes(tmp_path: Path):
     """As it stands, but for the program's path."""
     text = (DEPLOY / "exo-lite.service").read_text().replace("/opt/exo-lite/bin/exo-lite", "/bin/true")
     (tmp_path / "exo-lite.service").write_text(text)
-    command = ["systemd-analyze", "verify", "--man=no", tmp_path / "exo-lite.service"]
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "exo-lite.service")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert [line for line in done.stderr.splitlines() if "exo-lite" in line] == []
 

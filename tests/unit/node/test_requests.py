@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from exo_lite.domain.errors import NodeLost, NotReady, StaleEpoch
 from exo_lite.domain.ids import Epoch, NodeId, RequestId
 from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.requests import MAX_RELAYS, Requests
+from exo_lite.node.requests import MAX_RELAYS, MAX_UNREAD_TOKENS, Requests
 from exo_lite.transport.channels import bind, create_server
 from exo_lite.transport.node_server import serve_node
 from exo_lite.transport.worker_server import serve_worker
@@ -39,6 +40,31 @@ class SilentHead:
         self.has_request.set()
         await asyncio.Event().wait()
         yield Token(0, 0)
+
+
+async def test_tokens_that_a_client_does_not_read_wait_with_the_head() -> None:
+    num_made = 0
+
+    class QuickHead:
+        async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
+            nonlocal num_made
+            for index in range(1000):
+                num_made += 1
+                yield Token(index, index, finish_reason="length" if index == 999 else None)
+
+    state = both_ready()
+    assert state.placement is not None
+    [placed] = state.placement.instances
+    requests = Requests(Cluster(state))
+    requests._answer = lambda instance, request, num_relays: QuickHead().generate(request)  # type: ignore[method-assign]
+    request = GenerateRequest(RequestId("r"), MODEL, EPOCH, 0, (1,), 1000, Sampling())
+    async with aclosing(requests.generate_on(placed, request)) as tokens:
+        seen = [(await anext(tokens)).index]
+        for _ in range(10 * MAX_UNREAD_TOKENS):
+            await asyncio.sleep(0)
+        assert num_made <= MAX_UNREAD_TOKENS + 3
+        seen += [token.index async for token in tokens]
+    assert seen == list(range(1000))
 
 
 async def test_a_way_to_the_head_that_closes_ends_the_answer_with_the_cause() -> None:
