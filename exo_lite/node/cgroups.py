@@ -43,12 +43,12 @@ class Cgroups:
     def _memory_limits(self) -> Iterator[tuple[int, int]]:
         """Limit and use of each group that has a limit."""
         for folder in self._unified:
-            used = _number(folder / "memory.current", 0) - _statistic(folder, "inactive_file")
+            used = (_number(folder / "memory.current") or 0) - _statistic(folder, "inactive_file")
             for name in ("memory.max", "memory.high"):
                 if (limit := _number(folder / name)) is not None:
                     yield limit, max(0, used)
         for folder in self._by_controller.get("memory", ()):
-            used = _number(folder / "memory.usage_in_bytes", 0) - _statistic(folder, "total_inactive_file")
+            used = (_number(folder / "memory.usage_in_bytes") or 0) - _statistic(folder, "total_inactive_file")
             limits = (_number(folder / "memory.limit_in_bytes"), _statistic(folder, "hierarchical_memory_limit"))
             for limit in limits:  # the second counts groups that a container does not see
                 if limit:
@@ -122,10 +122,10 @@ def _text(path: Path) -> str:
         return ""  # not Linux, or not this version
 
 
-def _number(path: Path, default: int | None = None) -> int | None:
+def _number(path: Path) -> int | None:
     """None for `max`, or where there is no such file."""
     text = _text(path)
-    return int(text) if text.lstrip("-").isdigit() else default
+    return int(text) if text.lstrip("-").isdigit() else None
 
 
 def _statistic(folder: Path, name: str) -> int:

@@ -49,6 +49,9 @@ class LetterModel:
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         return [ord(letter) for letter in text]
 
+    def min_tokens(self, text: str) -> int:
+        return len(text)
+
     def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle) -> str:
         return "".join(str(message["content"]) for message in messages)
 

@@ -171,6 +171,19 @@ def test_any_text_has_the_ids_of_the_reference(pairs: dict[str, Pair], kind: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=200, deadline=None)
+@given(unit=st.text(min_size=1, max_size=4), count=st.integers(1, 300), around=st.text(max_size=20))
+@example(unit=" \n", count=300, around="")
+@example(unit="-", count=300, around="\ud800")
+def test_the_fewest_tokens_that_a_text_can_have_are_no_more_than_it_has(
+    pairs: dict[str, Pair], kind: str, unit: str, count: int, around: str
+) -> None:
+    tokenizer, text = pairs[kind].tokenizer, around + unit * count + around
+    assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text, add_bos=False))
+    assert tokenizer.min_tokens("The quick brown fox. " * 100_000) > 4096  # and they are of use
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=100, deadline=None)
 @given(unit=st.text(min_size=1, max_size=3), count=st.integers(1, 200), around=st.text(max_size=3))
 def test_repetitions_have_the_ids_of_the_reference(

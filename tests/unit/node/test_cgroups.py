@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ GIB = 2**30
 UNLIMITED_V1 = 9223372036854771712
 
 
-def tree(root: Path, cgroup: str, mountinfo: str, files: dict[str, object]) -> Cgroups:
+def tree(root: Path, cgroup: str, mountinfo: str, files: Mapping[str, object]) -> Cgroups:
     proc = root / "proc/self"
     proc.mkdir(parents=True)
     (proc / "cgroup").write_text(cgroup)
@@ -24,12 +25,12 @@ def tree(root: Path, cgroup: str, mountinfo: str, files: dict[str, object]) -> C
     return Cgroups(root)
 
 
-def v2(root: Path, path: str, files: dict[str, object], base: str = "/") -> Cgroups:
+def v2(root: Path, path: str, files: Mapping[str, object], base: str = "/") -> Cgroups:
     mountinfo = f"30 23 0:26 {base} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
     return tree(root, f"0::{path}\n", mountinfo, files)
 
 
-def v1(root: Path, path: str, files: dict[str, object], base: str = "/") -> Cgroups:
+def v1(root: Path, path: str, files: Mapping[str, object], base: str = "/") -> Cgroups:
     mounts = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n" + "".join(
         f"3{index} 31 0:3{index} {base} /sys/fs/cgroup/{name} rw,relatime - cgroup cgroup rw,{options}\n"
         for index, (name, options) in enumerate({"cpu,cpuacct": "cpu,cpuacct", "memory": "memory"}.items())
