@@ -26,6 +26,7 @@ from exo_lite.domain.units import format_bytes
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.config import DEFAULT_PORT, NodeConfig
 from exo_lite.node.data_folder import DataFolder, new_boot_id
+from exo_lite.node.descriptors import max_peer_connections
 from exo_lite.node.events import EventLog
 from exo_lite.node.machine import default_name, find_device, torch_device
 from exo_lite.node.membership import HEARTBEAT_EVERY_S, Membership
@@ -253,7 +254,7 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
     offer = await asyncio.to_thread(MachineOffer, config.memory_bytes, config.threads)
     device = await asyncio.to_thread(find_device, config.device, offer.read().threads)
     binding = await asyncio.to_thread(find_binding, config.host, config.advertise)
-    server = create_server()
+    server = create_server(max_connections=max_peer_connections())
     port = _bind_grpc(server, binding.host, config.port)
     hosts = await asyncio.to_thread(usable_hosts)
     identity = NodeIdentity(

@@ -12,6 +12,8 @@ from exo_lite.domain.errors import PortInUse
 from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 
 CONTROL_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_CONNECTIONS = 1024
+"""That a server takes, each of which costs a descriptor."""
 STEP_OVERHEAD_BYTES = 64 * 1024
 """On top of a step's tensor: chunks, token ids, timings."""
 
@@ -50,9 +52,14 @@ def open_stream_channel(address: str, *, max_message_bytes: int) -> grpc.Channel
 
 
 def create_server(
-    *, max_message_bytes: int = CONTROL_MESSAGE_BYTES, silence_s: float = DEFAULT_HANG_TIMEOUT_S
+    *,
+    max_message_bytes: int = CONTROL_MESSAGE_BYTES,
+    silence_s: float = DEFAULT_HANG_TIMEOUT_S,
+    max_connections: int = MAX_CONNECTIONS,
 ) -> grpc.aio.Server:
-    return grpc.aio.server(options=[*_options(max_message_bytes), *_keepalive(silence_s)])
+    """Create a server that closes connections beyond `max_connections` at once."""
+    options = [*_options(max_message_bytes), *_keepalive(silence_s)]
+    return grpc.aio.server(options=[*options, ("grpc.max_allowed_incoming_connections", max_connections)])
 
 
 def create_blocking_server(threads: ThreadPoolExecutor, *, max_message_bytes: int, max_calls: int) -> grpc.Server:

@@ -8,8 +8,8 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 
-import httpx2
 import psutil
 import pytest
 
@@ -52,7 +52,9 @@ def health_s(node: Node) -> float:
     times_s = []
     for _ in range(NUM_PROBES):
         started_s = time.perf_counter()
-        assert httpx2.get(f"http://{node.http}/health", timeout=TIMEOUT_S, trust_env=False).status_code == 200
+        with closing(HTTPConnection(node.http, timeout=TIMEOUT_S)) as connection:
+            connection.request("GET", "/health")
+            assert connection.getresponse().status == 200
         times_s.append(time.perf_counter() - started_s)
     return statistics.median(times_s)
 
@@ -96,6 +98,19 @@ def test_connections_that_ask_nothing_give_way_to_those_that_do(own_daemons: Dae
     assert psutil.Process(node.process.pid).num_fds() < NUM_DESCRIPTORS
     assert status_of(idle[0]) == 0  # the oldest has been closed
     assert_calm(node)
+
+
+def test_connections_to_the_peers_port_are_bounded_too(own_daemons: Daemons, clients: ExitStack):
+    first = own_daemons.start("a", shell=f"ulimit -n {NUM_DESCRIPTORS}")
+    second = own_daemons.start("b", flags=("--peer", first.state()["nodes"][0]["address"]))
+    own_daemons.wait_joined()
+    host, _, port = first.state()["nodes"][0]["address"].rpartition(":")
+    for _ in range(NUM_CLIENTS):
+        clients.enter_context(closing(socket.create_connection((host, int(port)), timeout=TIMEOUT_S)))
+    assert health_s(first) < HEALTH_WITHIN_S
+    assert psutil.Process(first.process.pid).num_fds() < NUM_DESCRIPTORS // 2
+    assert first.seen() == second.seen() == {"a": "alive", "b": "alive"}
+    assert_calm(first)
 
 
 def test_a_worker_starts_while_clients_crowd(own_daemons: Daemons, clients: ExitStack):

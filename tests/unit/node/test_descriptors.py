@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from exo_lite.node.descriptors import raise_descriptor_limit
+from exo_lite.node.descriptors import max_peer_connections, raise_descriptor_limit
 
 INFINITY = resource.RLIM_INFINITY
 
@@ -36,3 +36,9 @@ def test_the_soft_limit_is_raised_as_far_as_it_may(
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
     assert raise_descriptor_limit() == expected
     assert limits[-1] == (soft, hard) or limits[-1] == (expected, hard)
+
+
+@pytest.mark.parametrize(("soft", "expected"), [(32, 8), (256, 32), (1024, 128), (65_536, 1024), (INFINITY, 1024)])
+def test_peers_may_take_an_eighth(monkeypatch: pytest.MonkeyPatch, soft: int, expected: int):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, INFINITY))
+    assert max_peer_connections() == expected
