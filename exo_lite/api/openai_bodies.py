@@ -13,7 +13,7 @@ from exo_lite.domain.keep_alive import parse_keep_alive
 from exo_lite.domain.request import MAX_MIN_TOKENS, MAX_TOP_LOGPROBS
 
 MAX_PROMPTS = 128
-MAX_MESSAGES = 16_384
+MAX_MESSAGES = 8_192
 MAX_CHOICES = 128
 """Of one call, over all of its prompts."""
 MAX_N = 16

@@ -129,6 +129,8 @@ IGNORED = frozenset(
 
 IGNORED_HEADER = "X-Ignored-Parameters"
 MAX_TOLD = 16
+MAX_EXTRA = 256
+"""Each is compared with those that there are."""
 SIMILAR_ENOUGH = 0.85
 
 _TELLABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -136,7 +138,7 @@ _TELLABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 def refuse_unsupported(body: BaseModel, *, place: str = "") -> None:
     """Raises InvalidRequest naming the first parameter that would have to change the answer but cannot."""
-    for name, value in (body.model_extra or {}).items():
+    for name, value in _extra(body, place).items():
         if value is None:
             continue
         if name in REFUSED and not _is_harmless(value, REFUSED[name]):
@@ -149,12 +151,21 @@ def refuse_unsupported(body: BaseModel, *, place: str = "") -> None:
 def unknown_parameters(body: BaseModel) -> list[str]:
     """Names that nobody here has heard of; InvalidRequest is raised for one that looks like a slip of the pen."""
     known = {*type(body).model_fields, *REFUSED, *RENAMED, *IGNORED}
-    unknown = [name for name in body.model_extra or {} if name not in known]
+    unknown = [name for name in _extra(body) if name not in known]
     for name in unknown:
         meant = get_close_matches(name, type(body).model_fields, n=1, cutoff=SIMILAR_ENOUGH)
         if meant:
             raise InvalidRequest(f"{name[:64]} is not known here: did you mean {meant[0]}?", param=name[:64])
     return unknown
+
+
+def _extra(body: BaseModel, place: str = "") -> Mapping[str, object]:
+    """What a body has beside its own fields. Raises InvalidRequest for more than anybody has heard of."""
+    extra = body.model_extra or {}
+    if len(extra) > MAX_EXTRA:
+        what = f"{place}: " if place else ""
+        raise InvalidRequest(f"{what}{len(extra)} parameters are not known here, more than the {MAX_EXTRA} that may be")
+    return extra
 
 
 def ignored_header(unknown: Collection[str]) -> dict[str, str]:

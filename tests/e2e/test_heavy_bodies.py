@@ -43,6 +43,7 @@ HEAVY: dict[str, tuple[str, dict[str, object], int]] = {
     "token ids that are none": ("/v1/completions", {"prompt": [-1] * 250_000}, 400),
     "one message": ("/v1/chat/completions", chat("The quick brown fox jumps. " * 70_000), 400),
     "messages": ("/v1/chat/completions", chat(*[""] * 50_000), 400),
+    "parameters": ("/v1/completions", {"prompt": "a", **{f"p{number}": 1 for number in range(130_000)}}, 400),
     "stop strings": ("/v1/completions", {"prompt": "a", "stop": ["a"] * 250_000}, 400),
 }
 

@@ -140,3 +140,16 @@ async def test_over_http_it_is_the_error_that_clients_know(
     response = await client.post(path, json={"model": MODEL, **fields})
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_thousands_of_parameters_are_not_compared_with_those_that_there_are(
+    client: httpx2.AsyncClient, path: str
+):
+    fields = {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}
+    extra = {f"p{number}": 1 for number in range(10_000)}
+    response = await client.post(path, json={"model": MODEL, **fields, **extra})
+    assert response.status_code == 400
+    assert "parameters are not known here" in response.json()["error"]["message"]
+    few = {f"p{number}": 1 for number in range(100)}
+    assert (await client.post(path, json={"model": MODEL, **fields, **few})).status_code == 200
