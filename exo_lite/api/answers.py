@@ -6,13 +6,13 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from exo_lite.api.generation import Stopwatch
 from exo_lite.api.jobs import Job
 from exo_lite.api.pieces import Piece, ScoredToken
-from exo_lite.domain.request import FinishReason
+from exo_lite.domain.request import FinishReason, Logprobs
 
 Document = dict[str, object]
 
@@ -48,12 +48,14 @@ class Collected:
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     scored: list[ScoredToken] = field(default_factory=list)
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
     def add(self, piece: Piece) -> None:
         self.texts.append(piece.text)
         self.token_ids.extend(piece.token_ids)
         self.scored.extend(piece.scored)
+        self.prompt_logprobs.extend(piece.prompt_logprobs)
         self.finish_reason = piece.finish_reason
 
     @property
@@ -63,9 +65,8 @@ class Collected:
     @property
     def mean_logprob(self) -> float:
         """Of its tokens; an answer without any is the least likely."""
-        if not self.scored:
-            return -math.inf
-        return sum(one.logprobs.chosen for one in self.scored) / len(self.scored)
+        logprobs = [one.logprobs.chosen for one in self.scored if one.logprobs is not None]
+        return sum(logprobs) / len(logprobs) if logprobs else -math.inf
 
 
 def usage_document(jobs: Sequence[Job], watch: Stopwatch) -> Document:
@@ -120,8 +121,12 @@ def chat_chunks(index: int, piece: Piece, extras: Extras) -> list[Document]:
     return [text, {**end, "logprobs": None, **extras.token_ids(())}] if piece.finish_reason else [text]
 
 
-def completion_choice(index: int, answer: Collected, extras: Extras, *, echo: str) -> Document:
-    tail = {"logprobs": extras.logprobs(answer.scored), "finish_reason": answer.finish_reason}
+def completion_choice(
+    index: int, answer: Collected, extras: Extras, *, echo: str, echoed: Sequence[ScoredToken] = ()
+) -> Document:
+    """`echoed` are the prompt's tokens, where they are scored."""
+    scored = [*echoed, *(replace(one, text_offset=one.text_offset + len(echo)) for one in answer.scored)]
+    tail = {"logprobs": extras.logprobs(scored), "finish_reason": answer.finish_reason}
     return {"index": index, "text": echo + answer.text, **tail, **extras.token_ids(answer.token_ids)}
 
 

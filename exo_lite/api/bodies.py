@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from exo_lite.api.text_work import TextWork
+from exo_lite.api.well_formed import with_whole_characters
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -33,10 +34,12 @@ async def read_body(request: Request, kind: type[B], work: TextWork) -> B:
 
 
 def parse_body(content: bytes, kind: type[B]) -> B:
-    """Raises RequestValidationError, HTTPException 413."""
+    """Raises RequestValidationError, HTTPException 400 for a body in another encoding, or 413."""
+    if b"\0" in content[:4]:  # RFC 8259, section 8.1; the JSON library would read it as UTF-16 or UTF-32
+        raise HTTPException(400, "The body is not in UTF-8.")
     check_num_values(content)
     try:
-        document = json.loads(content)
+        document = json.loads(with_whole_characters(content))
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
         raise RequestValidationError([_INVALID]) from error
     try:

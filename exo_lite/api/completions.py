@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fastapi import APIRouter
@@ -17,12 +17,13 @@ from exo_lite.api.bodies import read_body
 from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
 from exo_lite.api.jobs import Job, make_job, repeated, style_of
-from exo_lite.api.logprobs import completion_logprobs
+from exo_lite.api.logprobs import completion_logprobs, echoed_tokens
 from exo_lite.api.openai_bodies import CompletionBody, check_num_choices, prompts_of
 from exo_lite.api.parameters import ignored_header, refuse_unsupported, unknown_parameters
-from exo_lite.api.pieces import Piece
+from exo_lite.api.pieces import Piece, ScoredToken
 from exo_lite.api.sse import DONE, EventStream, Write, sse_event, until_disconnected
 from exo_lite.api.text_work import encode_within_context
+from exo_lite.domain.request import Logprobs
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
@@ -57,7 +58,7 @@ async def _stream(prepared: AbstractAsyncContextManager[_CompletionCall], write:
 async def _prepared(service: Service, body: CompletionBody, tenant: str) -> AsyncGenerator[_CompletionCall]:
     """All that can be refused is refused here, before anything is sent to a node."""
     refuse_unsupported(body)
-    style = style_of(body, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, tenant=tenant)
+    style = style_of(body, max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens, tenant=tenant)
     prompts = prompts_of(body.prompt)
     check_num_choices(len(prompts), body.num_candidates)
     async with service.backend.text_model(body.model, body.keep_alive_s) as model:
@@ -120,12 +121,23 @@ class _CompletionCall:
             answers[index].add(piece)
 
         watch = await answer_all(self._service, self._model, self._jobs, collect)
-        told = [(echo, one) for prompt, echo in enumerate(self._options.echoes) for one in self._best(answers, prompt)]
+        told = [(prompt, one) for prompt in range(len(self._options.echoes)) for one in self._best(answers, prompt)]
         choices = [
-            completion_choice(index, answer, self._options.extras, echo=echo)
-            for index, (echo, answer) in enumerate(told)
+            completion_choice(
+                index,
+                answer,
+                self._options.extras,
+                echo=self._options.echoes[prompt],
+                echoed=self._echoed(prompt * self._options.num_candidates, answer.prompt_logprobs),
+            )
+            for index, (prompt, answer) in enumerate(told)
         ]
         return {**self._head.document("text_completion", choices), **usage_document(self._jobs, watch)}
+
+    def _echoed(self, job: int, logprobs: Sequence[Logprobs]) -> list[ScoredToken]:
+        """A prompt's tokens, where they are scored."""
+        asked = self._jobs[job]
+        return echoed_tokens(self._model, asked.token_ids, logprobs) if asked.sampling.prompt_logprobs else []
 
     def _best(self, answers: Sequence[Collected], prompt: int) -> Sequence[Collected]:
         """The answers to a prompt that are told."""
@@ -138,8 +150,11 @@ class _CompletionCall:
 
         async def send(index: int, piece: Piece) -> None:
             if echo := unsent_echoes.pop(index, ""):
-                await self._write_piece(write, index, Piece(echo))
-            await self._write_piece(write, index, piece)
+                echoed = tuple(self._echoed(index, piece.prompt_logprobs))
+                await self._write_piece(write, index, Piece(echo, scored=echoed))
+            num_before = len(self._options.echoes[index // self._options.n])
+            scored = tuple(replace(one, text_offset=one.text_offset + num_before) for one in piece.scored)
+            await self._write_piece(write, index, replace(piece, scored=scored))
 
         watch = await answer_all(self._service, self._model, self._jobs, send)
         if self._options.include_usage:

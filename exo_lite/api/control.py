@@ -32,7 +32,7 @@ class WishBody(BaseModel):
     strategy: Strategy | None = None
     dtype: DType | Literal["auto"] | None = None
     quant: Quantization | None = None
-    context: int | None = Field(default=None, ge=1)
+    context: int | None = Field(default=None, ge=1, lt=2**31)
     slots: int | None = Field(default=None, ge=1, le=MAX_NUM_SLOTS)
     prefix_cache: bool | None = None
     speculation: bool | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from exo_lite.api.backend import Backend, TextModel
 from exo_lite.api.jobs import Job
 from exo_lite.api.metrics import RequestMetrics
-from exo_lite.api.pieces import Piece, Transcript
+from exo_lite.api.pieces import Piece, Transcript, nothing_of
 from exo_lite.api.text_work import TextWork
 from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.request import Token
@@ -52,7 +52,7 @@ class Stopwatch:
     def token_seen(self, token: Token, job: Job) -> None:
         self._last_at_s = self._clock()
         self._first_at_s = self._last_at_s if self._first_at_s is None else self._first_at_s
-        self.num_tokens += 1
+        self.num_tokens += not job.is_prompt_only
         if job.after is None:  # what further answers of a prompt find in the cache is no news
             self.num_cached_tokens += token.num_cached_tokens
 
@@ -120,14 +120,14 @@ async def _answer(service: Service, model: TextModel, job: Job, listener: _Liste
         job.model, job.token_ids, job.max_tokens, job.sampling, job.stop_token_ids, job.terms
     )
     text = model.text_stream(job.stops, min_tokens=job.sampling.min_tokens, skip_special=job.skip_special)
-    transcript = Transcript(text, job.stop_token_ids)
+    transcript = Transcript(text, job.stop_token_ids, scores_end=job.sampling.prompt_logprobs)
     with service.metrics.request(service.clock, num_prompt_tokens=len(job.token_ids)) as observed:
         async with aclosing(tokens):
             async for token in tokens:
                 observed.token_seen()
                 listener.watch.token_seen(token, job)
                 listener.begun.set()
-                piece = transcript.push(token)
+                piece = nothing_of(token) if job.is_prompt_only else transcript.push(token)
                 if piece is None:
                     continue
                 await listener.emit(listener.index, piece)

@@ -27,6 +27,8 @@ class Job:
     stops: tuple[str, ...]
     skip_special: bool
     terms: Terms
+    is_prompt_only: bool = False
+    """Nothing is wanted of the answer, of which one token is drawn all the same."""
     after: int | None = None
     """The job of the same call and prompt whose first token comes first: the prompt is then found in the cache."""
 
@@ -82,6 +84,7 @@ def sampling_of(body: GenerateBody) -> Sampling:
         frequency_penalty=body.frequency_penalty or 0.0,
         logit_bias=_logit_bias(body.logit_bias or {}),
         logprobs=body.num_logprobs,
+        prompt_logprobs=body.scores_prompt,
         min_tokens=body.min_tokens or 0,
     )
 
@@ -106,7 +109,7 @@ def make_job(model_id: str, model: TextModel, token_ids: Sequence[int], style: A
         raise ContextLengthExceeded.of(
             num_prompt_tokens=len(token_ids), num_answer_tokens=1, context_length=model.context_length, param=param
         )
-    max_tokens = room if style.max_tokens is None else min(room, style.max_tokens)
+    max_tokens = room if style.max_tokens is None else max(1, min(room, style.max_tokens))
     if style.sampling.min_tokens > max_tokens:
         message = f"min_tokens must not be more than the {max_tokens} tokens that the answer may have"
         raise InvalidRequest(message, param="min_tokens")
@@ -121,4 +124,5 @@ def make_job(model_id: str, model: TextModel, token_ids: Sequence[int], style: A
         stops=style.stops,
         skip_special=style.skip_special,
         terms=style.terms,
+        is_prompt_only=style.max_tokens == 0,
     )

@@ -94,6 +94,11 @@ class GenerateBody(_Body):
         """How many likely tokens to tell beside each sampled one; None: not even it. Raises InvalidRequest."""
         return None
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether to tell log probabilities of the prompt's tokens too."""
+        return False
+
 
 class ContentPart(_Body):
     type: str
@@ -127,16 +132,19 @@ class ChatBody(GenerateBody):
 
 class CompletionBody(GenerateBody):
     prompt: str | _Texts | _TokenIds | Annotated[list[_TokenIds], _FAST]
+    max_tokens: int | None = Field(default=None, ge=0)
     best_of: int | None = Field(default=None, ge=1, le=MAX_N)
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
 
     @property
     def num_logprobs(self) -> int | None:
-        if self.echo and self.logprobs is not None:
-            raise InvalidRequest("logprobs of an echoed prompt are not supported: leave out echo", param="logprobs")
         is_ranked = self.num_candidates > (self.n or 1)
         return 0 if self.logprobs is None and is_ranked else self.logprobs
+
+    @property
+    def scores_prompt(self) -> bool:
+        return bool(self.echo) and self.logprobs is not None
 
     @property
     def num_candidates(self) -> int:

@@ -10,10 +10,13 @@ from exo_lite.domain.request import FinishReason, Logprobs, Token
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token of an answer's text; `text_offset` counts the answer's characters before it."""
+    """A token of a text; `text_offset` counts the text's characters before it.
+
+    Of what an echoed prompt begins with, nobody knows how likely it is.
+    """
 
     token_id: int
-    logprobs: Logprobs
+    logprobs: Logprobs | None
     text_offset: int
 
 
@@ -28,12 +31,21 @@ class Piece:
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     scored: tuple[ScoredToken, ...] = ()
+    prompt_logprobs: tuple[Logprobs, ...] = ()
+    """Of the prompt's second token and those after it, on the first piece, where they are asked for."""
+
+
+def nothing_of(token: Token) -> Piece:
+    """What is told where only the prompt counts."""
+    return Piece("", finish_reason="length", prompt_logprobs=token.prompt_logprobs)
 
 
 class Transcript:
-    """Writes one answer down, token by token."""
+    """Writes one answer down, token by token. With `scores_end`, the token that ends it is among the scored ones."""
 
-    def __init__(self, text: TextStream, stop_token_ids: frozenset[int]) -> None:
+    def __init__(self, text: TextStream, stop_token_ids: frozenset[int], *, scores_end: bool = False) -> None:
+        self._scores_end = scores_end
+        self._prompt_logprobs: tuple[Logprobs, ...] = ()
         self._text = text
         self._stop_token_ids = stop_token_ids
         self._token_ids: list[int] = []
@@ -44,12 +56,18 @@ class Transcript:
     def push(self, token: Token) -> Piece | None:
         """The piece that a token completes, if it does."""
         self._token_ids.append(token.token_id)
-        certain, is_cut = ("", False) if token.token_id in self._stop_token_ids else self._decoded(token)
+        self._prompt_logprobs += token.prompt_logprobs
+        certain, is_cut = self._end(token) if token.token_id in self._stop_token_ids else self._decoded(token)
         if is_cut:
             return self._piece(certain, "stop", is_cut)
         if token.finish_reason is not None:
             certain += self._text.finish()
         return self._piece(certain, token.finish_reason) if certain or token.finish_reason else None
+
+    def _end(self, token: Token) -> tuple[str, bool]:
+        if self._scores_end and token.logprobs is not None:
+            self._scored.append(ScoredToken(token.token_id, token.logprobs, self._text.num_chars))
+        return "", False
 
     def _decoded(self, token: Token) -> tuple[str, bool]:
         """The text that a token makes certain, and whether a stop string ends the answer there."""
@@ -61,7 +79,8 @@ class Transcript:
         self._num_chars += len(text)
         is_whole = finish_reason is not None and not is_cut
         shown = [one for one in self._scored if is_whole or one.text_offset < self._num_chars]
-        piece = Piece(text, tuple(self._token_ids), finish_reason, tuple(shown))
+        piece = Piece(text, tuple(self._token_ids), finish_reason, tuple(shown), self._prompt_logprobs)
+        self._prompt_logprobs = ()
         self._scored = self._scored[len(shown) :]
         self._token_ids = []
         return piece

@@ -13,6 +13,8 @@ FinishReason = Literal["stop", "length"]
 
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
+MAX_PROMPT_LOGPROBS = 2**17
+"""Of one prompt, the likely tokens beside its own counted: they travel in one message."""
 MAX_MIN_TOKENS = 2**31 - 1
 MAX_LATE_TOKENS = 512
 MAX_TOP_K = 2**32 - 1
@@ -57,6 +59,8 @@ class Sampling:
     min_tokens: int = 0
     late_token_ids: tuple[int, ...] = ()
     """Not drawn among the first `min_tokens` tokens of an answer, however likely: those that would end it."""
+    prompt_logprobs: bool = False
+    """The prompt's tokens after the first are reported as `logprobs` says, with the first token of the answer."""
 
     def __post_init__(self) -> None:
         for name, (least, greatest) in _RANGES.items():
@@ -69,6 +73,8 @@ class Sampling:
             raise InvalidRequest(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed}", param="seed")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
             raise InvalidRequest(f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {self.logprobs}", param="logprobs")
+        if self.prompt_logprobs and self.logprobs is None:
+            raise InvalidRequest("prompt_logprobs needs logprobs beside it", param="logprobs")
         if not 0 <= self.min_tokens <= MAX_MIN_TOKENS:
             message = f"min_tokens must be 0 to {MAX_MIN_TOKENS}, not {self.min_tokens}"
             raise InvalidRequest(message, param="min_tokens")
@@ -157,3 +163,5 @@ class Token:
     logprobs: Logprobs | None = None
     num_cached_tokens: int = 0
     """Of the prompt, that were not computed again; stands on the first token."""
+    prompt_logprobs: tuple[Logprobs, ...] = ()
+    """Of the prompt's second token and those after it, where they are asked for; they stand on the first token."""

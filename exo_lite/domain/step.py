@@ -42,6 +42,8 @@ class SequenceChunk(NamedTuple):
     sample_index: int | None = None
     proposed_token_ids: tuple[int, ...] = ()
     """The last ones of the chunk's tokens; the last stage needs them too, to compare."""
+    scored_token_ids: tuple[int, ...] = ()
+    """What follows each of the chunk's first tokens in the prompt, where the last stage is to say how likely it was."""
 
     @property
     def num_draws(self) -> int:
@@ -145,6 +147,13 @@ class SampledToken(NamedTuple):
     logprobs: Logprobs | None = None
 
 
+class PromptScores(NamedTuple):
+    """How likely the last stage found the `scored_token_ids` of the chunk of a slot."""
+
+    slot: int
+    logprobs: tuple[Logprobs, ...]
+
+
 class StepResult(NamedTuple):
     """The sampled tokens of a step, and the time that each stage took."""
 
@@ -153,3 +162,4 @@ class StepResult(NamedTuple):
     tokens: tuple[SampledToken, ...]
     timings: tuple[StageTiming, ...]
     failure: StepFailure | None = None
+    scores: tuple[PromptScores, ...] = ()

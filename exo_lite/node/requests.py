@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from exo_lite.domain.addresses import join_address, split_address
 from exo_lite.domain.cluster import ClusterState, Member
@@ -14,7 +15,7 @@ from exo_lite.domain.ids import ModelId, NodeId, RequestId
 from exo_lite.domain.links import next_hop
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
-from exo_lite.domain.request import GenerateRequest, Sampling, Terms, Token
+from exo_lite.domain.request import MAX_PROMPT_LOGPROBS, GenerateRequest, Sampling, Terms, Token
 from exo_lite.domain.trace import TraceReport
 from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 from exo_lite.node.cluster import Cluster
@@ -64,7 +65,11 @@ class Requests:
         instance = self.ready_instance(model_id)
         _check_token_ids(token_ids, instance.spec.vocab_size, param="prompt")
         _check_token_ids([one for one, _ in sampling.logit_bias], instance.spec.vocab_size, param="logit_bias")
-        _check_token_ids(sampling.late_token_ids, instance.spec.vocab_size, param="stop_token_ids")
+        _check_prompt_logprobs(len(token_ids), sampling)
+        known = tuple(
+            one for one in sampling.late_token_ids if one < instance.spec.vocab_size
+        )  # padding may lie beyond
+        sampling = replace(sampling, late_token_ids=known)
         request = GenerateRequest(
             request_id=RequestId(secrets.token_hex(12)),
             model_id=model_id,
@@ -207,6 +212,17 @@ def _check_token_ids(token_ids: Sequence[int], vocab_size: int, *, param: str) -
     unknown = next((token_id for token_id in token_ids if not 0 <= token_id < vocab_size), None)
     if unknown is not None:
         raise InvalidRequest(f"token id {unknown} is not within 0..{vocab_size - 1}", param=param)
+
+
+def _check_prompt_logprobs(num_prompt_tokens: int, sampling: Sampling) -> None:
+    """Raises InvalidRequest for more than one message holds."""
+    num_logprobs = num_prompt_tokens * (1 + (sampling.logprobs or 0))
+    if sampling.prompt_logprobs and num_logprobs > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequest(
+            f"{num_prompt_tokens} prompt tokens with {sampling.logprobs} likely ones beside each come to "
+            f"{num_logprobs} log probabilities, more than {MAX_PROMPT_LOGPROBS}: ask for fewer, or shorten the prompt",
+            param="logprobs",
+        )
 
 
 def _loss(state: ClusterState, instance: Instance) -> str | None:

@@ -1,10 +1,11 @@
-"""Which of the tokens that a step brought belong to which of its chunks."""
+"""Which of the tokens and scores that a step brought belong to which of its chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from exo_lite.domain.errors import MalformedStep
+from exo_lite.domain.request import Logprobs
 from exo_lite.domain.step import SampledToken, SequenceChunk, StepResult
 
 
@@ -29,6 +30,21 @@ def drawn_by_chunk(result: StepResult, chunks: Sequence[SequenceChunk]) -> list[
     asked = [chunk.slot for chunk in chunks if chunk.num_draws]
     brought = [one.slot for one in tokens]
     raise MalformedStep(f"step {result.step_id} was to bring tokens for slots {asked}, it brought {brought}")
+
+
+def scores_by_chunk(result: StepResult, chunks: Sequence[SequenceChunk]) -> list[Sequence[Logprobs]]:
+    """Raises MalformedStep unless each chunk has as many as it asks for."""
+    by_slot = {one.slot: one.logprobs for one in result.scores}
+    scores: list[Sequence[Logprobs]] = [
+        by_slot.get(chunk.slot, ()) if chunk.scored_token_ids else () for chunk in chunks
+    ]
+    for chunk, found in zip(chunks, scores, strict=True):
+        asked = len(chunk.scored_token_ids)
+        if len(found) != asked:
+            raise MalformedStep(
+                f"step {result.step_id} was to score {asked} tokens of slot {chunk.slot}, it brought {len(found)}"
+            )
+    return scores
 
 
 def _are_sound(drawn: Sequence[SampledToken], chunk: SequenceChunk) -> bool:

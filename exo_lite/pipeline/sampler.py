@@ -8,7 +8,7 @@ from itertools import accumulate
 from torch import Tensor
 
 from exo_lite.domain.errors import MalformedStep
-from exo_lite.domain.request import Sampling
+from exo_lite.domain.request import Logprobs, Sampling
 from exo_lite.domain.step import Admission, SampledToken, SequenceChunk
 from exo_lite.model.logprobs import logprobs_of
 from exo_lite.model.penalties import ScoreChanges, changed_scores
@@ -68,6 +68,18 @@ class Sampler:
                 self._changes[slot].add(token_id)
         logprobs = logprobs_of(logits, samplings, token_ids)
         return [SampledToken(*one) for one in zip(slots, token_ids, logprobs, strict=True)]
+
+    def score(self, logits: Tensor, slot: int, token_ids: Sequence[int]) -> list[Logprobs]:
+        """How likely each token is after the row of its place. logits: float32 [tokens, vocab_size].
+
+        Raises MalformedStep.
+        """
+        sampling = self._samplings[slot]
+        greatest = max(token_ids, default=0)
+        if sampling.logprobs is None or greatest >= self._vocab_size:
+            raise MalformedStep(f"slot {slot}: token id {greatest} can't be scored, or was not to be")
+        found = logprobs_of(logits, [sampling] * len(token_ids), token_ids)
+        return [one for one in found if one is not None]
 
     def check_admitted(self, chunks: Sequence[SequenceChunk]) -> None:
         """Raises MalformedStep."""

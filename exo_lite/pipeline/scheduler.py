@@ -33,7 +33,7 @@ from exo_lite.domain.step import (
 )
 from exo_lite.pipeline.block_pool import BlockPool, Key, block_keys, first_key
 from exo_lite.pipeline.chunk_size import ChunkSize
-from exo_lite.pipeline.drawn_tokens import drawn_by_chunk
+from exo_lite.pipeline.drawn_tokens import drawn_by_chunk, scores_by_chunk
 from exo_lite.pipeline.fair_share import FairShare
 from exo_lite.pipeline.sequence_state import SequenceState
 from exo_lite.pipeline.step_costs import StepCosts
@@ -193,11 +193,13 @@ class Scheduler:
         Raises MalformedStep, changing nothing, unless each sequence that was to have one has its tokens.
         """
         step = self.step_under_way(result.step_id)
-        drawn = drawn_by_chunk(result, [chunk for _, chunk in step.parts])
+        chunks = [chunk for _, chunk in step.parts]
+        drawn, scores = drawn_by_chunk(result, chunks), scores_by_chunk(result, chunks)
         self._under_way.pop(result.step_id, None)
         tokens: list[tuple[RequestId, Token]] = []
-        for (sequence, chunk), sampled in zip(step.parts, drawn, strict=True):
+        for (sequence, chunk), sampled, scored in zip(step.parts, drawn, scores, strict=True):
             if self._is_running(sequence):
+                sequence.prompt_logprobs.extend(scored)
                 for token in self._take(sequence, chunk, sampled, is_alone=step.num_decodes == 0):
                     tokens.append((sequence.request.request_id, token))
         return tokens
@@ -290,8 +292,11 @@ class Scheduler:
         return request.tenant if self._features.is_exact else f"{chunk_tokens} {request.tenant}"
 
     def _reusable_keys(self, request: GenerateRequest, chunk_tokens: int) -> list[Key]:
-        """Of the blocks of a prompt but for its last token: that one is always computed, to draw the next."""
-        if not self._features.prefix_cache:
+        """Of the blocks of a prompt but for its last token: that one is always computed, to draw the next.
+
+        None where the whole prompt is to be scored, for which it has to be computed.
+        """
+        if not self._features.prefix_cache or request.sampling.prompt_logprobs:
             return []
         return block_keys(request.token_ids[:-1], self._owner(request, chunk_tokens))
 

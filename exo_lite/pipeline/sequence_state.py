@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from exo_lite.domain.request import FinishReason, GenerateRequest, Token
+from exo_lite.domain.request import FinishReason, GenerateRequest, Logprobs, Token
 from exo_lite.domain.step import (
     KV_BLOCK_TOKENS,
     PREFILL_CHUNK_TOKENS,
@@ -36,6 +36,7 @@ class SequenceState:
     """The size of this prompt's chunks."""
     is_in_whole_chunks: bool = True
     """Whether all computed so far came in chunks of `chunk_tokens`, as an idle head cuts them."""
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
     _speculator: Speculator | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +90,9 @@ class SequenceState:
         start, end = self.position, self.position + num_tokens
         self.position = end
         sample_index = 0 if self.is_decoding else None
-        return SequenceChunk(self.slot, start, num_tokens, self.request.token_ids[start:end], sample_index)
+        token_ids = self.request.token_ids
+        scored = token_ids[start + 1 : end + 1] if self.request.sampling.prompt_logprobs else ()
+        return SequenceChunk(self.slot, start, num_tokens, token_ids[start:end], sample_index, scored_token_ids=scored)
 
     def newly_full_blocks(self, num_computed: int) -> Iterator[tuple[int, Key]]:
         """Blocks with their keys, filled since the last call: all stages have computed so many tokens by now."""
@@ -120,7 +123,8 @@ class SequenceState:
             self._speculator.add(sampled.token_id)
         num_cached_tokens = 0 if index else self.num_cached_tokens
         reason = self._finish_reason(sampled.token_id)
-        return Token(index, sampled.token_id, reason, sampled.logprobs, num_cached_tokens)
+        prompt_logprobs = () if index else tuple(self.prompt_logprobs)
+        return Token(index, sampled.token_id, reason, sampled.logprobs, num_cached_tokens, prompt_logprobs)
 
     def _tokens(self, start: int, end: int) -> list[int]:
         """Of prompt and answer."""

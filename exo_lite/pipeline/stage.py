@@ -11,19 +11,31 @@ import torch
 
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.model_spec import ModelSpec
+from exo_lite.domain.request import Logprobs
 from exo_lite.domain.shard import Shard
-from exo_lite.domain.step import Admission, HiddenStates, SampledToken, SequenceChunk, StepMessage
+from exo_lite.domain.step import (
+    Admission,
+    HiddenStates,
+    PromptScores,
+    SampledToken,
+    SequenceChunk,
+    StepMessage,
+)
 from exo_lite.model.kv_cache import KVCache
 from exo_lite.model.tensor_bytes import from_hidden_states, to_hidden_states
 from exo_lite.pipeline.sampler import Sampler
 
+MIN_SCORED_ROWS = 8
+"""At a time, however few slots there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """Hidden states for the next stage, or sampled tokens on the last one."""
+    """Hidden states for the next stage, or sampled tokens on the last one, and what prompts are scored with."""
 
     hidden_states: HiddenStates | None = None
     tokens: tuple[SampledToken, ...] = ()
+    scores: tuple[PromptScores, ...] = ()
 
 
 class ComputedShard(Protocol):
@@ -70,10 +82,11 @@ class Stage:
         if not step.chunks or message.failure is not None:
             return StageOutput()
         self._check_admitted(step.chunks)
-        _check_proposals(step.chunks)
+        _check_chunks(step.chunks)
         hidden_states = self._shard.forward(self._inputs(message), step.chunks, self._kv_cache)
         if self._sampler is not None:
-            return StageOutput(tokens=self._sample(self._sampler, hidden_states, step.chunks))
+            scores = self._scores(self._sampler, hidden_states, step.chunks)
+            return StageOutput(tokens=self._sample(self._sampler, hidden_states, step.chunks), scores=scores)
         return StageOutput(hidden_states=to_hidden_states(hidden_states))
 
     def _admit(self, admissions: tuple[Admission, ...]) -> None:
@@ -113,10 +126,35 @@ class Stage:
         drawn = hidden_states if len(rows) == len(hidden_states) else hidden_states[rows]
         return sampler.draw(self._shard.logits(drawn), drawing)
 
+    def _scores(
+        self, sampler: Sampler, hidden_states: torch.Tensor, chunks: tuple[SequenceChunk, ...]
+    ) -> tuple[PromptScores, ...]:
+        """Of the prompts that are to be scored; few rows at a time, since so much room for logits was promised."""
+        starts = accumulate((chunk.num_tokens for chunk in chunks), initial=0)
+        asking = [(start, chunk) for start, chunk in zip(starts, chunks, strict=False) if chunk.scored_token_ids]
+        sampler.check_admitted([chunk for _, chunk in asking])
+        num_rows = max(MIN_SCORED_ROWS, self._kv_cache.num_slots)
+        scores: list[PromptScores] = []
+        for start, chunk in asking:
+            found: list[Logprobs] = []
+            for first in range(0, len(chunk.scored_token_ids), num_rows):
+                token_ids = chunk.scored_token_ids[first : first + num_rows]
+                rows = hidden_states[start + first : start + first + len(token_ids)]
+                found += sampler.score(self._shard.logits(rows), chunk.slot, token_ids)
+            scores.append(PromptScores(chunk.slot, tuple(found)))
+        return tuple(scores)
 
-def _check_proposals(chunks: Sequence[SequenceChunk]) -> None:
-    """Raises MalformedStep: they follow at least one token that is certain, and are there to be compared."""
+
+def _check_chunks(chunks: Sequence[SequenceChunk]) -> None:
+    """Raises MalformedStep.
+
+    Proposals follow at least one token that is certain, and are there to be compared. What is scored follows in the
+    prompt, of which no token is drawn.
+    """
     for chunk in chunks:
         num_proposed = len(chunk.proposed_token_ids)
         if num_proposed and (num_proposed >= chunk.num_tokens or chunk.sample_index is None):
             raise MalformedStep(f"slot {chunk.slot}: {num_proposed} proposals in a chunk of {chunk.num_tokens} tokens")
+        num_scored = len(chunk.scored_token_ids)
+        if num_scored + chunk.num_draws > chunk.num_tokens:
+            raise MalformedStep(f"slot {chunk.slot}: {num_scored} to score in a chunk of {chunk.num_tokens} tokens")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from exo_lite.domain.request import MAX_LATE_TOKENS, MAX_LOGIT_BIASES, Logprobs, Sampling
+from collections.abc import Iterable
+
+from exo_lite.domain.request import MAX_LATE_TOKENS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS, Logprobs, Sampling
 from exo_lite.domain.step import num_kv_blocks
 from exo_lite.transport.v1 import worker_pb2
 
 NUMBER_BYTES = 5
 LOGIT_BIAS_BYTES = 32
 ADMISSION_OVERHEAD_BYTES = 256
+MAX_SCORE_BYTES = 16 + 24 * MAX_TOP_LOGPROBS
+"""Of a prompt token's log probabilities, with the likeliest ones."""
 
 
 def max_admission_bytes(context_length: int) -> int:
@@ -31,6 +35,7 @@ def sampling_to_proto(sampling: Sampling) -> worker_pb2.Sampling:
         frequency_penalty=sampling.frequency_penalty,
         logit_bias=[worker_pb2.LogitBias(token_id=token_id, bias=bias) for token_id, bias in sampling.logit_bias],
         logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
         min_tokens=sampling.min_tokens,
         late_token_ids=sampling.late_token_ids,
     )
@@ -49,6 +54,7 @@ def sampling_from_proto(message: worker_pb2.Sampling) -> Sampling:
         frequency_penalty=message.frequency_penalty,
         logit_bias=tuple((one.token_id, one.bias) for one in message.logit_bias),
         logprobs=message.logprobs if message.HasField("logprobs") else None,
+        prompt_logprobs=message.prompt_logprobs,
         min_tokens=message.min_tokens,
         late_token_ids=tuple(message.late_token_ids),
     )
@@ -63,7 +69,16 @@ def logprobs_to_proto(logprobs: Logprobs | None) -> worker_pb2.Logprobs | None:
 
 def logprobs_from_proto(message: worker_pb2.Token | worker_pb2.SampledToken) -> Logprobs | None:
     """Of the token that may carry them."""
-    if not message.HasField("logprobs"):
-        return None
-    top = tuple((one.token_id, one.logprob) for one in message.logprobs.top)
-    return Logprobs(message.logprobs.chosen, top)
+    return one_from_proto(message.logprobs) if message.HasField("logprobs") else None
+
+
+def one_from_proto(message: worker_pb2.Logprobs) -> Logprobs:
+    return Logprobs(message.chosen, tuple((one.token_id, one.logprob) for one in message.top))
+
+
+def scores_to_proto(logprobs: Iterable[Logprobs]) -> list[worker_pb2.Logprobs]:
+    return [proto for one in logprobs if (proto := logprobs_to_proto(one)) is not None]
+
+
+def scores_from_proto(messages: Iterable[worker_pb2.Logprobs]) -> tuple[Logprobs, ...]:
+    return tuple(map(one_from_proto, messages))

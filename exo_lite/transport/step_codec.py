@@ -15,6 +15,7 @@ from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import (
     Admission,
     HiddenStates,
+    PromptScores,
     SampledToken,
     SequenceChunk,
     StageTiming,
@@ -29,6 +30,8 @@ from exo_lite.transport.sampling_codec import (
     logprobs_to_proto,
     sampling_from_proto,
     sampling_to_proto,
+    scores_from_proto,
+    scores_to_proto,
 )
 from exo_lite.transport.v1 import worker_pb2
 from exo_lite.transport.words import FINISH_REASONS, read_word
@@ -83,26 +86,35 @@ def token_to_proto(token: Token) -> worker_pb2.Token:
         finish_reason=token.finish_reason,
         logprobs=logprobs_to_proto(token.logprobs),
         num_cached_tokens=token.num_cached_tokens,
+        prompt_logprobs=scores_to_proto(token.prompt_logprobs),
     )
 
 
 def token_from_proto(message: worker_pb2.Token) -> Token:
     """Raises MalformedMessage."""
     reason = read_word(message.finish_reason, FINISH_REASONS) if message.HasField("finish_reason") else None
-    return Token(message.index, message.token_id, reason, logprobs_from_proto(message), message.num_cached_tokens)
+    return Token(
+        message.index,
+        message.token_id,
+        reason,
+        logprobs_from_proto(message),
+        message.num_cached_tokens,
+        scores_from_proto(message.prompt_logprobs),
+    )
 
 
 def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
     """Chunks leave their token ids behind: past the embedding nobody needs them, and they are somebody's words."""
     step = message.step
     proto = worker_pb2.StepMessage(epoch=step.epoch, step_id=step.step_id, sent_at_s=message.sent_at_s)
-    for slot, position, num_tokens, _, sample_index, proposed_token_ids in step.chunks:
+    for slot, position, num_tokens, _, sample_index, proposed_token_ids, scored_token_ids in step.chunks:
         proto.chunks.add(
             slot=slot,
             position=position,
             num_tokens=num_tokens,
             sample_index=sample_index,
             proposed_token_ids=proposed_token_ids,
+            scored_token_ids=scored_token_ids,
         )
     for admission in step.admissions:
         proto.admissions.append(_admission_to_proto(admission))
@@ -125,8 +137,8 @@ def step_from_proto(message: worker_pb2.StepMessage) -> StepMessage:
 
 def _chunk_from_proto(message: worker_pb2.SequenceChunk) -> SequenceChunk:
     sample_index = message.sample_index if message.HasField("sample_index") else None
-    proposed_token_ids = tuple(message.proposed_token_ids)
-    return SequenceChunk(message.slot, message.position, message.num_tokens, (), sample_index, proposed_token_ids)
+    proposed, scored = tuple(message.proposed_token_ids), tuple(message.scored_token_ids)
+    return SequenceChunk(message.slot, message.position, message.num_tokens, (), sample_index, proposed, scored)
 
 
 def _admission_to_proto(admission: Admission) -> worker_pb2.Admission:
@@ -155,6 +167,8 @@ def result_to_proto(result: StepResult) -> worker_pb2.StepResult:
     proto = worker_pb2.StepResult(epoch=result.epoch, step_id=result.step_id)
     for slot, token_id, logprobs in result.tokens:
         proto.tokens.add(slot=slot, token_id=token_id, logprobs=logprobs_to_proto(logprobs))
+    for slot, scores in result.scores:
+        proto.scores.add(slot=slot, logprobs=scores_to_proto(scores))
     _write_timings(result.timings, proto.timings)
     _write_failure(result.failure, proto)
     return proto
@@ -163,7 +177,8 @@ def result_to_proto(result: StepResult) -> worker_pb2.StepResult:
 def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
     tokens = tuple(map(_sampled_from_proto, message.tokens))
     timings = tuple(map(_timing_from_proto, message.timings))
-    return StepResult(Epoch(message.epoch), message.step_id, tokens, timings, _failure_from_proto(message))
+    scores = tuple(PromptScores(one.slot, scores_from_proto(one.logprobs)) for one in message.scores)
+    return StepResult(Epoch(message.epoch), message.step_id, tokens, timings, _failure_from_proto(message), scores)
 
 
 def _sampled_from_proto(message: worker_pb2.SampledToken) -> SampledToken:

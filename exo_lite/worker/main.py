@@ -26,7 +26,7 @@ from exo_lite.domain.plan import hidden_states_dtype
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.transport.channels import STEP_OVERHEAD_BYTES, bind_within, create_server
-from exo_lite.transport.sampling_codec import max_admission_bytes
+from exo_lite.transport.sampling_codec import MAX_SCORE_BYTES, max_admission_bytes
 from exo_lite.transport.stage_server import create_stage_server
 from exo_lite.transport.worker_server import serve_worker
 from exo_lite.worker.worker import Worker
@@ -81,8 +81,9 @@ def _tell(answer: Mapping[str, int | str]) -> None:
 
 
 def _max_message_bytes(config: WorkerConfig) -> int:
-    """Of the largest step: a chunk of prompt, a decode and an admission of every slot."""
+    """Of the largest step, a chunk of prompt, a decode and an admission of every slot, and of the largest result."""
     options = config.options
     num_tokens = PREFILL_CHUNK_TOKENS + options.num_sequences
     tensor_bytes = num_tokens * config.hidden_size * DTYPE_BYTES[hidden_states_dtype(options)]
+    tensor_bytes += PREFILL_CHUNK_TOKENS * MAX_SCORE_BYTES
     return tensor_bytes + options.num_slots * max_admission_bytes(options.context_length) + STEP_OVERHEAD_BYTES

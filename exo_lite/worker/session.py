@@ -258,7 +258,7 @@ class Session:
         return StepMessage(step, output.hidden_states, timings, failure, self._clock())
 
     def _as_result(self, step: Step, output: StageOutput, timings: Timings, failure: StepFailure | None) -> StepResult:
-        return StepResult(step.epoch, step.step_id, output.tokens, timings, failure)
+        return StepResult(step.epoch, step.step_id, output.tokens, timings, failure, output.scores)
 
     def _average(self, compute_ms: float) -> None:
         previous = self.compute_ms

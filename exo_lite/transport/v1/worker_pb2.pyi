@@ -175,6 +175,7 @@ class Sampling(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     MIN_TOKENS_FIELD_NUMBER: _builtins.int
     LATE_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     top_p: _builtins.float
     top_k: _builtins.int
@@ -186,6 +187,7 @@ class Sampling(_message.Message):
     frequency_penalty: _builtins.float
     logprobs: _builtins.int
     min_tokens: _builtins.int
+    prompt_logprobs: _builtins.bool
     @_builtins.property
     def logit_bias(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitBias]: ...
     @_builtins.property
@@ -207,10 +209,11 @@ class Sampling(_message.Message):
         logprobs: _builtins.int | None = ...,
         min_tokens: _builtins.int = ...,
         late_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        prompt_logprobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_repetition_penalty", b"_repetition_penalty", "logprobs", b"logprobs", "repetition_penalty", b"repetition_penalty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_repetition_penalty", b"_repetition_penalty", "frequency_penalty", b"frequency_penalty", "late_token_ids", b"late_token_ids", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_repetition_penalty", b"_repetition_penalty", "frequency_penalty", b"frequency_penalty", "late_token_ids", b"late_token_ids", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
@@ -351,6 +354,7 @@ class Token(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     token_id: _builtins.int
     finish_reason: _builtins.str
@@ -358,6 +362,10 @@ class Token(_message.Message):
     """of the prompt, on the first token"""
     @_builtins.property
     def logprobs(self) -> Global___Logprobs: ...
+    @_builtins.property
+    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Logprobs]:
+        """of the prompt's second token and those after it, on the first token"""
+
     def __init__(
         self,
         *,
@@ -366,10 +374,11 @@ class Token(_message.Message):
         finish_reason: _builtins.str | None = ...,
         logprobs: Global___Logprobs | None = ...,
         num_cached_tokens: _builtins.int = ...,
+        prompt_logprobs: _abc.Iterable[Global___Logprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_logprobs", b"_logprobs", "finish_reason", b"finish_reason", "logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_logprobs", b"_logprobs", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_logprobs", b"_logprobs", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "prompt_logprobs", b"prompt_logprobs", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__finish_reason: _TypeAlias = _typing.Literal["finish_reason"]  # noqa: Y015
     _WhichOneofArgType__finish_reason: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason"]  # noqa: Y015
@@ -391,6 +400,7 @@ class SequenceChunk(_message.Message):
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
     PROPOSED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SCORED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     slot: _builtins.int
     position: _builtins.int
     num_tokens: _builtins.int
@@ -398,6 +408,10 @@ class SequenceChunk(_message.Message):
     @_builtins.property
     def proposed_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """the last ones of the chunk's tokens"""
+
+    @_builtins.property
+    def scored_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """what follows each of the chunk's first tokens"""
 
     def __init__(
         self,
@@ -407,10 +421,11 @@ class SequenceChunk(_message.Message):
         num_tokens: _builtins.int = ...,
         sample_index: _builtins.int | None = ...,
         proposed_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        scored_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index", "sample_index", b"sample_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index", "num_tokens", b"num_tokens", "position", b"position", "proposed_token_ids", b"proposed_token_ids", "sample_index", b"sample_index", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index", "num_tokens", b"num_tokens", "position", b"position", "proposed_token_ids", b"proposed_token_ids", "sample_index", b"sample_index", "scored_token_ids", b"scored_token_ids", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_index: _TypeAlias = _typing.Literal["sample_index"]  # noqa: Y015
     _WhichOneofArgType__sample_index: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index"]  # noqa: Y015
@@ -619,6 +634,29 @@ class SampledToken(_message.Message):
 Global___SampledToken: _TypeAlias = SampledToken  # noqa: Y015
 
 @_typing.final
+class PromptScores(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Logprobs]: ...
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        logprobs: _abc.Iterable[Global___Logprobs] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptScores: _TypeAlias = PromptScores  # noqa: Y015
+
+@_typing.final
 class StepResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -627,6 +665,7 @@ class StepResult(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     step_id: _builtins.int
     @_builtins.property
@@ -635,6 +674,8 @@ class StepResult(_message.Message):
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTiming]: ...
     @_builtins.property
     def failure(self) -> Global___Failure: ...
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptScores]: ...
     def __init__(
         self,
         *,
@@ -643,10 +684,11 @@ class StepResult(_message.Message):
         tokens: _abc.Iterable[Global___SampledToken] | None = ...,
         timings: _abc.Iterable[Global___StageTiming] | None = ...,
         failure: Global___Failure | None = ...,
+        scores: _abc.Iterable[Global___PromptScores] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "epoch", b"epoch", "failure", b"failure", "step_id", b"step_id", "timings", b"timings", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "epoch", b"epoch", "failure", b"failure", "scores", b"scores", "step_id", b"step_id", "timings", b"timings", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__failure: _TypeAlias = _typing.Literal["failure"]  # noqa: Y015
     _WhichOneofArgType__failure: _TypeAlias = _typing.Literal["_failure", b"_failure"]  # noqa: Y015

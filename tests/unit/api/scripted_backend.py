@@ -207,10 +207,17 @@ class ScriptedBackend:
                 is_last = index == min(max_tokens, len(sampled)) - 1
                 reason: FinishReason | None = "stop" if is_end else "length" if is_last else None
                 cached = 0 if index else self.num_cached_tokens
-                yield Token(index, token_id, reason, self._logprobs(sampling, index, token_id), cached)
+                scored = () if index else self._prompt_logprobs(sampling, token_ids)
+                yield Token(index, token_id, reason, self._logprobs(sampling, index, token_id), cached, scored)
         finally:
             self.num_open -= 1
             self.closed.set()
+
+    def _prompt_logprobs(self, sampling: Sampling, token_ids: Sequence[int]) -> tuple[Logprobs, ...]:
+        """Each token of the prompt is the likeliest in its place."""
+        if not sampling.prompt_logprobs or sampling.logprobs is None:
+            return ()
+        return tuple(Logprobs(-0.5, ((one, -0.5), (ord("*"), -3.0))[: sampling.logprobs]) for one in token_ids[1:])
 
     def _logprobs(self, sampling: Sampling, index: int, token_id: int) -> Logprobs | None:
         """The sampled token is the second likeliest, behind a `*`; then come the letters after it."""

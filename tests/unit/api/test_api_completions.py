@@ -84,7 +84,7 @@ async def test_a_stream_of_several_prompts(client: httpx2.AsyncClient) -> None:
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
-        ({"logprobs": 1, "echo": True}, "logprobs"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"min_p": -0.1}, "min_p"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import httpx2
 import openai
 import pytest
@@ -146,3 +149,58 @@ async def test_what_asks_for_nothing_is_nothing(client: httpx2.AsyncClient, back
     sampling = backend.asked[0].sampling
     assert not sampling.changes_scores
     assert (sampling.min_p, sampling.logprobs) == (0.0, None)
+
+
+def text_and_scores(choice: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return choice["text"], choice["logprobs"]
+
+
+async def test_an_echoed_prompt_is_scored_but_for_its_first_token(client: httpx2.AsyncClient) -> None:
+    body = {"model": MODEL, "prompt": [72, 105], "echo": True, "logprobs": 1, "max_tokens": 1}
+    [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
+    text, scores = text_and_scores(choice)
+    assert text == "HiH"
+    assert scores["tokens"] == ["H", "i", "H"]
+    assert scores["token_logprobs"] == [None, -0.5, -1.5]
+    assert scores["top_logprobs"] == [None, {"i": -0.5}, {"H": -1.5, "*": -0.25}]
+    assert scores["text_offset"] == [0, 1, 2]
+
+
+async def test_of_an_echoed_prompt_alone_nothing_is_answered(
+    client: httpx2.AsyncClient, backend: ScriptedBackend
+) -> None:
+    body = {"model": MODEL, "prompt": ["Hi", "H"], "echo": True, "logprobs": 2, "max_tokens": 0}
+    answer = (await client.post("/v1/completions", json=body)).json()
+    (text, scores), (other, _) = map(text_and_scores, answer["choices"])
+    assert (text, other) == ("Hi", "H")
+    assert scores["tokens"] == ["\x01", "H", "i"]
+    assert scores["token_logprobs"] == [None, -0.5, -0.5]
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["length", "length"]
+    assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (5, 0)
+    assert [asked.max_tokens for asked in backend.asked] == [1, 1]
+
+
+async def test_the_token_that_ends_an_answer_is_scored_too_where_the_prompt_is(
+    client: httpx2.AsyncClient, backend: ScriptedBackend
+) -> None:
+    """Programs that reckon with a prompt's tokens leave out the last one, of the answer."""
+    backend.answer = ""
+    body = {"model": MODEL, "prompt": [72, 105], "echo": True, "logprobs": 1, "max_tokens": 1}
+    [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
+    assert choice["text"] == "Hi"
+    assert choice["logprobs"]["tokens"] == ["H", "i", "\x00"]
+
+
+async def test_a_stream_has_the_prompts_scores_with_the_prompt(client: httpx2.AsyncClient) -> None:
+    body = {"model": MODEL, "prompt": "Hi", "echo": True, "logprobs": 0, "max_tokens": 2, "stream": True}
+    response = await client.post("/v1/completions", json=body)
+    chunks = [json.loads(line[6:])["choices"][0] for line in response.text.splitlines() if line.startswith("data: {")]
+    assert [chunk["text"] for chunk in chunks] == ["Hi", "H", "e"]
+    assert [chunk["logprobs"]["tokens"] for chunk in chunks] == [["\x01", "H", "i"], ["H"], ["e"]]
+    assert [chunk["logprobs"]["text_offset"] for chunk in chunks] == [[0, 1, 2], [2], [3]]
+
+
+async def test_without_scores_no_prompt_is_scored(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+    for extra in ({"echo": True}, {"logprobs": 1}):
+        await client.post("/v1/completions", json={"model": MODEL, "prompt": "Hi", **extra})
+    assert [asked.sampling.prompt_logprobs for asked in backend.asked] == [False, False]

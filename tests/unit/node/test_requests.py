@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.errors import NodeLost, NotReady, StaleEpoch
+from exo_lite.domain.errors import InvalidRequest, NodeLost, NotReady, StaleEpoch
 from exo_lite.domain.ids import Epoch, NodeId, RequestId
-from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.request import MAX_PROMPT_LOGPROBS, GenerateRequest, Sampling, Terms, Token
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.requests import MAX_RELAYS, MAX_UNREAD_TOKENS, Requests
 from exo_lite.transport.channels import bind, create_server
@@ -30,6 +30,15 @@ from tests.unit.node.cluster_states import (
     shard_status,
     two_nodes,
 )
+
+
+async def test_more_scores_of_a_prompt_than_one_message_holds_are_refused() -> None:
+    requests, terms = Requests(Cluster(both_ready())), Terms()
+    sampling = Sampling(logprobs=20, prompt_logprobs=True)
+    answer = requests.generate(MODEL, [1] * (MAX_PROMPT_LOGPROBS // 21 + 1), 1, sampling, frozenset(), terms)
+    with pytest.raises(InvalidRequest, match="log probabilities, more than") as refused:
+        await anext(answer)
+    assert refused.value.param == "logprobs"
 
 
 class SilentHead:

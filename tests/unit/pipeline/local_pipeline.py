@@ -74,7 +74,8 @@ class LocalPipeline:
             output = stage.compute(passed)
             bare = tuple(chunk._replace(token_ids=()) for chunk in step.chunks)
             passed = StepMessage(step._replace(chunks=bare), output.hidden_states)
-        return StepResult(step.epoch, step.step_id, output.tokens, (StageTiming(0.0, 1.0 + 0.1 * step.num_tokens),))
+        timings = (StageTiming(0.0, 1.0 + 0.1 * step.num_tokens),)
+        return StepResult(step.epoch, step.step_id, output.tokens, timings, scores=output.scores)
 
 
 def open_pipeline(folder: Path, quant: Quantization, features: Features) -> LocalPipeline:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType
-from exo_lite.domain.request import MAX_TOP_LOGPROBS, Sampling
+from exo_lite.domain.request import MAX_MIN_TOKENS, MAX_TOP_LOGPROBS, Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import HiddenStates, SequenceChunk
 
@@ -55,7 +55,9 @@ _SAMPLINGS = st.builds(
     frequency_penalty=st.floats(-2, 2),
     logit_bias=st.dictionaries(UINT32, st.floats(-100, 100), max_size=3).map(lambda biases: tuple(biases.items())),
     logprobs=st.none() | st.integers(0, MAX_TOP_LOGPROBS),
-)
+    min_tokens=st.integers(0, MAX_MIN_TOKENS),
+    late_token_ids=st.lists(UINT32, max_size=3).map(tuple),
+).map(lambda sampling: replace(sampling, prompt_logprobs=sampling.logprobs is not None))
 
 
 def _strategy(hint: Any, name: str) -> st.SearchStrategy[Any]:
@@ -69,6 +71,7 @@ def _strategy(hint: Any, name: str) -> st.SearchStrategy[Any]:
             token_ids=st.just(()),  # they stay behind
             sample_index=st.none() | UINT32,
             proposed_token_ids=st.lists(UINT32, max_size=3).map(tuple),
+            scored_token_ids=st.lists(UINT32, max_size=3).map(tuple),
         )
     if isinstance(hint, NewType):
         return _strategy(hint.__supertype__, name)
