@@ -45,6 +45,8 @@ class Member:
     met_at_s: float = 0.0
     answered_at_s: float | None = None
     """When it last answered this node itself; None: never, it is known by what others pass on."""
+    word_at_s: float = 0.0
+    """When others last passed on a word of it."""
     is_heard_of: bool = True
     """Lately, from itself or from others."""
     route: str | None = None
@@ -277,7 +279,7 @@ def _heard_of(state: ClusterState, status: NodeStatus, at_s: float) -> ClusterSt
     if status.sequence <= member.status.sequence:
         return state
     heard_at_s = at_s if member.state == "suspect" else max(member.heard_at_s, at_s - SUSPECT_AFTER_S)
-    return _with_member(state, replace(member, status=status, heard_at_s=heard_at_s, is_heard_of=True))
+    return _with_member(state, replace(member, status=status, heard_at_s=heard_at_s, word_at_s=at_s, is_heard_of=True))
 
 
 def _is_newer(status: NodeStatus, known: NodeStatus) -> bool:
@@ -320,7 +322,7 @@ def _aged(member: Member, at_s: float) -> Member:
     silence_s = at_s - member.heard_at_s
     if member.state == "dead":
         return member
-    is_heard_of = silence_s < HEARD_WITHIN_S
+    is_heard_of = at_s - max(member.heard_at_s, member.word_at_s) < HEARD_WITHIN_S
     if silence_s < SUSPECT_AFTER_S:
         return member if is_heard_of == member.is_heard_of else replace(member, is_heard_of=is_heard_of)
-    return replace(member, state="dead" if silence_s >= DEAD_AFTER_S else "suspect", is_heard_of=False)
+    return replace(member, state="dead" if silence_s >= DEAD_AFTER_S else "suspect", is_heard_of=is_heard_of)

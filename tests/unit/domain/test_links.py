@@ -165,5 +165,8 @@ def test_a_half_that_is_cut_off_as_a_whole_is_lost_and_no_broken_link():
     state = apply(state, TimePassed(SUSPECT_AFTER_S))
     state = replace(state, self_status=replace(state.self_status, unreached=(NodeId("c"),)))
     assert broken_links(state) == frozenset()
-    passed_on = apply(heard_of(state, 2.1, sequence=1), TimePassed(2.2))
-    assert broken_links(passed_on) == {link(NodeId("a"), NodeId("c"))}
+    for second in range(2, 9):  # whether it is alive or suspect then, it is heard of
+        state = apply(state, HeartbeatHeard(status("b", sequence=second), second + 0.1, rtt_ms=1.0))
+        state = apply(heard_of(state, second + 0.1, sequence=second), TimePassed(second + 0.2))
+        assert broken_links(state) == {link(NodeId("a"), NodeId("c"))}
+    assert broken_links(apply(state, TimePassed(10.0))) == frozenset()
