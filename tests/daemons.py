@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx2
 
@@ -207,7 +207,7 @@ class Daemons:
         self.cluster = f"test-{secrets.token_hex(4)}"
         self.nodes: dict[str, Node] = {}
 
-    def __enter__(self) -> Daemons:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -234,6 +234,22 @@ class Daemons:
         `flags` win over the usual ones.
         `shell` is run first in the daemon's own process, e.g. to set limits.
         """
+        host = ("--host", "127.0.0.1", "--worker-ports", "0")
+        ports = ("--port", "0", "--http", "127.0.0.1:0") if own_ports else ()
+        sizes = (*(("--memory", memory) if memory else ()), *(("--threads", str(threads)) if threads else ()))
+        prefix = ("bash", "-c", f'{shell} && exec "$@"', "bash") if shell else ()
+        return self.launch(name, (*host, *ports, *sizes, *flags), node_id=node_id, prefix=prefix)
+
+    def launch(
+        self,
+        name: str,
+        flags: Sequence[str],
+        *,
+        node_id: str | None = None,
+        prefix: Sequence[str] = (),
+        make: Callable[..., Node] = Node,
+    ) -> Node:
+        """Start a daemon with these flags and wait until it serves. `prefix` is put before its command."""
         data_dir = self.folder / name
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         if node_id is not None:
@@ -242,21 +258,15 @@ class Daemons:
             self.nodes[name].client.close()
             (data_dir / "http.address").unlink(missing_ok=True)  # of a daemon that was killed
         command = [
-            *(*PROGRAM, "node", "--name", name, "--cluster", self.cluster),
-            *("--host", "127.0.0.1", "--worker-ports", "0"),
-            *(("--port", "0", "--http", "127.0.0.1:0") if own_ports else ()),
-            *(("--memory", memory) if memory else ()),
-            *(("--threads", str(threads)) if threads else ()),
-            *("--device", "cpu"),
+            *(*prefix, *PROGRAM, "node", "--name", name, "--cluster", self.cluster, "--device", "cpu"),
             *("--data-dir", str(data_dir), "--models-dir", str(self.models_dir), *flags),
         ]
-        command = ["bash", "-c", f'{shell} && exec "$@"', "bash", *command] if shell else command
         log_path = self.folder / f"{name}.log"
         with log_path.open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment()
             )
-        node = self.nodes[name] = Node(name, data_dir, process, log_path)
+        node = self.nodes[name] = make(name, data_dir, process, log_path)
 
         def serves() -> bool:
             assert process.poll() is None, log_path.read_text(encoding="utf-8")

@@ -18,6 +18,14 @@ step() {
   "$@"
 }
 
+# The tests of networks make namespaces with it; where it is missing they are skipped and say so.
+install_iproute() {
+  if ! command -v ip >/dev/null && command -v apt-get >/dev/null && ((EUID == 0)); then
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends iproute2
+  fi
+}
+
 # The page's tests drive a real browser.
 install_chromium() {
   if command -v chromium chromium-browser google-chrome >/dev/null; then
@@ -33,6 +41,7 @@ install_chromium() {
 
 step "environment" setup_venv dev
 step "browser" install_chromium
+step "network tools" install_iproute
 export PATH="$PWD/.venv/bin:$PATH"
 
 step "format" ruff format --check .

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def status_text(state: Document) -> str:
-    parts = [_headline(state), _nodes(state["nodes"])]
+    parts = [_headline(state), _nodes(state["nodes"]), *map(_unreached, state.get("unreached", ()))]
     if state["models"]:
         parts += [_models(state["models"]), _shards(state["models"])]
         parts += [_reason(model) for model in state["models"] if model["reason"]]
@@ -44,6 +44,11 @@ def _node(node: Document) -> list[str]:
     name = f"{node['name']} (this one)" if node["self"] else node["name"]
     device = f"{node['device']['kind']}, {node['device']['threads']} threads"
     return [name, node["state"], node["address"], device, *map(format_bytes, sizes), _ms(node["rtt_ms"])]
+
+
+def _unreached(peer: Document) -> str:
+    who = f"{peer['name']} ({peer['address']})" if peer["name"] else peer["address"]
+    return f"Not reached for {peer['since_s']:.0f} s: {who}: {peer['reason']}\nFix: {peer['fix']}"
 
 
 def _models(models: list[Document]) -> str:

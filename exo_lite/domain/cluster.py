@@ -261,9 +261,16 @@ def _heard(state: ClusterState, status: NodeStatus, at_s: float, rtt_ms: float |
     newest = status if status.sequence > member.status.sequence else member.status
     alive = replace(member, status=newest, state="alive", heard_at_s=max(at_s, member.heard_at_s), num_refusals=0)
     alive = replace(alive, is_heard_of=True)
+    if member.route in _gone_addresses(member.status, newest):
+        alive = replace(alive, route=None, rtt_ms=None)
     if rtt_ms is not None:
         alive = replace(alive, rtt_ms=_smoothed(member.rtt_ms, rtt_ms), answered_at_s=at_s)
     return _with_member(state, alive)
+
+
+def _gone_addresses(old: NodeStatus, new: NodeStatus) -> set[str]:
+    """Those that a node has no more. A route may also be one that it never named, as through a forwarded port."""
+    return set(old.identity.addresses) - set(new.identity.addresses)
 
 
 def _heard_of(state: ClusterState, status: NodeStatus, at_s: float) -> ClusterState:

@@ -20,8 +20,10 @@
     │   ├── WorkerFailed             a worker ended that should not have
     │   │   ├── WorkerCannotStart    before it had done anything
     │   │   └── OutOfMemory          the kernel ended it to have its memory
-    │   └── WorkerHangs              a worker lives and does not answer
-    │       └── StepHangs            a worker answers, but its step does not end
+    │   ├── WorkerHangs              a worker lives and does not answer
+    │   │   └── StepHangs            a worker answers, but its step does not end
+    │   ├── PortSilent               its port takes no connections, as behind a firewall
+    │   └── NoRoute                  no way leads to its address, or its name has none
     ├── StaleEpoch                   an order or a step of a placement that is over
     ├── MalformedMessage             a peer sent what no sound peer sends
     │   └── MalformedStep            a tensor of the wrong type, shape, size or value
@@ -152,6 +154,14 @@ class ConnectionRefused(NodeLost):
 
 class LinkBroken(NodeLost):
     code = "link_broken"
+
+
+class PortSilent(NodeLost):
+    code = "port_silent"
+
+
+class NoRoute(NodeLost):
+    code = "no_route"
 
 
 class WorkerFailed(NodeLost):

@@ -11,7 +11,6 @@ from dataclasses import replace
 import grpc
 
 from exo_lite import __version__
-from exo_lite.discovery.mdns import MdnsDiscovery
 from exo_lite.domain.cluster import ClusterState, PlacementSeen, SelfChanged
 from exo_lite.domain.errors import NodeLost, PortInUse
 from exo_lite.domain.heartbeat import Heartbeat
@@ -35,6 +34,7 @@ from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.network import Binding, find_binding, usable_hosts
 from exo_lite.node.offer import MachineOffer, Offer
 from exo_lite.node.placement import PlacementController
+from exo_lite.node.presence import Presence
 from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
 from exo_lite.node.shards import ShardHost
@@ -55,7 +55,14 @@ class Daemon:
     """One node. Handles the calls of NodeServicer; `service` is its side towards HTTP."""
 
     def __init__(
-        self, config: NodeConfig, identity: NodeIdentity, device: Device, binding: Binding, offer: MachineOffer
+        self,
+        config: NodeConfig,
+        identity: NodeIdentity,
+        device: Device,
+        binding: Binding,
+        offer: MachineOffer,
+        *,
+        port: int,
     ) -> None:
         self._store = ModelStore(config.models_dir)
         self.supervisor = Supervisor()
@@ -70,7 +77,11 @@ class Daemon:
         self._cluster.listen(self.supervisor.contained("the event log", self._events.record_change))
         self._cluster.listen(self.supervisor.contained("telling the others", self._tell_others))
         self._wishes = Wishes(self._cluster, config.data_dir, config.cluster, self._events)
-        self._membership = Membership(self._cluster, self._events, config.peers, self.supervisor)
+        self._membership = Membership(
+            self._cluster, self._events, config.peers, self.supervisor, worker_ports=config.worker_ports
+        )
+        self._presence = Presence(binding, port, self._membership, self._events, identity=self.identity)
+        self._has_mdns = config.mdns
         self._shards = ShardHost(
             self._cluster,
             self._store,
@@ -109,9 +120,12 @@ class Daemon:
             self._cluster.apply(PlacementSeen(wishes))
         try:
             async with asyncio.TaskGroup() as tasks:
+                discovery = [("mDNS", self._presence.announce)] if self._has_mdns else []
                 for what, work in (
                     ("this node's status", self._publish_status),
                     ("membership", self._membership.run),
+                    ("this node's addresses", self._presence.watch),
+                    *discovery,
                     ("the node's workers", self._shards.run),
                     ("placement", self._placement.run),
                     ("the file of wishes", self._wishes.keep),
@@ -124,7 +138,7 @@ class Daemon:
         await self._membership.leave()
 
     def on_address(self, address: str) -> None:
-        self._membership.suggest(address)
+        self._membership.meetings.suggest(address)
 
     def note(self, kind: str, text: str, fix: str | None = None) -> None:
         self._events.add(kind, text, fix)
@@ -136,6 +150,9 @@ class Daemon:
 
     async def on_handshake(self, status: NodeStatus, seen_from: str | None) -> NodeStatus:
         return await self._membership.on_handshake(status, seen_from)
+
+    def on_refused(self, reason: str, seen_from: str | None) -> None:
+        self._membership.meetings.on_refused(reason, seen_from)
 
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
         return self._membership.on_heartbeat(heartbeat)
@@ -267,7 +284,7 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
         addresses=binding.addresses(port, hosts),
         http_address=http_address,
     )
-    daemon = Daemon(config, identity, device, binding, offer)
+    daemon = Daemon(config, identity, device, binding, offer, port=port)
     serve_node(server, daemon)
     await server.start()
     if config.port is None and port != DEFAULT_PORT:
@@ -275,8 +292,7 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
     try:
         async with asyncio.TaskGroup() as tasks:  # a daemon that fails in one part ends as a whole
             running = tasks.create_task(daemon.run())
-            async with _discovery(config, identity, daemon):
-                yield daemon
+            yield daemon
             await daemon.leave()
             running.cancel()
     finally:
@@ -292,20 +308,3 @@ def _bind_grpc(server: grpc.aio.Server, host: str, port: int | None) -> int:
         except PortInUse:
             continue
     raise PortInUse(f"ports {DEFAULT_PORT} to {DEFAULT_PORT + NUM_PORTS_TO_TRY - 1} of {host} are in use: give --port")
-
-
-@asynccontextmanager
-async def _discovery(config: NodeConfig, identity: NodeIdentity, daemon: Daemon) -> AsyncIterator[None]:
-    if not config.mdns:
-        yield
-        return
-    try:
-        discovery = await MdnsDiscovery(identity, daemon.on_address).__aenter__()
-    except OSError as error:
-        daemon.note("mdns_off", f"no multicast on {identity.address}: {error}", "name the others with --peer HOST:PORT")
-        yield
-        return
-    try:
-        yield
-    finally:
-        await discovery.__aexit__()

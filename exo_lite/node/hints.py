@@ -28,6 +28,10 @@ _FIXES: Mapping[type[ExoLiteError], str] = {
     errors.ConnectionRefused: (
         "the daemon is reached and its worker's port is not: let the workers' ports through the firewall of that node"
     ),
+    errors.PortSilent: (
+        "a firewall there? Let the workers' ports of that node in: 52416-52479/tcp, or what its --worker-ports says"
+    ),
+    errors.NoRoute: "see that both machines are on the same network; --host and --advertise set where one is reached",
     errors.PortInUse: "let the node have more free ports for its workers, or end what takes them",
     errors.WorkerCannotStart: (
         "its last words say why: mend the installation on that node, or lift the limits that it runs under"

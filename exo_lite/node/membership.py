@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from exo_lite.domain.cluster import (
@@ -17,20 +18,17 @@ from exo_lite.domain.cluster import (
     MemberVouchedFor,
     PlacementSeen,
     RefusedConnection,
+    RouteFound,
     SelfChanged,
     TimePassed,
 )
 from exo_lite.domain.errors import (
     ConnectionRefused,
-    DuplicateNode,
     ExoLiteError,
     HandshakeRefused,
-    IncompatibleVersion,
     NodeLost,
     NotAMember,
-    NotReachable,
     OwnAddress,
-    WrongCluster,
 )
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, NodeId
@@ -39,6 +37,7 @@ from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.node.awake_clock import AwakeClock
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
+from exo_lite.node.meetings import HEARTBEAT_TIMEOUT_S, Meetings
 from exo_lite.node.network import reachable_forms
 from exo_lite.node.routes import find_route
 from exo_lite.node.supervisor import Supervisor
@@ -47,50 +46,57 @@ from exo_lite.transport.node_client import NodeClient
 log = logging.getLogger(__name__)
 
 HEARTBEAT_EVERY_S = 0.5
-HEARTBEAT_TIMEOUT_S = 1.0
 REFUSED_RETRY_S = 0.2
 TICK_EVERY_S = 0.25
 HANDSHAKE_TIMEOUT_S = 3.0
 DIAL_BACK_TIMEOUT_S = 1.5
-RETRY_AFTER_S = 1.0
+PORT_TIMEOUT_S = 2.0
 RETRY_AFTER_REFUSAL_S = 15.0
+TELL_AGAIN_AFTER_S = 600.0
+COMPARE_EVERY_S = 30.0
+"""The addresses of a member that has several."""
 NUM_WITNESSES = 2
 
 
 @dataclass(slots=True)
-class _Candidate:
-    """An address where a peer may be. `is_wanted` ones were asked for and are tried for ever."""
-
-    is_wanted: bool
-    node_id: NodeId | None = None
-    """Who answered there, once someone did."""
-    next_try_s: float = 0.0
-    last_refusal: str | None = None
-
-
-@dataclass(slots=True)
 class _Link:
-    """The heartbeats to one member."""
+    """The heartbeats to one member, by one route."""
 
     client: NodeClient
     task: asyncio.Task[None]
     kick: asyncio.Event = field(default_factory=asyncio.Event)
+    compared: tuple[str, ...] = ()
+    """The addresses of the member that were compared last."""
+    compared_at_s: float = 0.0
 
 
 class Membership:
     """Runs as one task. All its knowledge is in Cluster; what it owns are links and candidates."""
 
     def __init__(
-        self, cluster: Cluster, events: EventLog, peers: tuple[str, ...], supervisor: Supervisor | None = None
+        self,
+        cluster: Cluster,
+        events: EventLog,
+        peers: tuple[str, ...],
+        supervisor: Supervisor | None = None,
+        *,
+        worker_ports: tuple[int, int] = (0, 0),
     ) -> None:
         self._cluster = cluster
         self._supervisor = supervisor or Supervisor()
         self._events = events
         self._clock = AwakeClock(time.monotonic, max_tick_s=2 * TICK_EVERY_S)
-        self._candidates = {address: _Candidate(is_wanted=True) for address in peers}
+        self.meetings = Meetings(
+            cluster,
+            events,
+            clock=self._clock.now,
+            start=self._start,
+            join=self._join,
+            worker_ports=worker_ports,
+        )
+        for address in peers:
+            self.meetings.candidates.want(address)
         self._links: dict[NodeId, _Link] = {}
-        self._handshakes: dict[str, asyncio.Task[None]] = {}
-        self._is_leaving = False
         self._tasks: asyncio.TaskGroup
 
     async def run(self) -> None:
@@ -110,20 +116,15 @@ class Membership:
         """Not so right after a long sleep, in which others may have taken this node for dead and gone on."""
         return not self._clock.has_just_woken
 
-    def suggest(self, address: str) -> None:
-        """A peer may be at this address."""
-        candidate = self._candidates.setdefault(address, _Candidate(is_wanted=False))
-        candidate.next_try_s = min(candidate.next_try_s, self._clock.now())
-
-    async def meet(self) -> None:
-        """Shake hands now with those whom members know and this node does not, instead of at the next tick."""
-        if self._is_leaving:
-            return
-        self._try_candidates()
-        known = self._known_to_members()
-        tasks = [task for address, task in self._handshakes.items() if address in known]
-        if tasks:
-            await asyncio.wait(tasks, timeout=HANDSHAKE_TIMEOUT_S)
+    def on_network_change(self, addresses: tuple[str, ...]) -> None:
+        """This node's own addresses are others: tell the members, and try everybody anew."""
+        old = self._cluster.state.self_status
+        identity = replace(old.identity, addresses=addresses)
+        self._cluster.apply(SelfChanged(replace(old, sequence=old.sequence + 1, identity=identity)))
+        self.meetings.candidates.try_all_now()
+        for node_id in list(self._links):
+            self._drop_link(node_id)  # its connection may come from an address that is gone
+        self._open_links()
 
     async def hear_from(self, member: Member, client: NodeClient) -> None:
         """Learn now what a member has to tell, instead of at the next beat."""
@@ -136,7 +137,7 @@ class Membership:
 
     async def leave(self) -> None:
         """Say goodbye, so that nobody has to find out, and do nothing that would bring this node back."""
-        self._is_leaving = True
+        self.meetings.is_over = True
         members = self._cluster.state.members.values()
         goodbyes = (self._say_goodbye(member) for member in members if member.state != "dead")
         await asyncio.gather(*goodbyes, return_exceptions=True)
@@ -153,17 +154,16 @@ class Membership:
 
         Raises HandshakeRefused, or NodeLost where this node is on its way out.
         """
-        if self._is_leaving:
+        if self.meetings.is_over:
             raise NodeLost(f"{self._identity.name} is shutting down")
         try:
-            self._check_identity(status.identity)
-            await self._check_not_duplicate(status.identity)
+            await self.meetings.check(status.identity)
             addresses = reachable_forms(status.identity.addresses, seen_from)
             route = await find_route(status.identity, addresses, timeout_s=DIAL_BACK_TIMEOUT_S)
         except OwnAddress:
             raise
         except HandshakeRefused as error:
-            self._note_refusal(status.identity.address, error)
+            self.meetings.note_refusal(status.identity, error)
             raise
         self._join(status, route.address)
         return self._cluster.state.self_status
@@ -176,6 +176,8 @@ class Membership:
             raise NotAMember(f"{self._identity.name} does not count {status.identity.name} as a member: shake hands")
         self._hear(heartbeat)
         state = self._cluster.state
+        if state.members[status.identity.node_id].address != member.address:
+            self._open_links()  # it has moved
         is_news = state.placement != heartbeat.placement
         relayed = relayed_to(state, status.identity.node_id, self._clock.now())
         return Heartbeat(state.self_status, state.placement if is_news else None, relayed)
@@ -212,14 +214,23 @@ class Membership:
 
     def _tick(self) -> None:
         self._cluster.apply(TimePassed(self._clock.tick()))
-        if self._is_leaving:
+        if self.meetings.is_over:
             return
         self._introduce()
-        members = self._cluster.state.members
-        for node_id, member in members.items():
+        self._open_links()
+        self.meetings.tick()
+
+    def _open_links(self) -> None:
+        """One to every member that answers, by the address where it is best reached now."""
+        for node_id, member in self._cluster.state.members.items():
+            link = self._links.get(node_id)
+            if link is not None and member.address != link.client.address:
+                self._drop_link(node_id)
             if member.state != "dead" and not member.is_indirect and node_id not in self._links:
                 self._open_link(member)
-        self._try_candidates()
+
+    def _drop_link(self, node_id: NodeId) -> None:
+        self._links.pop(node_id).task.cancel()
 
     def _introduce(self) -> None:
         """Tell every member at once whom this node knows and reaches, where that has changed."""
@@ -233,122 +244,13 @@ class Membership:
             self._cluster.apply(SelfChanged(replace(new, sequence=old.sequence + 1)))
             self.kick()
 
-    def _try_candidates(self) -> None:
-        now_s = self._clock.now()
-        for address in self._addresses_to_try(now_s):
-            self._candidates[address].next_try_s = now_s + RETRY_AFTER_S
-            self._handshakes[address] = self._start(f"the handshake with {address}", self._shake_hands(address))
-
-    def _addresses_to_try(self, now_s: float) -> list[str]:
-        state = self._cluster.state
-        met = [one for one in state.members.values() if one.state != "dead" and not one.is_indirect]
-        known = {*self._identity.addresses, *(address for one in met for address in one.status.identity.addresses)}
-        for address in self._known_to_members() | self._unmet_addresses():
-            self._candidates.setdefault(address, _Candidate(is_wanted=False))
-        return [
-            address
-            for address, candidate in self._candidates.items()
-            if address not in known
-            and not self._is_met(candidate.node_id)
-            and address not in self._handshakes
-            and candidate.next_try_s <= now_s
-        ]
-
-    def _known_to_members(self) -> set[str]:
-        return {address for status in self._cluster.state.living.values() for address in status.known_addresses}
-
-    def _unmet_addresses(self) -> set[str]:
-        """Where dead members were, and those are that only others reach.
-
-        The dead may have taken this node for dead too, and nobody else may tell the two.
-        """
-        members = self._cluster.state.members.values()
-        unmet = [one for one in members if one.state == "dead" or one.is_indirect]
-        return {address for one in unmet for address in (*reachable_forms(one.status.identity.addresses), one.address)}
-
-    def _is_met(self, node_id: NodeId | None) -> bool:
-        if node_id is None or node_id == self._identity.node_id:
-            return node_id is not None
-        member = self._cluster.state.members.get(node_id)
-        return member is not None and member.state != "dead" and not member.is_indirect
-
-    async def _shake_hands(self, address: str) -> None:
-        if self._is_leaving:
-            return  # a heartbeat that came after the goodbye was told to
-        candidate = self._candidates.setdefault(address, _Candidate(is_wanted=False))
-        try:
-            async with NodeClient(address) as client:
-                status = await client.handshake(self._cluster.state.self_status, timeout_s=HANDSHAKE_TIMEOUT_S)
-                self._check_identity(status.identity)
-                await self._check_not_duplicate(status.identity)
-                await self._exchange_placements(client)  # first: either of the two may lead the other from now on
-            self._join(status, address)
-            candidate.node_id, candidate.last_refusal = status.identity.node_id, None
-        except OwnAddress:
-            candidate.node_id = self._identity.node_id
-        except HandshakeRefused as error:
-            candidate.next_try_s = self._clock.now() + RETRY_AFTER_REFUSAL_S
-            self._note_refusal(address, error)
-        except NodeLost:
-            if not candidate.is_wanted and address not in self._unmet_addresses():
-                self._candidates.pop(address, None)  # it will be suggested again when it is there
-        except ExoLiteError as error:
-            self._note_refusal(address, error)
-        finally:
-            self._handshakes.pop(address, None)
-
-    async def _exchange_placements(self, client: NodeClient) -> None:
-        state = self._cluster.state
-        answer = await client.heartbeat(Heartbeat(state.self_status, state.placement), timeout_s=HEARTBEAT_TIMEOUT_S)
-        if answer.placement is not None:
-            self._cluster.apply(PlacementSeen(answer.placement))
-
     def _join(self, status: NodeStatus, route: str) -> None:
+        identity = status.identity
         self._cluster.apply(MemberJoined(status, self._clock.now(), route))
-        link = self._links.get(status.identity.node_id)
-        if link is not None and link.client.address != route:
-            link.task.cancel()  # restarted at another address; the next tick opens a new link
+        for address in (*reachable_forms(identity.addresses), route):
+            self.meetings.candidates.hear_of(address, identity.node_id, identity.name)
+        self.meetings.candidates.succeeded(route, identity.node_id, identity.name)
         self._introduce()
-
-    def _note_refusal(self, address: str, error: ExoLiteError) -> None:
-        """Say it once, not at each try."""
-        candidate = self._candidates.setdefault(address, _Candidate(is_wanted=False))
-        candidate.next_try_s = self._clock.now() + RETRY_AFTER_REFUSAL_S
-        if candidate.last_refusal != str(error):
-            candidate.last_refusal = str(error)
-            self._events.add("handshake_refused", str(error), _fix_for(error))
-
-    # Checks of a handshake.
-
-    def _check_identity(self, theirs: NodeIdentity) -> None:
-        ours = self._identity
-        if theirs.boot_id == ours.boot_id:
-            raise OwnAddress(f"{ours.name} called itself at {theirs.address}")
-        if theirs.cluster != ours.cluster:
-            raise WrongCluster(f"{theirs.name} belongs to cluster {theirs.cluster!r}, {ours.name} to {ours.cluster!r}")
-        if theirs.protocol_version != ours.protocol_version:
-            raise IncompatibleVersion(
-                f"{theirs.name} runs exo-lite {theirs.version} (protocol {theirs.protocol_version}), "
-                f"{ours.name} runs {ours.version} (protocol {ours.protocol_version})"
-            )
-        if theirs.node_id == ours.node_id:
-            raise DuplicateNode(f"{theirs.name} and {ours.name} have the same node id {ours.node_id}")
-
-    async def _check_not_duplicate(self, theirs: NodeIdentity) -> None:
-        """A new boot of a known id is a restart, unless the old boot still answers."""
-        member = self._cluster.state.members.get(theirs.node_id)
-        if member is None or member.status.identity.boot_id == theirs.boot_id:
-            return
-        known = member.status.identity
-        try:
-            async with NodeClient(member.address) as client:
-                answer = await client.identify(timeout_s=HEARTBEAT_TIMEOUT_S)
-        except ExoLiteError:
-            return
-        if answer.boot_id == known.boot_id:
-            raise DuplicateNode(
-                f"{theirs.name} at {theirs.address} has the node id {theirs.node_id} of {known.name} at {known.address}"
-            )
 
     # Heartbeats.
 
@@ -359,16 +261,20 @@ class Membership:
         self._links[identity.node_id] = _Link(client, task)
 
     async def _keep_beating(self, node_id: NodeId, client: NodeClient) -> None:
+        link = self._links.get(node_id)
         try:
-            while (member := self._cluster.state.members.get(node_id)) is not None and member.state != "dead":
-                if self._is_leaving or member.is_indirect:
+            while link is not None:
+                member = self._cluster.state.members.get(node_id)
+                if member is None or member.state == "dead" or member.is_indirect:
+                    return
+                if self.meetings.is_over or member.address != client.address:
                     return
                 pause_s = await self._beat(member, client)
-                if member.state == "suspect":
-                    await self._ask_witnesses(node_id)
-                await _wait_for(self._links[node_id].kick, pause_s)
+                await asyncio.gather(self._ask_witnesses_if_suspect(node_id), self._compare_routes(node_id, link))
+                await _wait_for(link.kick, pause_s)
         finally:
-            del self._links[node_id]
+            if link is not None and self._links.get(node_id) is link:
+                del self._links[node_id]
             await client.close()
 
     async def _beat(self, member: Member, client: NodeClient) -> float:
@@ -383,12 +289,35 @@ class Membership:
             self._cluster.apply(RefusedConnection(identity.node_id))
             return REFUSED_RETRY_S
         except NotAMember:
-            await self._shake_hands(client.address)
+            await self.meetings.shake_hands(client.address)
         except ExoLiteError as error:
             log.debug("heartbeat failed", extra={"peer": identity.name, "cause": str(error)})
         else:
             self._hear(answer, rtt_ms=(time.monotonic() - started_s) * 1000)
         return HEARTBEAT_EVERY_S
+
+    async def _compare_routes(self, node_id: NodeId, link: _Link) -> None:
+        """Where a member has several addresses, find the best one: at first, when they change, in trouble, at times."""
+        member, now_s = self._cluster.state.members.get(node_id), self._clock.now()
+        if member is None or member.state == "dead":
+            return
+        forms = reachable_forms(member.status.identity.addresses)
+        is_in_trouble = not member.is_reached(now_s)
+        is_due = forms != link.compared or is_in_trouble or now_s - link.compared_at_s >= COMPARE_EVERY_S
+        if not is_due or set(forms) <= {member.address}:
+            return
+        is_first = forms != link.compared or is_in_trouble  # else the way in use stays unless it is clearly slower
+        addresses = dict.fromkeys((*forms, member.address) if is_first else (member.address, *forms))
+        link.compared, link.compared_at_s = forms, now_s
+        with suppress(HandshakeRefused):
+            route = await find_route(member.status.identity, [*addresses], timeout_s=HEARTBEAT_TIMEOUT_S)
+            self._cluster.apply(RouteFound(node_id, route.address))
+            link.kick.set()
+
+    async def _ask_witnesses_if_suspect(self, node_id: NodeId) -> None:
+        member = self._cluster.state.members.get(node_id)
+        if member is not None and member.state == "suspect":
+            await self._ask_witnesses(node_id)
 
     async def _ask_witnesses(self, node_id: NodeId) -> None:
         witnesses = [link.client for other, link in self._links.items() if other != node_id][:NUM_WITNESSES]
@@ -414,13 +343,3 @@ async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
     except TimeoutError:
         return
     event.clear()
-
-
-def _fix_for(error: ExoLiteError) -> str:
-    fixes: dict[type[ExoLiteError], str] = {
-        WrongCluster: "start both with the same --cluster, or remove the --peer",
-        IncompatibleVersion: "install the same exo-lite version on both",
-        DuplicateNode: "a data folder was copied: delete the file node_id in one of them and start it again",
-        NotReachable: "set --host to an address that the others reach, and let the port through the firewall",
-    }
-    return fixes.get(type(error), "see the message")

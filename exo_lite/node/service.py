@@ -91,7 +91,9 @@ class NodeService:
         self._is_draining = True
 
     def state(self) -> Mapping[str, object]:
-        return state_document(self._cluster.state, self._events, self._membership.now())
+        return state_document(
+            self._cluster.state, self._events, self._membership.now(), unreached=self._membership.meetings.unreached()
+        )
 
     async def changes(self) -> AsyncGenerator[None, None]:
         while not self._is_draining:
@@ -145,7 +147,7 @@ class NodeService:
                 await leader.heartbeat(Heartbeat(self._cluster.state.self_status), timeout_s=ORDER_TIMEOUT_S)
             return await leader.place(model_id, wish, timeout_s=ORDER_TIMEOUT_S)
 
-        await self._membership.meet()  # the newest node counts too, and may be the one that leads
+        await self._membership.meetings.meet()  # the newest node counts too, and may be the one that leads
         return await self._order(here, there)
 
     async def unplace(self, model_id: ModelId) -> None:

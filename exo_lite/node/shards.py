@@ -12,7 +12,7 @@ from exo_lite.domain.errors import NodeLost, NotReady
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.logs import LogFormat
 from exo_lite.domain.node import ShardStatus
-from exo_lite.domain.pipeline import ConnectOrder
+from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Instance, Placement
 from exo_lite.domain.plan import Assignment
 from exo_lite.domain.worker import WorkerConfig
@@ -21,8 +21,11 @@ from exo_lite.node.network import Binding
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.store.model_store import ModelStore
+from exo_lite.transport.reach import check_port
 
 log = logging.getLogger(__name__)
+
+PORT_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,25 @@ class ShardHost:
             await self._supervisor.keep("the node's workers", partial(self._keep_reconciling, tasks))
 
     async def connect(self, order: ConnectOrder) -> None:
-        """Join a worker to its neighbours. Raises NotReady where there is none, or what the worker raises."""
+        """Join a worker to its neighbours.
+
+        Raises NotReady where there is none, PortSilent or another NodeLost that names the port of a neighbour that
+        cannot be reached from here, or what the worker raises.
+        """
         held = self._held.get(order.model_id)
         if held is None or held.process.status.assigned_epoch != order.epoch:
             raise NotReady(f"no worker here serves {order.model_id} in epoch {order.epoch} yet")
-        await held.process.connect(order.routed(self._host_of))
+        routed = order.routed(self._host_of)
+        await asyncio.gather(*(self._check(hop) for hop in routed.hops))
+        await held.process.connect(routed)
+
+    async def _check(self, hop: Hop) -> None:
+        """A stream would say less of what is wrong, and later."""
+        try:
+            await check_port(hop.address, timeout_s=PORT_TIMEOUT_S)
+        except NodeLost as error:
+            who = self._cluster.state.self_status.identity.name
+            raise type(error)(f"{who} does not reach the worker on {hop.name}: {error}") from error
 
     def _host_of(self, node_id: NodeId) -> str:
         """Raises NodeLost for a node that this one has not met."""

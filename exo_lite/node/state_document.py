@@ -10,13 +10,16 @@ from exo_lite.domain.links import Link, broken_links
 from exo_lite.domain.node import NodeStatus, ServingCounts, ShardStatus
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import Assignment
+from exo_lite.node.candidates import Unreached
 from exo_lite.node.decisions import as_seen, shard_status
 from exo_lite.node.events import NodeEvent
 from exo_lite.node.hints import fix_for
 from exo_lite.node.notes import notes
 
 
-def state_document(state: ClusterState, events: Iterable[NodeEvent], now_s: float) -> dict[str, object]:
+def state_document(
+    state: ClusterState, events: Iterable[NodeEvent], now_s: float, *, unreached: Iterable[Unreached] = ()
+) -> dict[str, object]:
     """`now_s`: of the clock of Member.heard_at_s."""
     identity = state.self_status.identity
     instances = state.placement.instances if state.placement else ()
@@ -30,6 +33,7 @@ def state_document(state: ClusterState, events: Iterable[NodeEvent], now_s: floa
         "models": [_model(state, as_seen(state, instance)) for instance in instances],
         "broken_links": [_link(state, pair) for pair in sorted(broken_links(state), key=sorted)],
         "notes": [asdict(note) for note in notes(state)],
+        "unreached": [_unreached(one, identity.name) for one in unreached],
         "events": [asdict(event) for event in events],
     }
 
@@ -37,6 +41,18 @@ def state_document(state: ClusterState, events: Iterable[NodeEvent], now_s: floa
 def _link(state: ClusterState, pair: Link) -> dict[str, object]:
     node_ids = sorted(pair)
     return {"node_ids": node_ids, "nodes": [state.living[node_id].identity.name for node_id in node_ids]}
+
+
+def _unreached(one: Unreached, seen_by: str) -> dict[str, object]:
+    return {
+        "node_id": one.node_id,
+        "name": one.name,
+        "address": one.address,
+        "seen_by": seen_by,
+        "since_s": one.since_s,
+        "reason": one.reason,
+        "fix": one.fix,
+    }
 
 
 def _node(status: NodeStatus, member: Member | None, now_s: float) -> dict[str, object]:

@@ -53,6 +53,9 @@ class NodeClient:
         request = node_pb2.HandshakeRequest(status=codec.node_status_to_proto(status))
         return codec.node_status_from_proto(await self._answer(self._stub.Handshake(request, timeout=timeout_s)))
 
+    async def refuse(self, reason: str, *, timeout_s: float) -> None:
+        await self._answer(self._stub.Refuse(node_pb2.RefuseRequest(reason=reason), timeout=timeout_s))
+
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> Heartbeat:
         request = codec.heartbeat_to_proto(heartbeat)
         request.padding = bytes(max(0, HEARTBEAT_BYTES - request.ByteSize()))

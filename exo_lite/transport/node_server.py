@@ -35,6 +35,8 @@ class NodeHandler(Protocol):
 
     async def on_handshake(self, status: NodeStatus, seen_from: str | None) -> NodeStatus: ...
 
+    def on_refused(self, reason: str, seen_from: str | None) -> None: ...
+
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat: ...
 
     async def on_probe(self, node_id: NodeId) -> bool: ...
@@ -81,6 +83,10 @@ class _NodeServicer(NodeServicer):
             status = codec.node_status_from_proto(request.status)
             status = await self._handler.on_handshake(status, caller_host(context.peer()))
         return codec.node_status_to_proto(status)
+
+    async def Refuse(self, request: node_pb2.RefuseRequest, context: Context) -> node_pb2.RefuseReply:
+        self._handler.on_refused(request.reason, caller_host(context.peer()))
+        return node_pb2.RefuseReply()
 
     async def Heartbeat(self, request: node_pb2.HeartbeatMessage, context: Context) -> node_pb2.HeartbeatMessage:
         async with errors_as_status(context):

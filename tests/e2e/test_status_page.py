@@ -205,6 +205,17 @@ def test_names_from_the_network_are_text(status: Page, cluster: ScriptedCluster)
     assert status.locator("main img, main b:not([data-part])").count() == 0
 
 
+def test_a_peer_that_is_not_reached_is_shown_with_cause_and_fix(status: Page, cluster: ScriptedCluster) -> None:
+    peer = {"node_id": "b", "name": HOSTILE, "address": "10.0.0.2:52414", "seen_by": "node-a", "since_s": 12.0}
+    why = {"reason": "TCP port 52414 of 10.0.0.2 does not answer", "fix": "let 52414/tcp in"}
+    shown = status.get_by_test_id("unreached")
+    cluster.show({**ready_cluster(), "unreached": [{**peer, **why}]})
+    expect(shown).to_contain_text(f"{HOSTILE} (10.0.0.2:52414): TCP port 52414 of 10.0.0.2 does not answer")
+    expect(shown).to_contain_text("Fix: let 52414/tcp in")
+    cluster.show({**ready_cluster(), "unreached": []})
+    expect(shown).to_have_count(0)
+
+
 def test_updates_disturb_neither_selection_nor_typing(status: Page, cluster: ScriptedCluster) -> None:
     cluster.show(ready_cluster())
     expect(verdict(status)).to_contain_text("READY")

@@ -239,6 +239,8 @@ async def test_a_copy_of_a_data_folder_is_refused_and_the_original_undisturbed(c
             known = {node["id"]: node["address"] for node in document(member)["nodes"]}
             assert known[NodeId("abcd")] == address_of(original)
             assert [event["text"] for event in events_of(member, "node_lost")] == []
+            assert seen_by(copy) == {"copy": "alive"}  # refused both ways
+            assert events_of(copy, "node_joined") == []
             with pytest.raises(DuplicateNode):
                 await _shake_hands(member, replace(_status(cluster.name), identity=copy.identity()))
 
@@ -364,6 +366,9 @@ class Misled:
 
     async def on_handshake(self, status: NodeStatus, seen_from: str | None) -> NodeStatus:
         return self._status
+
+    def on_refused(self, reason: str, seen_from: str | None) -> None:
+        pass
 
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
         return Heartbeat(self._status)

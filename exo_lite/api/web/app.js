@@ -5,7 +5,7 @@ import { byId, setAttribute, setText } from "./dom.js";
 import { showEvents } from "./events.js";
 import { askForKey } from "./key.js";
 import { showModels } from "./layers.js";
-import { showNodes } from "./nodes.js";
+import { showNodes, showUnreached } from "./nodes.js";
 import { showModelChoices, startPromptBox } from "./prompt.js";
 import { follow } from "./stream.js";
 import { showVerdicts } from "./verdict.js";
@@ -18,6 +18,7 @@ function show(state) {
   showVerdicts(state);
   showModels(state.models);
   showNodes(state);
+  showUnreached(state.unreached ?? []);
   showEvents(state.events);
   showModelChoices(state.models);
 }

@@ -13,16 +13,27 @@ export function showNodes(state) {
   const version = state.nodes.find((node) => node.self)?.version;
   const rows = state.nodes.map((node) => ({ node, largest, version, leader: state.leader, shards: shardsOf(state, node) }));
   patchChildren(byId("nodes"), rows, { key: (row) => row.node.id, create, update });
-  patchChildren(byId("notes"), state.notes ?? [], { key: (note) => note.text, create: createNote, update: updateNote });
+  patchChildren(byId("notes"), state.notes ?? [], { key: (note) => note.text, create: () => createNote(), update: updateNote });
 }
 
-function createNote() {
-  return element("li", { "data-testid": "note", "data-tone": "warn" }, line("text", "major"), line("fix", "minor"));
+function createNote(testId = "note") {
+  return element("li", { "data-testid": testId, "data-tone": "warn" }, line("text", "major"), line("fix", "minor"));
 }
 
 function updateNote(row, { text, fix }) {
   setText(part(row, "text"), text);
   setText(part(row, "fix"), `Fix: ${fix}`);
+}
+
+/** Peers that were asked for, or are seen on the network, and are no members. */
+export function showUnreached(peers) {
+  byId("unreached").hidden = peers.length === 0;
+  const notes = peers.map((peer) => ({ key: peer.node_id ?? peer.address, text: unreachedText(peer), fix: peer.fix }));
+  patchChildren(byId("unreached"), notes, { key: (note) => note.key, create: () => createNote("unreached"), update: updateNote });
+}
+
+function unreachedText({ name, address, since_s, reason }) {
+  return `Not reached for ${seconds(since_s)}: ${name ? `${name} (${address})` : address}: ${reason}`;
 }
 
 /** The shards that a node holds, over all models. */

@@ -45,6 +45,11 @@ class NodeStub:
                 request_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.HandshakeRequest.SerializeToString,
                 response_deserializer=exo__lite_dot_transport_dot_v1_dot_cluster__pb2.NodeStatus.FromString,
                 _registered_method=True)
+        self.Refuse = channel.unary_unary(
+                '/exo_lite.transport.v1.Node/Refuse',
+                request_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.RefuseRequest.SerializeToString,
+                response_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.RefuseReply.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/exo_lite.transport.v1.Node/Heartbeat',
                 request_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.HeartbeatMessage.SerializeToString,
@@ -94,6 +99,13 @@ class NodeServicer:
 
     def Handshake(self, request, context):
         """Asks for membership; the other side dials back before it agrees.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Refuse(self, request, context):
+        """Tells a node why the caller will not have it as a member, so that both are told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,6 +169,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Handshake,
                     request_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.HandshakeRequest.FromString,
                     response_serializer=exo__lite_dot_transport_dot_v1_dot_cluster__pb2.NodeStatus.SerializeToString,
+            ),
+            'Refuse': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refuse,
+                    request_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.RefuseRequest.FromString,
+                    response_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.RefuseReply.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
@@ -248,6 +265,33 @@ class Node:
             '/exo_lite.transport.v1.Node/Handshake',
             exo__lite_dot_transport_dot_v1_dot_node__pb2.HandshakeRequest.SerializeToString,
             exo__lite_dot_transport_dot_v1_dot_cluster__pb2.NodeStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refuse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo_lite.transport.v1.Node/Refuse',
+            exo__lite_dot_transport_dot_v1_dot_node__pb2.RefuseRequest.SerializeToString,
+            exo__lite_dot_transport_dot_v1_dot_node__pb2.RefuseReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class NodeStub:
     """Who answers at this address. The dial-back of a handshake."""
     Handshake: _grpc.UnaryUnaryMultiCallable[_node_pb2.HandshakeRequest, _cluster_pb2.NodeStatus]
     """Asks for membership; the other side dials back before it agrees."""
+    Refuse: _grpc.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]
+    """Tells a node why the caller will not have it as a member, so that both are told."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_node_pb2.HeartbeatMessage, _node_pb2.HeartbeatMessage]
     Probe: _grpc.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]
     """Whether the asked node reaches a member that the asking one does not."""
@@ -55,6 +57,8 @@ class NodeAsyncStub(NodeStub):
     """Who answers at this address. The dial-back of a handshake."""
     Handshake: _aio.UnaryUnaryMultiCallable[_node_pb2.HandshakeRequest, _cluster_pb2.NodeStatus]  # type: ignore[assignment]
     """Asks for membership; the other side dials back before it agrees."""
+    Refuse: _aio.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]  # type: ignore[assignment]
+    """Tells a node why the caller will not have it as a member, so that both are told."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_node_pb2.HeartbeatMessage, _node_pb2.HeartbeatMessage]  # type: ignore[assignment]
     Probe: _aio.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]  # type: ignore[assignment]
     """Whether the asked node reaches a member that the asking one does not."""
@@ -83,6 +87,14 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.NodeStatus, _abc.Awaitable[_cluster_pb2.NodeStatus]]:
         """Asks for membership; the other side dials back before it agrees."""
+
+    @_abc_1.abstractmethod
+    def Refuse(
+        self,
+        request: _node_pb2.RefuseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.RefuseReply, _abc.Awaitable[_node_pb2.RefuseReply]]:
+        """Tells a node why the caller will not have it as a member, so that both are told."""
 
     @_abc_1.abstractmethod
     def Heartbeat(

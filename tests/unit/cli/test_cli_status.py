@@ -33,6 +33,14 @@ def test_text_shows_nodes_models_and_shards_in_columns(ask, cluster):
     assert reason == "tiny: node-c is gone"
 
 
+def test_peers_that_are_not_reached_are_shown_with_cause_and_fix(ask, daemon, documents):
+    peer = {"node_id": "b", "name": "attic", "address": "10.0.0.2:52414", "seen_by": "node-a", "since_s": 12.3}
+    why = {"reason": "TCP port 52414 of 10.0.0.2 does not answer", "fix": "let 52414/tcp in"}
+    daemon.on("GET", "/api/v1/state", documents.state() | {"unreached": [peer | why]})
+    shown = "Not reached for 12 s: attic (10.0.0.2:52414): TCP port 52414 of 10.0.0.2 does not answer"
+    assert f"{shown}\nFix: let 52414/tcp in" in ask("status").stdout
+
+
 def test_columns_are_aligned(ask, cluster):
     lines = ask("status").stdout.split("\n\n")[3].splitlines()
     assert len({line.index("10.0 MiB") for line in lines[1:]}) == 1

@@ -15,6 +15,7 @@ from exo_lite.domain.cluster import (
     MemberVouchedFor,
     PlacementSeen,
     RefusedConnection,
+    RouteFound,
     TimePassed,
     apply,
 )
@@ -110,3 +111,34 @@ def test_only_a_greater_placement_wins():
         assert apply(state, PlacementSeen(older)) is state
     for newer in (replace(first, revision=1), replace(first, epoch=Epoch(3)), replace(first, author=NodeId("b"))):
         assert apply(state, PlacementSeen(newer)).placement == newer
+
+
+def test_a_route_is_kept_from_heartbeat_to_heartbeat_and_through_silence():
+    state = apply(ClusterState(status("b")), MemberJoined(status("a"), 0.0, route="10.0.0.1:7"))
+    state = apply(state, HeartbeatHeard(status("a", sequence=1), 1.0, rtt_ms=3.0))
+    assert state.address_of(NodeId("a")) == "10.0.0.1:7"
+    state = apply(state, TimePassed(1.0 + DEAD_AFTER_S))
+    assert state.address_of(NodeId("a")) == "10.0.0.1:7"
+    assert apply(state, MemberJoined(status("a", boot="next"), 9.0)).address_of(NodeId("a")) == "127.0.0.1:1"
+
+
+def test_a_better_route_has_a_round_trip_of_its_own():
+    state = apply(two_members(), HeartbeatHeard(status("a", sequence=1), 1.0, rtt_ms=30.0))
+    state = apply(state, RouteFound(NodeId("a"), "10.0.0.1:7"))
+    assert (state.address_of(NodeId("a")), state.members[NodeId("a")].rtt_ms) == ("10.0.0.1:7", None)
+    assert apply(state, RouteFound(NodeId("a"), "10.0.0.1:7")) is state
+    assert apply(state, RouteFound(NodeId("z"), "10.0.0.1:7")) is state
+
+
+def test_a_route_over_an_address_that_the_member_has_no_more_is_over():
+    def at(*addresses: str, sequence: int) -> NodeStatus:
+        bare = status("a", sequence=sequence)
+        return replace(bare, identity=replace(bare.identity, addresses=addresses))
+
+    state = apply(ClusterState(status("b")), MemberJoined(at("10.0.0.1:7", sequence=0), 0.0, route="10.0.0.1:7"))
+    state = apply(state, HeartbeatHeard(at("10.0.0.9:7", sequence=1), 1.0))
+    assert state.address_of(NodeId("a")) == "10.0.0.9:7"
+
+    forwarded = apply(ClusterState(status("b")), MemberJoined(at("10.0.0.1:7", sequence=0), 0.0, route="nat:7"))
+    forwarded = apply(forwarded, HeartbeatHeard(at("10.0.0.9:7", sequence=1), 1.0))
+    assert forwarded.address_of(NodeId("a")) == "nat:7"

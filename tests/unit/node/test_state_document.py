@@ -19,7 +19,7 @@ OPTIONAL_NUMBER = (int, float, type(None))
 OPTIONAL_TEXT = (str, type(None))
 
 TOP = {"node": dict, "cluster": str, "epoch": int, "leader": str, "nodes": list, "models": list, "events": list}
-TOP |= {"broken_links": list, "notes": list}
+TOP |= {"broken_links": list, "notes": list, "unreached": list}
 NODE = {
     "id": str,
     "name": str,
