@@ -40,6 +40,10 @@ class TensorEntry:
     def stored_dtype(self) -> DType:
         return _DTYPES[self.dtype]
 
+    @property
+    def size_bytes(self) -> int:
+        return self.num_elements * DTYPE_BYTES[self.stored_dtype]
+
 
 class Checkpoint:
     """Finds tensors by name. Opens only the files whose tensors are asked for. Raises InvalidModel."""

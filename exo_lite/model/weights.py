@@ -23,12 +23,14 @@ from exo_lite.model.native.few_rows import few_rows_for
 from exo_lite.model.native.float_layers import FloatLayers, fits
 from exo_lite.model.tensor_names import (
     EMBEDDING,
+    HEAD,
     NORM,
     expected_tensors,
     head_name,
     layer_prefix,
     unexpected_tensors,
 )
+from exo_lite.model.tied_head import is_same_matrix
 
 BLOCK_BYTES = 4 * 2**20
 """Read at once: small next to any shard, and the block is still in the processor's cache when it is checked."""
@@ -76,7 +78,25 @@ def shard_entries(model_dir: Path, spec: ModelSpec, shard: Shard) -> dict[str, T
     entries = {name: checkpoint.entry(name, shape) for name, shape in expected.items()}
     if unexpected := unexpected_tensors(checkpoint.names, expected, shard):
         raise InvalidModel(f"{model_dir}: holds {unexpected[0]}, which a model of its config does not have")
+    if shard.is_last and spec.tie_word_embeddings:
+        _check_tied(checkpoint, spec, model_dir)
     return entries
+
+
+def _check_tied(checkpoint: Checkpoint, spec: ModelSpec, model_dir: Path) -> None:
+    """Earlier versions dropped a head that is another matrix than the embedding, and answered with other tokens."""
+    embedding_name, name, shape = f"{EMBEDDING}.weight", f"{HEAD}.weight", (spec.vocab_size, spec.hidden_size)
+    if name not in checkpoint.names:
+        return
+    try:
+        is_tied = is_same_matrix(checkpoint.entry(embedding_name, shape), checkpoint.entry(name, shape))
+    except OSError as error:
+        raise InvalidModel(f"{model_dir}: {name} cannot be read ({error})") from error
+    if not is_tied:
+        raise InvalidModel(
+            f"{model_dir}: {name} is another matrix than the embedding, and config.json says that they are one: "
+            f"`exo-lite rm {model_dir.name}` and import it again, which uses the head that is there"
+        )
 
 
 def _layer(reader: TensorReader, spec: ModelSpec, layer: int) -> DecoderLayer:

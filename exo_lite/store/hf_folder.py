@@ -10,12 +10,12 @@ from pathlib import Path
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.domain.model_spec import ModelSpec
+from exo_lite.model.tied_head import is_same_matrix
 from exo_lite.store.file_kinds import refuse_pointer
 from exo_lite.store.hf_weights import INDEX_FILE, Weights, has_weights, read_weights
 from exo_lite.store.hub_cache import check_stays_within
 from exo_lite.store.source import ModelSource, SourceFile, content_file, copied_file
 from exo_lite.store.tensor_checks import EMBEDDING_TENSOR, HEAD_TENSOR, all_tensors, check_tensors
-from exo_lite.store.tied_head import is_same_matrix
 from exo_lite.tokenizer.json_files import read_json_object
 
 CONFIG_FILE = "config.json"

@@ -46,7 +46,7 @@ _QUANTIZED_NAMES = {
 class StoredTensor:
     """A tensor in one of the files. `dtype` is the file's own name for it, such as BF16."""
 
-    file: Path
+    path: Path
     dtype: str
     shape: Shape
     offset_bytes: int
@@ -70,7 +70,7 @@ class Weights:
         if [*self.files] == [SINGLE_FILE]:
             return None
         names = {path: name for name, path in self.files.items()}
-        weight_map = {name: names[tensor.file] for name, tensor in sorted(self.tensors.items())}
+        weight_map = {name: names[tensor.path] for name, tensor in sorted(self.tensors.items())}
         return (json.dumps({"weight_map": weight_map}, indent=2) + "\n").encode()
 
 
@@ -129,9 +129,9 @@ def _indexed_files(folder: Path) -> Weights:
         for tensor_name, tensor in _read_header(folder, folder / name).items():
             if tensor_name not in tensors or weight_map.get(tensor_name) == name:
                 tensors[tensor_name] = tensor
-            elif weight_map.get(tensor_name) != tensors[tensor_name].file.name:
+            elif weight_map.get(tensor_name) != tensors[tensor_name].path.name:
                 raise InvalidModel(
-                    f"tensor {tensor_name} stands in {tensors[tensor_name].file.name} and in {name}, and {INDEX_FILE} "
+                    f"tensor {tensor_name} stands in {tensors[tensor_name].path.name} and in {name}, and {INDEX_FILE} "
                     "does not say which counts"
                 )
     return Weights({name: folder / name for name in present}, tensors, missing)

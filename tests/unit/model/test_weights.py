@@ -76,6 +76,18 @@ def test_a_tied_head_is_shared_where_both_ends_are_here(random_model):
     assert whole.num_bytes == 4 * model.spec.num_parameters
 
 
+def test_a_head_beside_a_tied_embedding_must_be_its_copy(random_model):
+    """Imports of earlier versions kept another one without a word, and it was not used."""
+    model = random_model(tie_word_embeddings=True)
+    embedding = load_file(model.path / checkpoint.SINGLE_FILE)["model.embed_tokens.weight"]
+    rewrite(model, lambda tensors: tensors.update({"lm_head.weight": embedding.clone()}))
+    assert load(model).head.weight is not None
+    rewrite(model, lambda tensors: tensors.update({"lm_head.weight": -embedding}))
+    with pytest.raises(InvalidModel, match=r"lm_head\.weight is another matrix than the embedding.*import it again"):
+        load(model, 2, 2)
+    assert load(model, 0, 1).head is None
+
+
 def test_counts_the_bytes_that_it_keeps(random_model):
     model = random_model(attention_bias=True, mlp_bias=True)
     assert load(model).num_bytes == 4 * model.spec.num_parameters
