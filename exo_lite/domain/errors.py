@@ -32,8 +32,8 @@
     │   ├── IncompatibleVersion
     │   ├── OwnAddress               the node at this address is the caller itself
     │   ├── DuplicateNode
-    │   ├── LargePacketsLost         what is small gets through, what is large does not
     │   └── NotReachable             the peer's own address does not answer
+    │       └── LargePacketsLost     what is small gets through, what is large does not
     ├── NotAMember                   a heartbeat without a handshake before it
     └── StartupError                 this daemon cannot start
         ├── PortInUse
@@ -217,14 +217,13 @@ class DuplicateNode(HandshakeRefused):
     code = "duplicate_node"
 
 
-class LargePacketsLost(HandshakeRefused):
-    code = "large_packets_lost"
-    is_permanent = False
-
-
 class NotReachable(HandshakeRefused):
     code = "not_reachable"
     is_permanent = False
+
+
+class LargePacketsLost(NotReachable):
+    code = "large_packets_lost"
 
 
 class NotAMember(ExoLiteError):

@@ -18,5 +18,5 @@ async def check_large_messages(client: NodeClient, name: str, *, timeout_s: floa
             await another.identify(timeout_s=timeout_s)
         raise LargePacketsLost(
             f"{name} at {client.address} answers small messages, and none of {LARGE_BYTES // 1024} KiB: "
-            f"large packets are lost on the way"
+            f"large packets are lost on the way, which carries less than the MTU of the two says"
         ) from error
