@@ -28,11 +28,13 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.config import DEFAULT_PORT
 from exo_lite.node.events import EventLog
 from exo_lite.node.network import reachable_forms
+from exo_lite.node.packet_size import check_large_messages
 from exo_lite.transport.node_client import NodeClient
 from exo_lite.transport.reach import check_port
 
 PORT_TIMEOUT_S = 2.0
 HANDSHAKE_TIMEOUT_S = 3.0
+LARGE_MESSAGE_TIMEOUT_S = 1.5
 HEARTBEAT_TIMEOUT_S = 1.0
 RETRY_AFTER_REFUSAL_S = 15.0
 TELL_AGAIN_AFTER_S = 600.0
@@ -148,6 +150,7 @@ class Meetings:
             async with NodeClient(address) as client:
                 theirs = await client.identify(timeout_s=HANDSHAKE_TIMEOUT_S)
                 self.candidates.hear_of(address, theirs.node_id, theirs.name)
+                await check_large_messages(client, theirs.name, timeout_s=LARGE_MESSAGE_TIMEOUT_S)
                 await self._refuse_duplicate(client, theirs)  # first: the other side may take this node in
                 status = await client.handshake(self._cluster.state.self_status, timeout_s=HANDSHAKE_TIMEOUT_S)
                 await self.check(status.identity)

@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from exo_lite.domain.errors import ExoLiteError, LargePacketsLost, NotReachable
+from exo_lite.domain.errors import ExoLiteError, NotReachable
 from exo_lite.domain.node import NodeIdentity
-from exo_lite.node.packet_size import check_large_messages
 from exo_lite.transport.node_client import NodeClient
 
 OTHERS_WAIT_S = 0.1
@@ -63,17 +62,11 @@ async def _try(theirs: NodeIdentity, address: str, timeout_s: float) -> Route:
             raise NotReachable(f"{address} is not {theirs.name} but {answer.name}")
         started_s = time.monotonic()  # only now: the first call made the connection
         await client.identify(timeout_s=timeout_s)
-        rtt_ms = (time.monotonic() - started_s) * 1000
-        await check_large_messages(client, theirs.name, timeout_s=timeout_s)
-        return Route(address, rtt_ms)
+        return Route(address, (time.monotonic() - started_s) * 1000)
 
 
 def _not_reachable(theirs: NodeIdentity, tries: Mapping[str, asyncio.Future[Route]]) -> ExoLiteError:
-    errors = [one.exception() for one in tries.values() if one.done() and not one.cancelled()]
-    causes = [str(error) for error in errors]
-    clogged = next((error for error in errors if isinstance(error, LargePacketsLost)), None)
-    if clogged is not None:
-        return clogged
+    causes = [str(one.exception()) for one in tries.values() if one.done() and not one.cancelled()]
     where = "its own address" if len(tries) == 1 else "any of its own addresses"
     listed = ", ".join(tries) or "it names none"
     return NotReachable(f"{theirs.name} cannot be reached at {where} {listed}: {'; '.join(causes) or 'no answer'}")
