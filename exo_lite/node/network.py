@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
@@ -127,10 +128,23 @@ def usable_hosts() -> tuple[str, ...]:
     Those of containers' bridges are no use to anybody else. An address of one link is there only where its interface
     has no other.
     """
-    found = list(_interface_addresses())
+    found = [one for one in _interface_addresses() if _can_be_bound(one.host)]
     lasting = {one.interface for one in found if not one.is_of_one_link}
     usable = [one for one in found if not one.is_of_one_link or not (one.is_overlay or one.interface in lasting)]
     return tuple(one.host for one in sorted(usable, key=_rank))[:MAX_HOSTS]
+
+
+def _can_be_bound(host: str) -> bool:
+    """Not so in the second in which IPv6 still asks whether another machine has the address (RFC 4862, 5.4)."""
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            host, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+        )
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def _rank(one: InterfaceAddress) -> tuple[bool, bool, bool]:

@@ -45,7 +45,7 @@ WARM_UP_TOKENS = 32
 """The length of the prompt whose time tells how much of a prompt a step may carry."""
 UNTOLD_FOR_S = 0.5
 """After a warm-up that failed: if a worker is gone, its daemon tells of it in that time, and that is the reason."""
-UNEXPLAINED_FOR_S = 1.0
+UNEXPLAINED_FOR_S = 2.5
 """After a stream broke off between two nodes that live: what else may be the reason is told in that time."""
 
 ConnectShard = Callable[[NodeId, ConnectOrder], Awaitable[None]]

@@ -19,6 +19,7 @@ from exo_lite.node.config import NodeConfig
 from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
 from exo_lite.node.events import EventLog
+from exo_lite.node.meetings import Meetings
 from exo_lite.node.membership import Membership
 from exo_lite.node.shards import ShardHost
 from exo_lite.node.worker_process import WorkerProcess
@@ -97,7 +98,7 @@ def seen_by(daemon: Daemon) -> dict[str, str]:
         (Daemon, "_current_status"),
         (Membership, "_tick"),
         (Membership, "_beat"),
-        (Membership, "_shake_hands"),
+        (Meetings, "shake_hands"),
         (ShardHost, "_reconcile"),
         (placement_module, "next_actions"),
         (Daemon, "_tell_others"),

@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from exo_lite.domain.errors import StartupError
+from exo_lite.node import network
 from exo_lite.node.network import Binding, find_binding, reachable_forms, usable_hosts
 
 Interfaces = dict[str, list[str]]
@@ -14,13 +15,17 @@ Interfaces = dict[str, list[str]]
 
 @pytest.fixture
 def interfaces(monkeypatch: pytest.MonkeyPatch):
-    """Replaces this machine's interfaces by those given as name: addresses; names in `down` are not up."""
+    """Replaces this machine's interfaces by those given as name: addresses.
 
-    def install(addresses: Interfaces, down: tuple[str, ...] = ()) -> None:
+    Names in `down` are not up; addresses that are `tentative` cannot be bound yet.
+    """
+
+    def install(addresses: Interfaces, down: tuple[str, ...] = (), tentative: tuple[str, ...] = ()) -> None:
         found = {name: [_address(one) for one in values] for name, values in addresses.items()}
         stats = {name: SimpleNamespace(isup=name not in down) for name in addresses}
         monkeypatch.setattr(psutil, "net_if_addrs", lambda: found)
         monkeypatch.setattr(psutil, "net_if_stats", lambda: stats)
+        monkeypatch.setattr(network, "_can_be_bound", lambda host: host not in tentative)
 
     return install
 
@@ -148,3 +153,10 @@ def test_where_a_peer_calls_from_is_one_more_address_of_it(interfaces):
     assert reachable_forms(("10.0.0.7:9", "10.1.0.7:9"), seen_from="fe80::7%3") == (
         *("10.0.0.7:9", "10.1.0.7:9", "[fe80::7%3]:9"),
     )
+
+
+def test_an_address_that_cannot_be_bound_yet_is_not_announced(interfaces):
+    interfaces({"eth0": ["fe80::a%eth0"]}, tentative=("fe80::a%eth0",))
+    assert usable_hosts() == ()
+    interfaces({"eth0": ["fe80::a%eth0"]})
+    assert usable_hosts() == ("fe80::a%eth0",)
