@@ -414,7 +414,7 @@ async def test_a_server_that_stops_looks_lost_and_not_as_if_this_side_had_cancel
         tokens = client.generate(REQUEST)
         await anext(tokens)
         waiting = [asyncio.ensure_future(one) for one in (anext(tokens), client.connect(ORDER, timeout_s=DEADLINE_S))]
-        await until(lambda: worker.num_connects, "the call has arrived")
+        await until(lambda: worker.num_connects > 0, "the call has arrived")
         await server.stop(grace=None)
         for one in waiting:
             with pytest.raises(NodeLost, match="attic"):
