@@ -53,6 +53,11 @@ class Member:
     """The one of its addresses by which this node reaches it; None before that is known."""
 
     @property
+    def is_dead_to_this_side(self) -> bool:
+        """Not so where its process is gone: then another leader that counts on it has only not heard of that yet."""
+        return self.state == "dead" and self.num_refusals < REFUSALS_TO_DIE
+
+    @property
     def is_indirect(self) -> bool:
         """A handshake has still to come."""
         return self.answered_at_s is None
@@ -239,7 +244,8 @@ def _with_placement(state: ClusterState, held: Placement) -> ClusterState:
     known = {one.dot for one in (*state.placement.instances, *state.placement.siblings)} if state.placement else set()
     others = [one for one in (*held.instances, *held.siblings) if one.dot not in known and one.dot[0] != state.self_id]
     counted_on = {node_id for one in others if one.state != "failed" for node_id in one.node_ids}
-    members = {key: one for key, one in state.members.items() if one.state != "dead" or key not in counted_on}
+    back = {key for key, one in state.members.items() if key in counted_on and one.is_dead_to_this_side}
+    members = {key: one for key, one in state.members.items() if key not in back}
     return replace(state, placement=held, members=members)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from exo_lite.domain.cluster import (
     DEAD_AFTER_S,
+    REFUSALS_TO_DIE,
     RESTORED_PATIENCE_S,
     ClusterState,
     PlacementSeen,
@@ -135,6 +136,14 @@ def test_nodes_that_the_other_half_counts_on_are_awaited_and_not_taken_for_lost(
     own = rewrite(healed.placement, A, placed("cd", "loading", 8, NO_DOT))
     dead_again = replace(healed, members={NodeId("d"): member(node("d"), "dead")})
     assert apply(dead_again, PlacementSeen(own)).is_lost(NodeId("d"))
+
+
+def test_a_node_whose_process_is_gone_stays_dead_though_another_leader_still_counts_on_it():
+    gone = replace(member(node("d"), "dead"), num_refusals=REFUSALS_TO_DIE)
+    state = ClusterState(node("a"), {NodeId("c"): member(node("c")), NodeId("d"): gone}, FAILED)
+    told = apply(state, PlacementSeen(SERVES))
+    assert told.members[NodeId("d")].state == "dead"
+    assert told.is_lost(NodeId("d"))
 
 
 def test_a_placement_of_a_version_without_clocks_is_compared_by_its_epoch():
