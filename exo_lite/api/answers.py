@@ -64,7 +64,7 @@ class Collected:
 
     @property
     def mean_logprob(self) -> float:
-        """Of its tokens; an answer without any is the least likely."""
+        """Average over its tokens; an answer without any is the least likely."""
         logprobs = [one.logprobs.chosen for one in self.scored if one.logprobs is not None]
         return sum(logprobs) / len(logprobs) if logprobs else -math.inf
 

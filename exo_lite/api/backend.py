@@ -92,7 +92,7 @@ class Backend(Protocol):
         ...
 
     async def model(self, name: str) -> ServedModel:
-        """By id or alias. Raises ModelNotFound where a request for it would."""
+        """Find a model by id or alias. Raises ModelNotFound where a request for it would."""
         ...
 
     def text_model(self, model: str, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[TextModel]:

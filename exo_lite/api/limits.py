@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RESERVED_DESCRIPTORS = 96
-"""For peers (two connections each), workers (three pipes and a connection each), the models' files, logs and timers."""
+"""Descriptors for peers (two connections each), workers (three pipes, one connection each), files, logs and timers."""
 MIN_CONNECTIONS = 8
 MAX_CONNECTIONS = 1024
 MAX_REQUESTS = MAX_CONNECTIONS * 3 // 4

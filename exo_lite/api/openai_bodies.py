@@ -15,7 +15,7 @@ from exo_lite.domain.request import MAX_MIN_TOKENS, MAX_TOP_LOGPROBS
 MAX_PROMPTS = 128
 MAX_MESSAGES = 8_192
 MAX_CHOICES = 128
-"""Of one call, over all of its prompts."""
+"""The limit for one call, over all of its prompts."""
 MAX_N = 16
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024

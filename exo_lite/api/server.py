@@ -23,7 +23,7 @@ HEADER_TIMEOUT_S = 15
 KEEP_ALIVE_S = 60
 """An idle connection is closed after this time."""
 FULL_PAUSE_S = 0.1
-"""Between two tries to take a connection when the system has no descriptor or memory for it."""
+"""The pause between two tries to take a connection when the system has no descriptor or memory for it."""
 
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
