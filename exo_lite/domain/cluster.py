@@ -51,11 +51,13 @@ class Member:
     """Lately, from itself or from others."""
     route: str | None = None
     """The one of its addresses by which this node reaches it; None before that is known."""
+    left_at_s: float | None = None
+    """When it said goodbye: what was on its way then, or goes round among others, does not bring it back."""
 
     @property
     def is_dead_to_this_side(self) -> bool:
         """Not so where its process is gone: then another leader that counts on it has only not heard of that yet."""
-        return self.state == "dead" and self.num_refusals < REFUSALS_TO_DIE
+        return self.state == "dead" and self.left_at_s is None and self.num_refusals < REFUSALS_TO_DIE
 
     @property
     def is_indirect(self) -> bool:
@@ -119,11 +121,13 @@ class ClusterState:
 
 @dataclass(frozen=True, slots=True)
 class MemberJoined:
-    """A handshake succeeded, in both directions. Also what brings a dead member back."""
+    """A handshake that began at `begun_at_s` succeeded, in both directions. Also what brings a dead member back."""
 
     status: NodeStatus
     at_s: float
     route: str | None = None
+    begun_at_s: float | None = None
+    """None: just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,7 @@ class MemberLeft:
     """It said goodbye itself."""
 
     node_id: NodeId
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +210,9 @@ Event = (
 def apply(state: ClusterState, event: Event) -> ClusterState:
     """The state after an event. Events of unknown members change nothing."""
     match event:
-        case MemberJoined(status, at_s, route):
+        case MemberJoined(status, at_s, route, begun_at_s):
+            if _has_left_since(state, status, at_s if begun_at_s is None else begun_at_s):
+                return state
             route = route or _known_route(state, status)
             return _with_member(state, Member(status, "alive", at_s, met_at_s=at_s, answered_at_s=at_s, route=route))
         case RouteFound(node_id, route):
@@ -226,9 +233,9 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
             return _refused(state, node_id)
         case TimePassed(at_s):
             return _with_strangers(_with_aged_members(state, at_s), at_s)
-        case MemberLeft(node_id):
+        case MemberLeft(node_id, at_s):
             member = state.members.get(node_id)
-            return state if member is None else _with_member(state, replace(member, state="dead"))
+            return state if member is None else _with_member(state, replace(member, state="dead", left_at_s=at_s))
         case PlacementSeen(placement):
             return _with_placement(state, newest(state.placement, placement))
         case SelfChanged(status):
@@ -251,6 +258,14 @@ def _with_placement(state: ClusterState, held: Placement) -> ClusterState:
 
 def _with_member(state: ClusterState, member: Member) -> ClusterState:
     return replace(state, members={**state.members, member.status.identity.node_id: member})
+
+
+def _has_left_since(state: ClusterState, status: NodeStatus, begun_at_s: float) -> bool:
+    """Whether this boot of a node has said goodbye while a handshake with it was under way."""
+    member = state.members.get(status.identity.node_id)
+    if member is None or member.left_at_s is None or member.status.identity.boot_id != status.identity.boot_id:
+        return False
+    return begun_at_s <= member.left_at_s
 
 
 def _known_route(state: ClusterState, status: NodeStatus) -> str | None:
@@ -285,7 +300,7 @@ def _heard_of(state: ClusterState, status: NodeStatus, at_s: float) -> ClusterSt
     if identity.node_id == state.self_id:
         return state
     member = state.members.get(identity.node_id)
-    if member is None or (member.state == "dead" and _is_newer(status, member.status)):
+    if member is None or (member.state == "dead" and _is_back(status, member)):
         return _with_member(state, Member(status, "suspect", at_s, met_at_s=at_s))
     if member.state == "dead" or member.status.identity.boot_id != identity.boot_id:
         return state
@@ -295,8 +310,11 @@ def _heard_of(state: ClusterState, status: NodeStatus, at_s: float) -> ClusterSt
     return _with_member(state, replace(member, status=status, heard_at_s=heard_at_s, word_at_s=at_s, is_heard_of=True))
 
 
-def _is_newer(status: NodeStatus, known: NodeStatus) -> bool:
-    return status.identity.boot_id != known.identity.boot_id or status.sequence > known.sequence
+def _is_back(status: NodeStatus, dead: Member) -> bool:
+    """Whether a word of a dead member is newer than its end."""
+    if status.identity.boot_id != dead.status.identity.boot_id:
+        return True
+    return dead.left_at_s is None and status.sequence > dead.status.sequence
 
 
 def _smoothed(average: float | None, newest: float) -> float:

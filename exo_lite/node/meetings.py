@@ -41,11 +41,14 @@ TELL_AGAIN_AFTER_S = 600.0
 MAX_REASON_CHARS = 500
 
 Start = Callable[[str, Coroutine[object, object, None]], asyncio.Task[None]]
-Join = Callable[[NodeStatus, str], None]
+Join = Callable[[NodeStatus, str, float], None]
 
 
 class Meetings:
-    """The candidates of a membership, and the handshakes with them. `join` takes a peer in, with the way to it."""
+    """The candidates of a membership, and the handshakes with them.
+
+    `join` takes a peer in: its status, the way to it, and when the handshake began, by `clock`.
+    """
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Meetings:
         self.candidates = Candidates(clock)
         self._cluster = cluster
         self._events = events
+        self._clock = clock
         self._start = start
         self._join = join
         self._worker_ports = worker_ports
@@ -97,6 +101,14 @@ class Meetings:
         tasks = [task for address, task in self._handshakes.items() if address in known]
         if tasks:
             await asyncio.wait(tasks, timeout=HANDSHAKE_TIMEOUT_S)
+
+    async def end(self) -> None:
+        """This node is on its way out: no handshake of its own goes on."""
+        self.is_over = True
+        handshakes = [*self._handshakes.values()]
+        for handshake in handshakes:
+            handshake.cancel()
+        await asyncio.gather(*handshakes, return_exceptions=True)
 
     @property
     def _identity(self) -> NodeIdentity:
@@ -145,6 +157,7 @@ class Meetings:
     async def shake_hands(self, address: str) -> None:
         if self.is_over:
             return  # a heartbeat that came after the goodbye was told to
+        begun_at_s = self._clock()
         try:
             await check_port(address, timeout_s=PORT_TIMEOUT_S)
             async with NodeClient(address) as client:
@@ -155,7 +168,7 @@ class Meetings:
                 status = await client.handshake(self._cluster.state.self_status, timeout_s=HANDSHAKE_TIMEOUT_S)
                 await self.check(status.identity)
                 await self._exchange_placements(client)  # first: either of the two may lead the other from now on
-            self._join(status, address)
+            self._join(status, address, begun_at_s)
         except OwnAddress:
             self.candidates.succeeded(address, self._identity.node_id)
         except ExoLiteError as error:

@@ -48,11 +48,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_EVERY_S = 0.5
 REFUSED_RETRY_S = 0.2
 TICK_EVERY_S = 0.25
-HANDSHAKE_TIMEOUT_S = 3.0
 DIAL_BACK_TIMEOUT_S = 1.5
-PORT_TIMEOUT_S = 2.0
-RETRY_AFTER_REFUSAL_S = 15.0
-TELL_AGAIN_AFTER_S = 600.0
 COMPARE_EVERY_S = 30.0
 """The addresses of a member that has several."""
 NUM_WITNESSES = 2
@@ -137,7 +133,7 @@ class Membership:
 
     async def leave(self) -> None:
         """Say goodbye, so that nobody has to find out, and do nothing that would bring this node back."""
-        self.meetings.is_over = True
+        await self.meetings.end()
         members = self._cluster.state.members.values()
         goodbyes = (self._say_goodbye(member) for member in members if member.state != "dead")
         await asyncio.gather(*goodbyes, return_exceptions=True)
@@ -154,8 +150,8 @@ class Membership:
 
         Raises HandshakeRefused, or NodeLost where this node is on its way out.
         """
-        if self.meetings.is_over:
-            raise NodeLost(f"{self._identity.name} is shutting down")
+        begun_at_s = self._clock.now()
+        self._refuse_if_over()
         try:
             await self.meetings.check(status.identity)
             addresses = reachable_forms(status.identity.addresses, seen_from)
@@ -165,8 +161,13 @@ class Membership:
         except HandshakeRefused as error:
             self.meetings.note_refusal(status.identity, error)
             raise
-        self._join(status, route.address)
+        self._refuse_if_over()
+        self._join(status, route.address, begun_at_s)
         return self._cluster.state.self_status
+
+    def _refuse_if_over(self) -> None:
+        if self.meetings.is_over:
+            raise NodeLost(f"{self._identity.name} is shutting down")
 
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
         """Raises NotAMember where a handshake has to come first."""
@@ -195,7 +196,7 @@ class Membership:
     def on_leave(self, node_id: NodeId, boot_id: BootId) -> None:
         member = self._cluster.state.members.get(node_id)
         if member is not None and member.status.identity.boot_id == boot_id:
-            self._cluster.apply(MemberLeft(node_id))
+            self._cluster.apply(MemberLeft(node_id, self._clock.now()))
 
     # The ticking.
 
@@ -244,9 +245,9 @@ class Membership:
             self._cluster.apply(SelfChanged(replace(new, sequence=old.sequence + 1)))
             self.kick()
 
-    def _join(self, status: NodeStatus, route: str) -> None:
+    def _join(self, status: NodeStatus, route: str, begun_at_s: float) -> None:
         identity = status.identity
-        self._cluster.apply(MemberJoined(status, self._clock.now(), route))
+        self._cluster.apply(MemberJoined(status, self._clock.now(), route, begun_at_s))
         for address in (*reachable_forms(identity.addresses), route):
             self.meetings.candidates.hear_of(address, identity.node_id, identity.name)
         self.meetings.candidates.succeeded(route, identity.node_id, identity.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -34,6 +35,7 @@ from exo_lite.node import membership as membership_module
 from exo_lite.node.config import NodeConfig
 from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
+from exo_lite.node.routes import find_route
 from exo_lite.transport.channels import bind, create_server
 from exo_lite.transport.node_client import NodeClient
 from exo_lite.transport.node_server import serve_node
@@ -302,6 +304,38 @@ async def test_a_heartbeat_that_was_under_way_does_not_bring_back_one_that_said_
         async with NodeClient(address_of(a)) as client:
             await b._membership._beat(b._cluster.state.members[a.identity().node_id], client)
         assert seen_by(a)["b"] == "dead"
+
+
+@pytest.mark.parametrize("caller", ["who stays", "who leaves"])
+async def test_a_handshake_that_was_under_way_does_not_bring_back_one_that_said_goodbye(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caller: str
+):
+    """The goodbye comes after the last question of the handshake, and before its answer."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+    async with cluster.node("a") as a, cluster.node("b", peers=(address_of(a),)) as b:
+        await joined(a, b)
+
+        async def ask_and_wait(*question: object, **options: object) -> object:
+            answer = await last_question(*question, **options)
+            asked.set()
+            await answered.wait()
+            return answer
+
+        if caller == "who stays":
+            last_question: Any = a._membership.meetings._exchange_placements
+            monkeypatch.setattr(a._membership.meetings, "_exchange_placements", ask_and_wait)
+            handshake: asyncio.Task[Any] = asyncio.create_task(a._membership.meetings.shake_hands(address_of(b)))
+        else:
+            last_question = find_route
+            monkeypatch.setattr("exo_lite.node.membership.find_route", ask_and_wait)
+            handshake = asyncio.create_task(a._membership.on_handshake(b._cluster.state.self_status, None))
+        await asyncio.wait_for(asked.wait(), JOIN_TIMEOUT_S)
+        await b.leave()
+        assert seen_by(a)["b"] == "dead"
+        answered.set()
+        await handshake
+        assert seen_by(a)["b"] == "dead"
+        assert [event["text"].split()[0] for event in events_of(a, "node_joined")] == ["b"]
 
 
 async def test_a_node_that_comes_back_is_a_member_again(cluster: Cluster):

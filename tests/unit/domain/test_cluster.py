@@ -70,10 +70,18 @@ def test_refused_connections_speak_at_once_but_not_the_first():
 
 
 def test_the_dead_come_back_by_handshake_only():
-    state = apply(two_members(), MemberLeft(NodeId("a")))
+    state = apply(two_members(), MemberLeft(NodeId("a"), 0.0))
     assert apply(state, HeartbeatHeard(status("a", sequence=9), 1.0)) is state
     assert apply(state, RefusedConnection(NodeId("a"))) is state
     assert member_state(apply(state, MemberJoined(status("a", boot="new"), 1.0)), "a") == "alive"
+
+
+def test_a_handshake_that_was_under_way_does_not_undo_a_goodbye():
+    state = apply(two_members(), MemberLeft(NodeId("a"), 2.0))
+    late = MemberJoined(status("a", sequence=1), 3.0, begun_at_s=1.5)
+    assert apply(state, late) is state
+    assert member_state(apply(state, replace(late, begun_at_s=2.5)), "a") == "alive"
+    assert member_state(apply(state, replace(late, status=status("a", boot="new"))), "a") == "alive"
 
 
 def test_heartbeats_of_another_boot_or_of_strangers_change_nothing():
@@ -81,7 +89,7 @@ def test_heartbeats_of_another_boot_or_of_strangers_change_nothing():
     assert apply(state, HeartbeatHeard(status("a", boot="other"), 1.0)) is state
     assert apply(state, HeartbeatHeard(status("stranger"), 1.0)) is state
     assert apply(state, RefusedConnection(NodeId("stranger"))) is state
-    assert apply(state, MemberLeft(NodeId("stranger"))) is state
+    assert apply(state, MemberLeft(NodeId("stranger"), 0.0)) is state
 
 
 def test_an_older_status_does_not_replace_a_newer_one():
@@ -94,7 +102,7 @@ def test_an_older_status_does_not_replace_a_newer_one():
 def test_the_leader_is_the_living_member_with_the_smallest_id():
     state = two_members()
     assert (state.leader, state.is_leader) == ("a", False)
-    state = apply(state, MemberLeft(NodeId("a")))
+    state = apply(state, MemberLeft(NodeId("a"), 0.0))
     assert (state.leader, state.is_leader) == ("b", True)
 
 

@@ -68,8 +68,8 @@ def test_a_node_that_nobody_reaches_is_no_broken_link():
     state = seen_from_a({"a": "c", "b": "c", "c": ""})
     assert len(silent_links(state)) == 2
     assert broken_links(state) == frozenset()
-    assert broken_links(apply(state, MemberLeft(NodeId("c")))) == frozenset()
-    assert silent_links(apply(state, MemberLeft(NodeId("c")))) == frozenset()
+    assert broken_links(apply(state, MemberLeft(NodeId("c"), 0.0))) == frozenset()
+    assert silent_links(apply(state, MemberLeft(NodeId("c"), 0.0))) == frozenset()
 
 
 def test_the_way_to_a_node_goes_through_those_that_reach_it():
@@ -83,7 +83,7 @@ def test_the_way_to_a_node_goes_through_those_that_reach_it():
 
 def test_own_links_are_those_whose_calls_are_answered():
     state = seen_from_a({"a": "", "b": "", "c": "", "d": ""})
-    state = apply(state, MemberLeft(NodeId("d")))
+    state = apply(state, MemberLeft(NodeId("d"), 0.0))
     state = apply(state, HeartbeatHeard(status("b", sequence=1), 1.5, rtt_ms=1.0))
     state = apply(state, HeartbeatHeard(status("c", sequence=1), 1.5))  # it calls, and does not answer
     assert direct_links(state, SUSPECT_AFTER_S) == (("b",), ("c",))
@@ -97,7 +97,7 @@ def test_word_of_a_node_goes_to_those_that_do_not_reach_it():
     assert relayed_to(state, NodeId("b"), RELAY_AFTER_S) == (state.members[NodeId("c")].status,)
     reached = apply(state, HeartbeatHeard(status("b", sequence=2, reached="ac"), 1.1))
     assert relayed_to(reached, NodeId("b"), RELAY_AFTER_S) == ()
-    assert relayed_to(apply(state, MemberLeft(NodeId("c"))), NodeId("b"), RELAY_AFTER_S) == ()
+    assert relayed_to(apply(state, MemberLeft(NodeId("c"), 0.0)), NodeId("b"), RELAY_AFTER_S) == ()
     assert relayed_to(state, NodeId("stranger"), RELAY_AFTER_S) == ()
 
 
@@ -132,6 +132,12 @@ def test_one_whose_own_heartbeats_cease_becomes_suspect_and_stays():
         state = apply(heard_of(state, float(second), sequence=second), TimePassed(float(second)))
     assert state_of_c(state) == "suspect"
     assert state.members[NodeId("c")].status.sequence == 11
+
+
+def test_words_that_go_round_do_not_undo_a_goodbye():
+    state = apply(heard_of(ClusterState(status("a")), 0.0, sequence=5), MemberLeft(NodeId("c"), 1.0))
+    assert heard_of(state, 2.0, sequence=6) is state
+    assert state_of_c(heard_of(state, 2.0, sequence=0, boot="next")) == "suspect"
 
 
 def test_the_dead_are_back_only_with_newer_words():

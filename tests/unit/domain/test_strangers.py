@@ -65,7 +65,7 @@ def test_a_node_that_was_met_late_is_not_lost_before_it_dies():
     state = apply(apply(newcomer(), TimePassed(0.0)), TimePassed(DEAD_AFTER_S))
     state = apply(state, MemberJoined(status(B), DEAD_AFTER_S))
     assert not state.is_lost(B)
-    state = apply(state, MemberLeft(B))
+    state = apply(state, MemberLeft(B, DEAD_AFTER_S))
     assert state.is_lost(B)
 
 

@@ -43,7 +43,7 @@ async def test_an_order_to_a_leader_that_dies_goes_to_the_next_one(service_of: M
     order = asyncio.create_task(service_of(seen).unload(MODEL))
     try:
         await asyncio.wait_for(leader.has_order.wait(), 10)
-        seen.apply(MemberLeft(NodeId("a")))
+        seen.apply(MemberLeft(NodeId("a"), 0.0))
         await asyncio.wait_for(order, 10)
     finally:
         await server.stop(grace=None)
