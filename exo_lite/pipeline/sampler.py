@@ -10,9 +10,9 @@ from torch import Tensor
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.request import Logprobs, Sampling
 from exo_lite.domain.step import Admission, SampledToken, SequenceChunk
-from exo_lite.model.logprobs import logprobs_of
-from exo_lite.model.penalties import ScoreChanges, changed_scores
-from exo_lite.model.sampling import sample
+from exo_lite.engine.torch_c.logprobs import logprobs_of
+from exo_lite.engine.torch_c.penalties import ScoreChanges, changed_scores
+from exo_lite.engine.torch_c.sampling import sample
 
 
 class Sampler:

@@ -21,8 +21,8 @@ from exo_lite.domain.step import (
     SequenceChunk,
     StepMessage,
 )
-from exo_lite.model.kv_cache import KVCache
-from exo_lite.model.tensor_bytes import from_hidden_states, to_hidden_states
+from exo_lite.engine.torch_c.kv_cache import KVCache
+from exo_lite.engine.torch_c.tensor_bytes import from_hidden_states, to_hidden_states
 from exo_lite.pipeline.sampler import Sampler
 
 MIN_SCORED_ROWS = 8

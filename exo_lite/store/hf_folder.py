@@ -10,7 +10,7 @@ from pathlib import Path
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.model.tied_head import is_same_matrix
+from exo_lite.engine.torch_c.tied_head import is_same_matrix
 from exo_lite.store.file_kinds import refuse_pointer
 from exo_lite.store.hf_weights import INDEX_FILE, Weights, has_weights, read_weights
 from exo_lite.store.hub_cache import check_stays_within

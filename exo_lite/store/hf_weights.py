@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
-from exo_lite.model.tensor_names import Shape
+from exo_lite.engine.torch_c.tensor_names import Shape
 from exo_lite.store.file_kinds import PICKLE_SUFFIXES, refuse_pointer
 from exo_lite.store.hub_cache import check_stays_within
 from exo_lite.tokenizer.json_files import read_json_object

@@ -8,7 +8,7 @@ from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.shard import Shard
-from exo_lite.model.tensor_names import EMBEDDING, HEAD, Shape, expected_tensors
+from exo_lite.engine.torch_c.tensor_names import EMBEDDING, HEAD, Shape, expected_tensors
 
 _IGNORED = ("rotary_emb.inv_freq",)  # follows from the config
 MAX_NAME_CHARS = 200

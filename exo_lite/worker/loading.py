@@ -10,7 +10,7 @@ from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.worker import WorkerConfig
-from exo_lite.model.open_shard import open_shard
+from exo_lite.engine.torch_c.open_shard import open_shard
 from exo_lite.pipeline.stage import Stage
 
 

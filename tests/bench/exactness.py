@@ -23,10 +23,10 @@ from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SequenceChunk
-from exo_lite.model.integer_shard import IntegerLayer, IntegerShard
-from exo_lite.model.native.kernels import NativeKernels, native_library
-from exo_lite.model.quantized import QuantizedLinear, empty_linear
-from exo_lite.model.quantizing import quantize_rows
+from exo_lite.engine.torch_c.integer_shard import IntegerLayer, IntegerShard
+from exo_lite.engine.torch_c.native.kernels import NativeKernels, native_library
+from exo_lite.engine.torch_c.quantized import QuantizedLinear, empty_linear
+from exo_lite.engine.torch_c.quantizing import quantize_rows
 from tests.bench.shapes import spec_of
 
 WIDTH = 32

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from exo_lite.catalog.hf_config import spec_to_config
 from exo_lite.domain.model_spec import DTYPE_BYTES, ModelSpec
-from exo_lite.model.tensor_names import Shape
+from exo_lite.engine.torch_c.tensor_names import Shape
 from exo_lite.store.gguf.tensors import safetensors_header
 from exo_lite.store.hf_folder import CONFIG_FILE
 from exo_lite.store.hf_weights import INDEX_FILE, SINGLE_FILE

@@ -24,7 +24,7 @@ from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import Admission, SequenceChunk, Step, StepMessage
-from exo_lite.model.open_shard import open_shard
+from exo_lite.engine.torch_c.open_shard import open_shard
 from exo_lite.pipeline.stage import Stage, StageOutput
 from exo_lite.tokenizer.json_files import read_json_object
 from exo_lite.worker.awake_cores import AwakeCores

@@ -19,10 +19,10 @@ from exo_lite.domain.request import GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import SequenceChunk
 from exo_lite.domain.worker import WorkerConfig
-from exo_lite.model.kv_cache import KVCache
-from exo_lite.model.llama import LlamaShard
-from exo_lite.model.sampling import sample
-from exo_lite.model.weights import load_shard
+from exo_lite.engine.torch_c.kv_cache import KVCache
+from exo_lite.engine.torch_c.llama import LlamaShard
+from exo_lite.engine.torch_c.sampling import sample
+from exo_lite.engine.torch_c.weights import load_shard
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.transport.worker_client import WorkerClient
 from tests.unit.store.tiny_models import SPEC as TINY

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType, ModelSpec
-from exo_lite.model.tensor_names import Shape
+from exo_lite.engine.torch_c.tensor_names import Shape
 from exo_lite.store.gguf.file import GGUFFile, GGUFTensor, gguf_faults
 from exo_lite.store.gguf.spec import ROPE_FACTORS
 from exo_lite.store.source import SourceFile

@@ -15,8 +15,8 @@ from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import StageTiming, Step, StepMessage, StepResult
-from exo_lite.model.open_shard import open_shard
-from exo_lite.model.tensor_names import expected_tensors
+from exo_lite.engine.torch_c.open_shard import open_shard
+from exo_lite.engine.torch_c.tensor_names import expected_tensors
 from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage, StageOutput
 

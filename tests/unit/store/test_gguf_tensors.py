@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType, RopeScaling
-from exo_lite.model.rope import inverse_frequencies
+from exo_lite.engine.torch_c.rope import inverse_frequencies
 from exo_lite.store.gguf import tensors
 from exo_lite.store.gguf.file import open_gguf_file
 from exo_lite.store.gguf.spec import llama3_factors, spec_of

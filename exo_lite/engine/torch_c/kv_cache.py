@@ -1,0 +1,162 @@
+"""Keys and values of the sequences under way, for the layers of one shard, in blocks that sequences own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from exo_lite.domain.errors import MalformedStep
+from exo_lite.domain.model_spec import ModelSpec
+from exo_lite.domain.step import KV_BLOCK_TOKENS, SequenceChunk, num_kv_blocks
+from exo_lite.engine.torch_c.huge_pages import advise_huge_pages
+from exo_lite.engine.torch_c.rope import rope_tables
+
+
+class CacheSpan(Protocol):
+    """One chunk's part of the cache: what it writes, and all that it attends to."""
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """keys, values: [num_tokens, kv_heads, head_dim], of the chunk itself."""
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, kv_heads, position + num_tokens, head_dim], once the chunk's own are written."""
+
+
+class KVCache:
+    """Room for `num_slots` sequences of `context_length` tokens, shared by up to `num_sequences` shorter ones.
+
+    keys, values: [num_layers, kv_heads, num_blocks * KV_BLOCK_TOKENS, head_dim], in memory that the system has given
+    from the start, so that none is missing in the middle of an answer. Each sequence owns the blocks of its row of
+    `tables`, int32 [num_sequences, blocks of a full context]; until it is told otherwise, slot i owns the i-th part of
+    the pool. Keys are kept rotated, by `rope`, whose tables are of `rope_dtype`, the cache's own type by default.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        num_layers: int,
+        num_slots: int,
+        context_length: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        *,
+        num_sequences: int | None = None,
+        rope_dtype: torch.dtype | None = None,
+    ) -> None:
+        blocks_per_slot = num_kv_blocks(context_length)
+        self.num_layers = num_layers
+        self.num_blocks = num_slots * blocks_per_slot
+        self.num_slots = num_sequences or num_slots
+        self.context_length = context_length
+        shape = (num_layers, spec.num_key_value_heads, self.num_blocks * KV_BLOCK_TOKENS, spec.head_dim)
+        self.keys = _committed(torch.empty(shape, dtype=dtype, device=device))
+        self.values = _committed(torch.empty(shape, dtype=dtype, device=device))
+        self.rope = rope_tables(spec, context_length, rope_dtype or dtype, torch.device(device))
+        self.tables = torch.zeros((self.num_slots, blocks_per_slot), dtype=torch.int32)
+        self._blocks: list[tuple[int, ...]] = [()] * self.num_slots
+        self._lengths = [0] * self.num_slots
+        for slot in range(self.num_slots):
+            self.admit(slot)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of keys and values when every block is full."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def admit(self, slot: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
+        """The slot owns these blocks from now on, which hold so many of its tokens already.
+
+        By default its own part of the pool, if it has one. Raises MalformedStep for blocks that do not exist or cannot
+        hold so much.
+        """
+        if not blocks:
+            start = slot * self.tables.shape[1]
+            blocks = range(start, min(start + self.tables.shape[1], self.num_blocks))
+        if len(blocks) > self.tables.shape[1] or any(not 0 <= block < self.num_blocks for block in blocks):
+            raise MalformedStep(f"slot {slot} was given blocks {list(blocks)} of {self.num_blocks}")
+        if not 0 <= num_cached_tokens <= len(blocks) * KV_BLOCK_TOKENS:
+            raise MalformedStep(f"slot {slot} cannot hold {num_cached_tokens} tokens in {len(blocks)} blocks")
+        self._blocks[slot] = tuple(blocks)
+        self.tables[slot, : len(blocks)] = torch.tensor(list(blocks), dtype=torch.int32)
+        self._lengths[slot] = num_cached_tokens
+
+    def capacity(self, slot: int) -> int:
+        """Tokens that the slot's blocks hold at most."""
+        return min(self.context_length, len(self._blocks[slot]) * KV_BLOCK_TOKENS)
+
+    def length(self, slot: int) -> int:
+        """Tokens that the slot holds."""
+        return self._lengths[slot]
+
+    def token_indices(self, slot: int, length: int) -> Tensor:
+        """Where the first `length` tokens of a slot lie: int64 [length]."""
+        blocks = self.tables[slot, : num_kv_blocks(length)].long()
+        inside = torch.arange(KV_BLOCK_TOKENS)
+        indices = (blocks.unsqueeze(1) * KV_BLOCK_TOKENS + inside).view(-1)[:length]
+        return indices.to(self.keys.device)
+
+    def span(self, chunk: SequenceChunk) -> CacheSpan:
+        """What a chunk reads and writes; it must lie within the cache."""
+        end = chunk.position + chunk.num_tokens
+        blocks = self._blocks[chunk.slot][: num_kv_blocks(end)]
+        if blocks == tuple(range(blocks[0], blocks[0] + len(blocks))):
+            start = blocks[0] * KV_BLOCK_TOKENS
+            return _Run(*_views(self.keys, start, chunk), *_views(self.values, start, chunk))
+        return _Scattered(self.keys, self.values, self.token_indices(chunk.slot, end), chunk.position)
+
+    def commit(self, chunks: Sequence[SequenceChunk]) -> None:
+        """Count the chunks as held, after every layer has written them; what stood beyond them is forgotten."""
+        for chunk in chunks:
+            self._lengths[chunk.slot] = chunk.position + chunk.num_tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """Blocks that follow each other: views, nothing is copied. A tensor per layer."""
+
+    keys: tuple[Tensor, ...]
+    new_keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    new_values: tuple[Tensor, ...]
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        self.new_keys[layer].copy_(keys)
+        self.new_values[layer].copy_(values)
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self.keys[layer], self.values[layer]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scattered:
+    """Blocks here and there: gathered for each layer."""
+
+    keys: Tensor
+    values: Tensor
+    indices: Tensor
+    position: int
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        new = self.indices[self.position :]
+        self.keys[layer].index_copy_(1, new, keys.transpose(0, 1))
+        self.values[layer].index_copy_(1, new, values.transpose(0, 1))
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        keys, values = (cache[layer].index_select(1, self.indices) for cache in (self.keys, self.values))
+        return keys.unsqueeze(0), values.unsqueeze(0)
+
+
+def _views(cache: Tensor, start: int, chunk: SequenceChunk) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What a chunk reads and what it writes, per layer. Made once a step: slicing costs more than copying a token."""
+    held = cache[:, :, start : start + chunk.position + chunk.num_tokens].unsqueeze(1)
+    new = held[:, 0, :, chunk.position :].transpose(1, 2)
+    return held.unbind(0), new.unbind(0)
+
+
+def _committed(tensor: Tensor) -> Tensor:
+    """The same tensor, written to once: until then the system only promises memory."""
+    return advise_huge_pages(tensor).zero_()
