@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 import grpc
 
 from exo_lite.domain.errors import ExoLiteError
-from exo_lite.transport.channels import bind
 from exo_lite.transport.in_stream import InStream
+from tests.loopback import PEERS
 
 Item = TypeVar("Item")
 STEPS_METHOD = "/exo_lite.transport.v1.Stage/Steps"
@@ -51,7 +51,7 @@ async def raw_stage() -> AsyncIterator[RawStage]:
     """Listens until the context ends."""
     stage = RawStage()
     server = grpc.server(ThreadPoolExecutor(1), handlers=[stage], options=[("grpc.max_send_message_length", -1)])
-    stage.address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    stage.address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     server.start()
     try:
         yield stage

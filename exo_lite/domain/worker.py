@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
+from exo_lite.domain.credentials import Credentials
 from exo_lite.domain.logs import LogFormat
 from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.shard import Shard
@@ -39,6 +40,8 @@ class WorkerConfig:
     cores_may_sleep: bool = False
     """Between steps."""
     hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S
+    credentials: Credentials = field(default_factory=Credentials)
+    """Its node's: a pipe carries them, and no file."""
 
     @property
     def max_step_s(self) -> float:
@@ -53,4 +56,5 @@ class WorkerConfig:
         fields = json.loads(line)
         fields["shard"] = Shard(**fields["shard"])
         fields["options"] = LoadOptions(**fields["options"])
+        fields["credentials"] = Credentials(**fields["credentials"])
         return cls(**fields)

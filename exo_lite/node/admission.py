@@ -17,7 +17,7 @@ from exo_lite.domain.errors import (
 )
 from exo_lite.domain.node import NodeIdentity
 from exo_lite.node import hints
-from exo_lite.transport.node_client import NodeClient
+from exo_lite.node.peers import Peers
 
 IDENTIFY_TIMEOUT_S = 1.0
 
@@ -37,13 +37,13 @@ def check_identity(ours: NodeIdentity, theirs: NodeIdentity) -> None:
         raise DuplicateNode(f"{theirs.name} and {ours.name} have the same node id {ours.node_id}")
 
 
-async def check_not_duplicate(known: Member | None, theirs: NodeIdentity) -> None:
+async def check_not_duplicate(peers: Peers, known: Member | None, theirs: NodeIdentity) -> None:
     """A new boot of a known id is a restart, unless the old boot still answers. Raises DuplicateNode."""
     if known is None or known.status.identity.boot_id == theirs.boot_id:
         return
     identity = known.status.identity
     try:
-        async with NodeClient(known.address) as client:
+        async with peers.node(known.address) as client:
             answer = await client.identify(timeout_s=IDENTIFY_TIMEOUT_S)
     except ExoLiteError:
         return

@@ -12,6 +12,7 @@ import grpc
 
 from exo_lite import __version__
 from exo_lite.domain.cluster import ClusterState, PlacementSeen, SelfChanged
+from exo_lite.domain.credentials import Credentials
 from exo_lite.domain.errors import NodeLost, PortInUse
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
@@ -33,6 +34,7 @@ from exo_lite.node.model_files import ModelFiles
 from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.network import Binding, find_binding, usable_hosts
 from exo_lite.node.offer import MachineOffer, Offer
+from exo_lite.node.peers import Peers
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.presence import Presence
 from exo_lite.node.requests import Requests
@@ -41,9 +43,8 @@ from exo_lite.node.shards import ShardHost
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.node.wishes import Wishes
 from exo_lite.store.model_store import ModelStore
-from exo_lite.transport.channels import bind, create_server
-from exo_lite.transport.node_client import NodeClient
 from exo_lite.transport.node_server import serve_node
+from exo_lite.transport.peers import GrpcPeers
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +62,12 @@ class Daemon:
         device: Device,
         binding: Binding,
         offer: MachineOffer,
+        peers: Peers,
         *,
         port: int,
+        credentials: Credentials,
     ) -> None:
+        self._peers = peers
         self._store = ModelStore(config.models_dir)
         self.supervisor = Supervisor()
         self._known_models: dict[ModelId, str] = {}
@@ -78,13 +82,15 @@ class Daemon:
         self._cluster.listen(self.supervisor.contained("telling the others", self._tell_others))
         self._wishes = Wishes(self._cluster, config.data_dir, config.cluster, self._events)
         self._membership = Membership(
-            self._cluster, self._events, config.peers, self.supervisor, worker_ports=config.worker_ports
+            self._cluster, self._events, peers, config.peers, self.supervisor, worker_ports=config.worker_ports
         )
         self._presence = Presence(binding, port, self._membership, self._events, identity=self.identity)
         self._has_mdns = config.mdns
         self._shards = ShardHost(
             self._cluster,
             self._store,
+            peers,
+            credentials=credentials,
             torch_device=torch_device(config.device, device),
             binding=binding,
             worker_ports=config.worker_ports,
@@ -93,7 +99,7 @@ class Daemon:
             hang_timeout_s=config.hang_timeout_s,
             supervisor=self.supervisor,
         )
-        self._requests = Requests(self._cluster, binding.own_host, hang_timeout_s=config.hang_timeout_s)
+        self._requests = Requests(self._cluster, peers, binding.own_host)
         self._placement = PlacementController(
             self._cluster,
             self._connect_shard,
@@ -103,6 +109,7 @@ class Daemon:
         )
         self.service = NodeService(
             self._cluster,
+            peers=peers,
             events=self._events,
             membership=self._membership,
             placement=self._placement,
@@ -110,7 +117,7 @@ class Daemon:
             store=self._store,
             keep_alive_s=config.keep_alive_s,
             on_demand=self._tell_of_demand,
-            search=ModelSearch(self._cluster, self._membership, self._look_at_models),
+            search=ModelSearch(self._cluster, peers, self._membership, self._look_at_models),
         )
 
     async def run(self) -> None:
@@ -193,7 +200,7 @@ class Daemon:
         member = state.members.get(next_hop(state, node_id) or node_id)
         if member is None or member.state == "dead":
             raise NodeLost(f"node {node_id} is gone")
-        async with NodeClient(member.address) as client:
+        async with self._peers.node(member.address) as client:
             await client.connect_shard(node_id, order, timeout_s=CONNECT_TIMEOUT_S)
 
     def _tell_others(self, before: ClusterState, after: ClusterState) -> None:
@@ -271,8 +278,10 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
     offer = await asyncio.to_thread(MachineOffer, config.memory_bytes, config.threads)
     device = await asyncio.to_thread(find_device, config.device, offer.read().threads)
     binding = await asyncio.to_thread(find_binding, config.host, config.advertise)
-    server = create_server(max_connections=max_peer_connections())
-    port = _bind_grpc(server, binding.host, config.port)
+    credentials = Credentials()
+    peers = GrpcPeers(credentials, hang_timeout_s=config.hang_timeout_s)
+    server = peers.node_server(max_connections=max_peer_connections())
+    port = _bind_grpc(peers, server, binding.host, config.port)
     hosts = await asyncio.to_thread(usable_hosts)
     identity = NodeIdentity(
         node_id=folder.node_id(),
@@ -284,7 +293,7 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
         addresses=binding.addresses(port, hosts),
         http_address=http_address,
     )
-    daemon = Daemon(config, identity, device, binding, offer, port=port)
+    daemon = Daemon(config, identity, device, binding, offer, peers, port=port, credentials=credentials)
     serve_node(server, daemon)
     await server.start()
     if config.port is None and port != DEFAULT_PORT:
@@ -299,12 +308,12 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
         await server.stop(grace=1.0)
 
 
-def _bind_grpc(server: grpc.aio.Server, host: str, port: int | None) -> int:
+def _bind_grpc(peers: GrpcPeers, server: grpc.aio.Server, host: str, port: int | None) -> int:
     if port is not None:
-        return bind(server, host, port)
+        return peers.bind(server, host, port)
     for candidate in range(DEFAULT_PORT, DEFAULT_PORT + NUM_PORTS_TO_TRY):
         try:
-            return bind(server, host, candidate)
+            return peers.bind(server, host, candidate)
         except PortInUse:
             continue
     raise PortInUse(f"ports {DEFAULT_PORT} to {DEFAULT_PORT + NUM_PORTS_TO_TRY - 1} of {host} are in use: give --port")

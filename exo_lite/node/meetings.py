@@ -29,8 +29,7 @@ from exo_lite.node.config import DEFAULT_PORT
 from exo_lite.node.events import EventLog
 from exo_lite.node.network import reachable_forms
 from exo_lite.node.packet_size import check_large_messages
-from exo_lite.transport.node_client import NodeClient
-from exo_lite.transport.reach import check_port
+from exo_lite.node.peers import PeerNode, Peers
 
 PORT_TIMEOUT_S = 2.0
 HANDSHAKE_TIMEOUT_S = 3.0
@@ -54,6 +53,7 @@ class Meetings:
         self,
         cluster: Cluster,
         events: EventLog,
+        peers: Peers,
         *,
         clock: Callable[[], float],
         start: Start,
@@ -65,6 +65,7 @@ class Meetings:
         self.candidates = Candidates(clock)
         self._cluster = cluster
         self._events = events
+        self._peers = peers
         self._clock = clock
         self._start = start
         self._join = join
@@ -159,11 +160,11 @@ class Meetings:
             return  # a heartbeat that came after the goodbye was told to
         begun_at_s = self._clock()
         try:
-            await check_port(address, timeout_s=PORT_TIMEOUT_S)
-            async with NodeClient(address) as client:
+            await self._peers.check_port(address, timeout_s=PORT_TIMEOUT_S)
+            async with self._peers.node(address) as client:
                 theirs = await client.identify(timeout_s=HANDSHAKE_TIMEOUT_S)
                 self.candidates.hear_of(address, theirs.node_id, theirs.name)
-                await check_large_messages(client, theirs.name, timeout_s=LARGE_MESSAGE_TIMEOUT_S)
+                await check_large_messages(self._peers, client, theirs.name, timeout_s=LARGE_MESSAGE_TIMEOUT_S)
                 await self._refuse_duplicate(client, theirs)  # first: the other side may take this node in
                 status = await client.handshake(self._cluster.state.self_status, timeout_s=HANDSHAKE_TIMEOUT_S)
                 await self.check(status.identity)
@@ -179,10 +180,10 @@ class Meetings:
         finally:
             self._handshakes.pop(address, None)
 
-    async def _refuse_duplicate(self, client: NodeClient, theirs: NodeIdentity) -> None:
+    async def _refuse_duplicate(self, client: PeerNode, theirs: NodeIdentity) -> None:
         """A copied data folder is told of on both machines. Raises DuplicateNode."""
         try:
-            await check_not_duplicate(self._cluster.state.members.get(theirs.node_id), theirs)
+            await check_not_duplicate(self._peers, self._cluster.state.members.get(theirs.node_id), theirs)
         except DuplicateNode as error:
             with suppress(ExoLiteError):
                 await client.refuse(str(error), timeout_s=HEARTBEAT_TIMEOUT_S)
@@ -196,9 +197,9 @@ class Meetings:
     async def check(self, theirs: NodeIdentity) -> None:
         """Raises HandshakeRefused."""
         check_identity(self._identity, theirs)
-        await check_not_duplicate(self._cluster.state.members.get(theirs.node_id), theirs)
+        await check_not_duplicate(self._peers, self._cluster.state.members.get(theirs.node_id), theirs)
 
-    async def _exchange_placements(self, client: NodeClient) -> None:
+    async def _exchange_placements(self, client: PeerNode) -> None:
         state = self._cluster.state
         answer = await client.heartbeat(Heartbeat(state.self_status, state.placement), timeout_s=HEARTBEAT_TIMEOUT_S)
         if answer.placement is not None:

@@ -39,9 +39,9 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
 from exo_lite.node.meetings import HEARTBEAT_TIMEOUT_S, Meetings
 from exo_lite.node.network import reachable_forms
+from exo_lite.node.peers import PeerNode, Peers
 from exo_lite.node.routes import find_route
 from exo_lite.node.supervisor import Supervisor
-from exo_lite.transport.node_client import NodeClient
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ NUM_WITNESSES = 2
 class _Link:
     """The heartbeats to one member, by one route."""
 
-    client: NodeClient
+    client: PeerNode
     task: asyncio.Task[None]
     kick: asyncio.Event = field(default_factory=asyncio.Event)
     compared: tuple[str, ...] = ()
@@ -73,24 +73,28 @@ class Membership:
         self,
         cluster: Cluster,
         events: EventLog,
-        peers: tuple[str, ...],
+        peers: Peers,
+        addresses: tuple[str, ...] = (),
         supervisor: Supervisor | None = None,
         *,
         worker_ports: tuple[int, int] = (0, 0),
     ) -> None:
+        """`addresses`: where peers are asked for, which are tried for as long as the daemon lives."""
         self._cluster = cluster
+        self._peers = peers
         self._supervisor = supervisor or Supervisor()
         self._events = events
         self._clock = AwakeClock(time.monotonic, max_tick_s=2 * TICK_EVERY_S)
         self.meetings = Meetings(
             cluster,
             events,
+            peers,
             clock=self._clock.now,
             start=self._start,
             join=self._join,
             worker_ports=worker_ports,
         )
-        for address in peers:
+        for address in addresses:
             self.meetings.candidates.want(address)
         self._links: dict[NodeId, _Link] = {}
         self._tasks: asyncio.TaskGroup
@@ -122,7 +126,7 @@ class Membership:
             self._drop_link(node_id)  # its connection may come from an address that is gone
         self._open_links()
 
-    async def hear_from(self, member: Member, client: NodeClient) -> None:
+    async def hear_from(self, member: Member, client: PeerNode) -> None:
         """Learn now what a member has to tell, instead of at the next beat."""
         await self._beat(member, client)
 
@@ -140,7 +144,7 @@ class Membership:
 
     async def _say_goodbye(self, member: Member) -> None:
         """On a connection of its own: the link of one that just joined may not be there yet."""
-        async with NodeClient(member.address) as client:
+        async with self._peers.node(member.address) as client:
             await client.leave(self._identity.node_id, self._identity.boot_id, timeout_s=HEARTBEAT_TIMEOUT_S)
 
     # What others ask.
@@ -155,7 +159,7 @@ class Membership:
         try:
             await self.meetings.check(status.identity)
             addresses = reachable_forms(status.identity.addresses, seen_from)
-            route = await find_route(status.identity, addresses, timeout_s=DIAL_BACK_TIMEOUT_S)
+            route = await find_route(self._peers, status.identity, addresses, timeout_s=DIAL_BACK_TIMEOUT_S)
         except OwnAddress:
             raise
         except HandshakeRefused as error:
@@ -257,11 +261,11 @@ class Membership:
 
     def _open_link(self, member: Member) -> None:
         identity = member.status.identity
-        client = NodeClient(member.address)
+        client = self._peers.node(member.address)
         task = self._start(f"the heartbeat to {identity.name}", self._keep_beating(identity.node_id, client))
         self._links[identity.node_id] = _Link(client, task)
 
-    async def _keep_beating(self, node_id: NodeId, client: NodeClient) -> None:
+    async def _keep_beating(self, node_id: NodeId, client: PeerNode) -> None:
         link = self._links.get(node_id)
         try:
             while link is not None:
@@ -278,7 +282,7 @@ class Membership:
                 del self._links[node_id]
             await client.close()
 
-    async def _beat(self, member: Member, client: NodeClient) -> float:
+    async def _beat(self, member: Member, client: PeerNode) -> float:
         """One heartbeat; returns the seconds until the next."""
         state, started_s = self._cluster.state, time.monotonic()
         identity = member.status.identity
@@ -311,7 +315,7 @@ class Membership:
         addresses = dict.fromkeys((*forms, member.address) if is_first else (member.address, *forms))
         link.compared, link.compared_at_s = forms, now_s
         with suppress(HandshakeRefused):
-            route = await find_route(member.status.identity, [*addresses], timeout_s=HEARTBEAT_TIMEOUT_S)
+            route = await find_route(self._peers, member.status.identity, [*addresses], timeout_s=HEARTBEAT_TIMEOUT_S)
             self._cluster.apply(RouteFound(node_id, route.address))
             link.kick.set()
 

@@ -11,7 +11,7 @@ from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.ids import ModelId
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.membership import Membership
-from exo_lite.transport.node_client import NodeClient
+from exo_lite.node.peers import Peers
 
 LOOK_TIMEOUT_S = 2.0
 
@@ -24,9 +24,14 @@ class ModelSearch:
     """Brings the state up to date with the models folders of all living nodes. `look` does so for this one's."""
 
     def __init__(
-        self, cluster: Cluster, membership: Membership, look: Callable[[], Awaitable[None]] = _look_nowhere
+        self,
+        cluster: Cluster,
+        peers: Peers,
+        membership: Membership,
+        look: Callable[[], Awaitable[None]] = _look_nowhere,
     ) -> None:
         self._cluster = cluster
+        self._peers = peers
         self._membership = membership
         self._look = look
 
@@ -49,6 +54,6 @@ class ModelSearch:
 
     async def _ask(self, member: Member, model_id: ModelId) -> None:
         with suppress(ExoLiteError, TimeoutError):
-            async with asyncio.timeout(LOOK_TIMEOUT_S), NodeClient(member.address) as client:
+            async with asyncio.timeout(LOOK_TIMEOUT_S), self._peers.node(member.address) as client:
                 await client.describe_model(model_id, timeout_s=LOOK_TIMEOUT_S)
                 await self._membership.hear_from(member, client)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from exo_lite.domain.errors import LargePacketsLost, NodeLost
-from exo_lite.transport.node_client import NodeClient
+from exo_lite.node.peers import PeerNode, Peers
 
 LARGE_BYTES = 8 * 1024
 """Several packets of any usual network's size."""
 
 
-async def check_large_messages(client: NodeClient, name: str, *, timeout_s: float) -> None:
+async def check_large_messages(peers: Peers, client: PeerNode, name: str, *, timeout_s: float) -> None:
     """Raises LargePacketsLost, or NodeLost where small messages are not answered either. Needs an answer before."""
     try:
         await client.identify(timeout_s=timeout_s, padding_bytes=LARGE_BYTES)
     except NodeLost as error:
-        async with NodeClient(client.address) as another:  # what is lost blocks the connection for what comes after
+        async with peers.node(client.address) as another:  # what is lost blocks the connection for what comes after
             await another.identify(timeout_s=timeout_s)
         raise LargePacketsLost(
             f"{name} at {client.address} answers small messages, and none of {LARGE_BYTES // 1024} KiB: "

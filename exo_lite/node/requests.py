@@ -17,11 +17,9 @@ from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import MAX_PROMPT_LOGPROBS, GenerateRequest, Sampling, Terms, Token
 from exo_lite.domain.trace import TraceReport
-from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import as_seen, lost_reason, shard_status
-from exo_lite.transport.node_client import NodeClient
-from exo_lite.transport.worker_client import WorkerClient
+from exo_lite.node.peers import Peers, PeerWorker
 
 TRACES_TIMEOUT_S = 5.0
 MAX_UNREAD_TOKENS = 64
@@ -33,13 +31,11 @@ MAX_RELAYS = 4
 class Requests:
     """Of one entry node, which reaches its own worker at `own_host`."""
 
-    def __init__(
-        self, cluster: Cluster, own_host: str = "127.0.0.1", *, hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S
-    ) -> None:
+    def __init__(self, cluster: Cluster, peers: Peers, own_host: str = "127.0.0.1") -> None:
         self._cluster = cluster
+        self._peers = peers
         self._own_host = own_host
-        self._hang_timeout_s = hang_timeout_s
-        self._clients: dict[str, WorkerClient] = {}
+        self._clients: dict[str, PeerWorker] = {}
 
     async def close(self) -> None:
         await asyncio.gather(*(client.close() for client in self._clients.values()))
@@ -142,7 +138,7 @@ class Requests:
         if num_relays >= MAX_RELAYS:
             raise NodeLost(f"{instance.assignments[0].name}, the head of {instance.model_id}, is out of reach")
         async with (
-            NodeClient(relay.address) as client,
+            self._peers.node(relay.address) as client,
             aclosing(client.relay(request, num_relays + 1)) as tokens,
         ):
             async for token in tokens:
@@ -169,7 +165,7 @@ class Requests:
             raise NotReady(f"{model_id} is not loaded any more: ask again")
         return as_seen(state, instance)
 
-    def _head_client(self, instance: Instance) -> WorkerClient:
+    def _head_client(self, instance: Instance) -> PeerWorker:
         """The long-lived channel to an instance's head. Raises NotReady."""
         head = instance.assignments[0]
         status = shard_status(self._cluster.state, instance, head)
@@ -179,8 +175,7 @@ class Requests:
         address = join_address(host, status.worker_port)
         client = self._clients.get(address)
         if client is None or client.hop.name != head.name:
-            hop = Hop(head.name, address)
-            client = self._clients[address] = WorkerClient(hop, silence_s=self._hang_timeout_s)
+            client = self._clients[address] = self._peers.worker(Hop(head.name, address))
         return client
 
     def _host_of(self, node_id: NodeId) -> str | None:

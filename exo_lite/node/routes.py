@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from exo_lite.domain.errors import ExoLiteError, NotReachable
 from exo_lite.domain.node import NodeIdentity
-from exo_lite.transport.node_client import NodeClient
+from exo_lite.node.peers import Peers
 
 OTHERS_WAIT_S = 0.1
 """How long the other addresses may take once one has answered: a way that is slower by that much is not wanted."""
@@ -24,9 +24,9 @@ class Route:
     rtt_ms: float
 
 
-async def find_route(theirs: NodeIdentity, addresses: Sequence[str], *, timeout_s: float) -> Route:
+async def find_route(peers: Peers, theirs: NodeIdentity, addresses: Sequence[str], *, timeout_s: float) -> Route:
     """The best address where the peer itself answers. Raises NotReachable with what became of each."""
-    tries = {address: asyncio.ensure_future(_try(theirs, address, timeout_s)) for address in addresses}
+    tries = {address: asyncio.ensure_future(_try(peers, theirs, address, timeout_s)) for address in addresses}
     pending: set[asyncio.Future[Route]] = set(tries.values())
     try:
         while pending and not (found := _found(tries.values())):
@@ -55,8 +55,8 @@ def _found(tries: Iterable[asyncio.Future[Route]]) -> list[Route]:
     return [one.result() for one in tries if one.done() and not one.cancelled() and one.exception() is None]
 
 
-async def _try(theirs: NodeIdentity, address: str, timeout_s: float) -> Route:
-    async with NodeClient(address) as client:
+async def _try(peers: Peers, theirs: NodeIdentity, address: str, timeout_s: float) -> Route:
+    async with peers.node(address) as client:
         answer = await client.identify(timeout_s=timeout_s)
         if answer.boot_id != theirs.boot_id:
             raise NotReachable(f"{address} is not {theirs.name} but {answer.name}")

@@ -37,6 +37,7 @@ from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
 from exo_lite.node.model_list import ModelList
 from exo_lite.node.model_search import ModelSearch
+from exo_lite.node.peers import PeerNode, Peers
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.served_text import ServedText
@@ -45,7 +46,6 @@ from exo_lite.planning.plan import plan
 from exo_lite.store.manifest import MANIFEST_FILE
 from exo_lite.store.model_store import ModelStore
 from exo_lite.store.stored_model import StoredModel
-from exo_lite.transport.node_client import NodeClient
 
 T = TypeVar("T")
 
@@ -64,6 +64,7 @@ class NodeService:
         self,
         cluster: Cluster,
         *,
+        peers: Peers,
         events: EventLog,
         membership: Membership,
         placement: PlacementController,
@@ -74,6 +75,7 @@ class NodeService:
         search: ModelSearch | None = None,
     ) -> None:
         self._cluster = cluster
+        self._peers = peers
         self._events = events
         self._membership = membership
         self._placement = placement
@@ -82,7 +84,7 @@ class NodeService:
         self._texts: dict[tuple[ModelId, str, int], ServedText] = {}
         self._keep_alive_s = keep_alive_s
         self._demand = Demand(cluster, self.place, keep_alive_s=keep_alive_s, on_change=on_demand)
-        self._search = search or ModelSearch(cluster, membership)
+        self._search = search or ModelSearch(cluster, peers, membership)
         self._models = ModelList(cluster, self._find_description)
         self._is_draining = False
 
@@ -142,7 +144,7 @@ class NodeService:
             await self._search.look(model_id, description.fingerprint)
             return self._placement.place(description, wish)
 
-        async def there(leader: NodeClient) -> Instance:
+        async def there(leader: PeerNode) -> Instance:
             with suppress(ExoLiteError):  # it is to know whom this node knows, and what nobody here needs any more
                 await leader.heartbeat(Heartbeat(self._cluster.state.self_status), timeout_s=ORDER_TIMEOUT_S)
             return await leader.place(model_id, wish, timeout_s=ORDER_TIMEOUT_S)
@@ -158,7 +160,7 @@ class NodeService:
 
         await self._order(here, lambda leader: leader.unplace(model_id, timeout_s=ORDER_TIMEOUT_S))
 
-    async def _order(self, here: Callable[[], Awaitable[T]], there: Callable[[NodeClient], Awaitable[T]]) -> T:
+    async def _order(self, here: Callable[[], Awaitable[T]], there: Callable[[PeerNode], Awaitable[T]]) -> T:
         """Given to the leader, be it this node, or to one on the way there; where the leader is lost, to the next one.
 
         Raises NodeLost.
@@ -167,7 +169,7 @@ class NodeService:
             state = self._cluster.state
             nearer = state.members[next_hop(state, state.leader) or state.leader]
             try:
-                async with NodeClient(nearer.address) as client:
+                async with self._peers.node(nearer.address) as client:
                     return await there(client)
             except NodeLost:
                 if not await self._is_succeeded(state.leader):
@@ -317,7 +319,7 @@ class NodeService:
             if member.state == "dead" or model_id not in member.status.models:
                 continue
             with suppress(ExoLiteError):  # another one may answer
-                async with NodeClient(member.address) as client:
+                async with self._peers.node(member.address) as client:
                     return await client.describe_model(model_id, timeout_s=DESCRIBE_TIMEOUT_S)
         return None
 

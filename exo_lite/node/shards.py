@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from exo_lite.domain.addresses import split_address
+from exo_lite.domain.credentials import Credentials
 from exo_lite.domain.errors import NodeLost, NotReady
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.logs import LogFormat
@@ -18,10 +19,10 @@ from exo_lite.domain.plan import Assignment
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.network import Binding
+from exo_lite.node.peers import Peers
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.store.model_store import ModelStore
-from exo_lite.transport.reach import check_port
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ class ShardHost:
         self,
         cluster: Cluster,
         store: ModelStore,
+        peers: Peers,
         *,
+        credentials: Credentials,
         torch_device: str,
         binding: Binding,
         worker_ports: tuple[int, int],
@@ -53,6 +56,8 @@ class ShardHost:
         self._cluster = cluster
         self._supervisor = supervisor or Supervisor()
         self._store = store
+        self._peers = peers
+        self._credentials = credentials
         self._torch_device = torch_device
         self._binding = binding
         self._worker_ports = worker_ports
@@ -88,7 +93,7 @@ class ShardHost:
     async def _check(self, hop: Hop) -> None:
         """A stream would say less of what is wrong, and later."""
         try:
-            await check_port(hop.address, timeout_s=PORT_TIMEOUT_S)
+            await self._peers.check_port(hop.address, timeout_s=PORT_TIMEOUT_S)
         except NodeLost as error:
             who = self._cluster.state.self_status.identity.name
             raise type(error)(f"{who} does not reach the worker on {hop.name}: {error}") from error
@@ -166,9 +171,10 @@ class ShardHost:
             last_port=self._worker_ports[1],
             cores_may_sleep=self._cores_may_sleep,
             hang_timeout_s=self._hang_timeout_s,
+            credentials=self._credentials,
         )
         process = WorkerProcess(
-            config, instance.fingerprint, instance.epoch, self.changed.set, own_host=self._binding.own_host
+            config, instance.fingerprint, instance.epoch, self.changed.set, self._peers, own_host=self._binding.own_host
         )
         what = f"the worker of {instance.model_id}"
         task = tasks.create_task(self._supervisor.contain(what, process.run()))

@@ -29,7 +29,7 @@ from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.last_words import LastWords
 from exo_lite.node.oom import num_oom_kills
-from exo_lite.transport.worker_client import WorkerClient
+from exo_lite.node.peers import Peers, PeerWorker
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class WorkerProcess:
         fingerprint: str,
         epoch: Epoch,
         on_change: Callable[[], None],
+        peers: Peers,
         *,
         own_host: str = "127.0.0.1",
         count_oom_kills: Callable[[], int | None] = num_oom_kills,
@@ -77,7 +78,8 @@ class WorkerProcess:
         self._own_host = own_host
         self.fingerprint = fingerprint
         self._on_change = on_change
-        self._client: WorkerClient | None = None
+        self._peers = peers
+        self._client: PeerWorker | None = None
         self._last_words = LastWords()
         self._count_oom_kills = count_oom_kills
         self._num_oom_kills = count_oom_kills()
@@ -109,7 +111,7 @@ class WorkerProcess:
         try:
             listening = await self._start(process)
             hop = Hop(self.config.node_name, join_address(self._own_host, listening.port))
-            self._client = WorkerClient(hop, silence_s=self.config.hang_timeout_s)
+            self._client = self._peers.worker(hop)
             await self._watch(process, listening, self._client)
         except (NodeLost, PortInUse) as error:
             await asyncio.wait({listening_to_it}, timeout=LAST_WORDS_WITHIN_S)
@@ -164,7 +166,7 @@ class WorkerProcess:
         words = self._last_words.text() if isinstance(error, WorkerFailed) else None
         return error if words is None else type(error)(f"{error}; its last words: {words}")
 
-    async def _watch(self, process: Process, listening: _Listening, client: WorkerClient) -> None:
+    async def _watch(self, process: Process, listening: _Listening, client: PeerWorker) -> None:
         exited = asyncio.ensure_future(process.wait())
         polled = asyncio.ensure_future(self._poll(client, listening))
         waited: set[asyncio.Future[Any]] = {exited, polled}
@@ -177,7 +179,7 @@ class WorkerProcess:
             exited.cancel()
             polled.cancel()
 
-    async def _poll(self, client: WorkerClient, listening: _Listening) -> NoReturn:
+    async def _poll(self, client: PeerWorker, listening: _Listening) -> NoReturn:
         """Raises NodeLost: the thread that computes may be busy for long, the worker's event loop never is."""
         patience_s = self.config.hang_timeout_s
         while True:
@@ -216,7 +218,7 @@ class WorkerProcess:
             self._on_change()
 
 
-async def _ask_until_answered(client: WorkerClient) -> ShardStatus:
+async def _ask_until_answered(client: PeerWorker) -> ShardStatus:
     while True:
         try:
             return await client.status(timeout_s=STATUS_TIMEOUT_S)

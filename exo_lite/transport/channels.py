@@ -8,6 +8,7 @@ import grpc
 from grpc.experimental import ChannelOptions
 
 from exo_lite.domain.addresses import join_address
+from exo_lite.domain.credentials import Credentials
 from exo_lite.domain.errors import PortInUse
 from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 
@@ -36,12 +37,17 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 def open_channel(
-    address: str, *, max_message_bytes: int = CONTROL_MESSAGE_BYTES, silence_s: float = DEFAULT_HANG_TIMEOUT_S
+    address: str,
+    credentials: Credentials,
+    *,
+    max_message_bytes: int = CONTROL_MESSAGE_BYTES,
+    silence_s: float = DEFAULT_HANG_TIMEOUT_S,
 ) -> grpc.aio.Channel:
+    """Open a channel that breaks once the other process has been silent for `silence_s`."""
     return grpc.aio.insecure_channel(address, options=[*_options(max_message_bytes), *_keepalive(silence_s)])
 
 
-def open_stream_channel(address: str, *, max_message_bytes: int) -> grpc.Channel:
+def open_stream_channel(address: str, credentials: Credentials, *, max_message_bytes: int) -> grpc.Channel:
     """Open a channel for one stream whose reader is the only thread between it and the connection.
 
     While that thread computes, nobody answers pings nor reads answers to them: such a connection is never taken for
@@ -68,7 +74,7 @@ def create_blocking_server(threads: ThreadPoolExecutor, *, max_message_bytes: in
     return grpc.server(threads, options=options, maximum_concurrent_rpcs=max_calls)
 
 
-def bind(server: grpc.aio.Server | grpc.Server, host: str, port: int) -> int:
+def bind(server: grpc.aio.Server | grpc.Server, host: str, port: int, credentials: Credentials) -> int:
     """Take the port, 0 for a free one, and return it. Raises PortInUse."""
     try:
         return server.add_insecure_port(join_address(host, port))
@@ -79,11 +85,13 @@ def bind(server: grpc.aio.Server | grpc.Server, host: str, port: int) -> int:
         ) from error
 
 
-def bind_within(server: grpc.aio.Server | grpc.Server, host: str, first_port: int, last_port: int) -> int:
+def bind_within(
+    server: grpc.aio.Server | grpc.Server, host: str, first_port: int, last_port: int, credentials: Credentials
+) -> int:
     """Take the first free port of a range, 0 to 0 for any, and return it. Raises PortInUse."""
     for port in range(first_port, last_port + 1):
         try:
-            return bind(server, host, port)
+            return bind(server, host, port, credentials)
         except PortInUse:
             continue
     raise PortInUse(f"ports {first_port} to {last_port} of {host} are in use")

@@ -13,7 +13,6 @@ from exo_lite.domain.errors import ExoLiteError, NodeLost
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.step import StepMessage, StepResult
-from exo_lite.transport.channels import open_stream_channel
 from exo_lite.transport.errors import error_from_status
 from exo_lite.transport.step_codec import result_from_proto, step_from_proto
 from exo_lite.transport.v1 import worker_pb2
@@ -28,13 +27,13 @@ class InStream(Generic[Item]):
     def __init__(
         self,
         hop: Hop,
+        channel: grpc.Channel,
         start_call: Callable[[StageStub], Any],
         from_proto: Callable[[Any], Item],
-        *,
-        max_message_bytes: int,
     ) -> None:
+        """`channel` leads to `hop`, and is closed with the stream."""
         self._peer = f"{hop.name} ({hop.address})"
-        self._channel = open_stream_channel(hop.address, max_message_bytes=max_message_bytes)
+        self._channel = channel
         self._start_call = start_call
         self._from_proto = from_proto
         self._closed = Event()
@@ -71,13 +70,13 @@ def _read_to_end(call: Any) -> None:
             pass
 
 
-def steps_from(hop: Hop, epoch: Epoch, *, max_message_bytes: int) -> InStream[StepMessage]:
+def steps_from(hop: Hop, epoch: Epoch, channel: grpc.Channel) -> InStream[StepMessage]:
     """What the stage before computes."""
     request = worker_pb2.StreamRequest(epoch=epoch)
-    return InStream(hop, lambda stub: stub.Steps(request), step_from_proto, max_message_bytes=max_message_bytes)
+    return InStream(hop, channel, lambda stub: stub.Steps(request), step_from_proto)
 
 
-def results_from(hop: Hop, epoch: Epoch, *, max_message_bytes: int) -> InStream[StepResult]:
+def results_from(hop: Hop, epoch: Epoch, channel: grpc.Channel) -> InStream[StepResult]:
     """What the tail computes."""
     request = worker_pb2.StreamRequest(epoch=epoch)
-    return InStream(hop, lambda stub: stub.Results(request), result_from_proto, max_message_bytes=max_message_bytes)
+    return InStream(hop, channel, lambda stub: stub.Results(request), result_from_proto)

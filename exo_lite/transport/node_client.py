@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable
 from typing import TypeVar
 
+import grpc
+
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
 from exo_lite.domain.node import NodeIdentity, NodeStatus
@@ -13,7 +15,6 @@ from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.transport import cluster_codec as codec
-from exo_lite.transport.channels import open_channel
 from exo_lite.transport.errors import errors_from_status
 from exo_lite.transport.step_codec import request_to_proto, token_from_proto
 from exo_lite.transport.v1 import node_pb2, relay_pb2
@@ -29,10 +30,11 @@ HEARTBEAT_BYTES = 1600
 class NodeClient:
     """One daemon at one address. Every call raises what the other side raised, or NodeLost."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+        """`channel` leads to `address`, and is closed with the client."""
         self.address = address
-        self._channel = open_channel(address)
-        self._stub = NodeStub(self._channel)
+        self._channel = channel
+        self._stub = NodeStub(channel)
 
     async def __aenter__(self) -> NodeClient:
         return self

@@ -14,28 +14,27 @@ import grpc
 
 from exo_lite.domain.errors import ConnectionRefused, NodeLost
 from exo_lite.domain.pipeline import Hop
-from exo_lite.transport.channels import open_channel
 
 NOTICING_SHARE = 0.75
 """Share of the silence until the connection counts as broken; the rest is for an attempt to open it anew."""
 
 
-async def until_silent(hop: Hop, *, silence_s: float) -> NodeLost:
+async def until_silent(hop: Hop, channel: grpc.aio.Channel, *, silence_s: float) -> NodeLost:
     """Wait until the process at `hop` has not answered for `silence_s`, or refuses connections; return what happened.
 
-    A connection that breaks and can be opened anew in that time is no loss.
+    `channel` leads there and breaks after NOTICING_SHARE of the silence. A connection that breaks and can be opened
+    anew in the rest of it is no loss.
     """
     peer = f"{hop.name} ({hop.address})"
-    async with open_channel(hop.address, silence_s=silence_s * NOTICING_SHARE) as channel:
-        patience_s = silence_s
-        while await _is_connected_within(channel, patience_s):
-            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
-            patience_s = silence_s * (1 - NOTICING_SHARE)
-        loss = NodeLost(f"{peer} has not answered for {silence_s:g} s: it hangs, or its network is gone")
-        if channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            loss = ConnectionRefused(f"{peer} cannot be connected to any more: its process or its network is gone")
-        loss.is_unanswered = True
-        return loss
+    patience_s = silence_s
+    while await _is_connected_within(channel, patience_s):
+        await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        patience_s = silence_s * (1 - NOTICING_SHARE)
+    loss = NodeLost(f"{peer} has not answered for {silence_s:g} s: it hangs, or its network is gone")
+    if channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+        loss = ConnectionRefused(f"{peer} cannot be connected to any more: its process or its network is gone")
+    loss.is_unanswered = True
+    return loss
 
 
 async def _is_connected_within(channel: grpc.aio.Channel, patience_s: float) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+import grpc
+
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
-from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
-from exo_lite.transport.channels import CONTROL_MESSAGE_BYTES, open_channel
 from exo_lite.transport.cluster_codec import order_to_proto, shard_status_from_proto
 from exo_lite.transport.errors import errors_from_status
 from exo_lite.transport.step_codec import request_to_proto, token_from_proto, trace_from_proto
@@ -20,13 +20,11 @@ from exo_lite.transport.v1.worker_pb2_grpc import WorkerStub
 class WorkerClient:
     """One worker at one address. Calls raise what the worker raised, or NodeLost naming its node."""
 
-    def __init__(
-        self, hop: Hop, *, max_message_bytes: int = CONTROL_MESSAGE_BYTES, silence_s: float = DEFAULT_HANG_TIMEOUT_S
-    ) -> None:
-        """Answers under way end with NodeLost once the worker's process has been silent for `silence_s`."""
+    def __init__(self, hop: Hop, channel: grpc.aio.Channel) -> None:
+        """`channel` leads to `hop`, and is closed with the client."""
         self.hop = hop
-        self._channel = open_channel(hop.address, max_message_bytes=max_message_bytes, silence_s=silence_s)
-        self._stub = WorkerStub(self._channel)
+        self._channel = channel
+        self._stub = WorkerStub(channel)
 
     async def close(self) -> None:
         await self._channel.close()

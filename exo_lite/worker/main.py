@@ -25,10 +25,9 @@ from exo_lite.domain.model_spec import DTYPE_BYTES
 from exo_lite.domain.plan import hidden_states_dtype
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 from exo_lite.domain.worker import WorkerConfig
-from exo_lite.transport.channels import STEP_OVERHEAD_BYTES, bind_within, create_server
+from exo_lite.transport.channels import STEP_OVERHEAD_BYTES
+from exo_lite.transport.peers import GrpcPeers
 from exo_lite.transport.sampling_codec import MAX_SCORE_BYTES, max_admission_bytes
-from exo_lite.transport.stage_server import create_stage_server
-from exo_lite.transport.worker_server import serve_worker
 from exo_lite.worker.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -51,14 +50,14 @@ def _exit_with_daemon(stdin: TextIO) -> None:
 
 
 async def _serve(config: WorkerConfig) -> None:
-    max_message_bytes = _max_message_bytes(config)
-    server = create_server(max_message_bytes=max_message_bytes, silence_s=config.hang_timeout_s)
-    worker = Worker(config, max_message_bytes=max_message_bytes, clock=time.monotonic)
-    serve_worker(server, worker)
-    stage_server = create_stage_server(worker, max_message_bytes=max_message_bytes)
+    peers = GrpcPeers(
+        config.credentials, max_message_bytes=_max_message_bytes(config), hang_timeout_s=config.hang_timeout_s
+    )
+    worker = Worker(config, peers=peers, clock=time.monotonic)
+    server, stage_server = peers.worker_server(worker), peers.stage_server(worker)
     within = (config.host, config.first_port, config.last_port)
     try:
-        ports = {"port": bind_within(server, *within), "stream_port": bind_within(stage_server, *within)}
+        ports = {"port": peers.bind_within(server, *within), "stream_port": peers.bind_within(stage_server, *within)}
     except PortInUse as error:
         _tell({"error": str(error)})
         return

@@ -16,7 +16,7 @@ from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.step import StageTiming, Step, StepFailure, StepMessage, StepResult
 from exo_lite.pipeline.head import AVERAGE_WEIGHT, Head
 from exo_lite.pipeline.stage import StageOutput
-from exo_lite.transport.in_stream import InStream, results_from, steps_from
+from exo_lite.worker.peers import Incoming, StagePeers
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Session:
         *,
         on_start: Callable[[], None],
         on_step: Callable[[], None],
-        max_message_bytes: int,
+        peers: StagePeers,
         clock: Callable[[], float],
     ) -> None:
         """`computing` is held for each step, and not taken for another once the session has ended.
@@ -75,12 +75,12 @@ class Session:
         self._computing_since_s: float | None = None
         self._own_steps: SimpleQueue[StepMessage | None] = SimpleQueue()
         self._is_waiting = False
-        self._steps_in: InStream[StepMessage] | None = None
-        self._results_in: InStream[StepResult] | None = None
+        self._steps_in: Incoming[StepMessage] | None = None
+        self._results_in: Incoming[StepResult] | None = None
         if order.previous is not None:
-            self._steps_in = steps_from(order.previous, order.epoch, max_message_bytes=max_message_bytes)
+            self._steps_in = peers.steps(order.previous, order.epoch)
         if order.tail is not None:
-            self._results_in = results_from(order.tail, order.epoch, max_message_bytes=max_message_bytes)
+            self._results_in = peers.results(order.tail, order.epoch)
 
     @property
     def epoch(self) -> Epoch:
@@ -214,7 +214,7 @@ class Session:
                 return
             yield message, self._clock() - message.sent_at_s
 
-    def _arrivals_from(self, messages: InStream[StepMessage]) -> Iterator[tuple[StepMessage, float]]:
+    def _arrivals_from(self, messages: Incoming[StepMessage]) -> Iterator[tuple[StepMessage, float]]:
         """When a message arrived is unknown, as nobody waits for it while this stage computes.
 
         Its way took about as long as that of the last one that was waited for; what is more than that, it has waited.

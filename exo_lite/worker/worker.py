@@ -31,9 +31,9 @@ from exo_lite.domain.worker import WorkerConfig
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage
-from exo_lite.transport.pulse import until_silent
 from exo_lite.worker.awake_cores import AwakeCores
 from exo_lite.worker.loading import load_stage
+from exo_lite.worker.peers import StagePeers
 from exo_lite.worker.session import Session
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ class _Loading:
 class Worker:
     """Handles the calls of the worker's two servers. One step is computed at a time."""
 
-    def __init__(self, config: WorkerConfig, *, max_message_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(self, config: WorkerConfig, *, peers: StagePeers, clock: Callable[[], float]) -> None:
         self._config = config
-        self._max_message_bytes = max_message_bytes
+        self._peers = peers
         self._clock = clock
         self._computing = Lock()
         self._loading = _Loading()
@@ -141,7 +141,7 @@ class Worker:
                 self._computing,
                 on_start=stage.reset,  # then, not now: a step of the session before may be under way
                 on_step=self._cores.hold,
-                max_message_bytes=self._max_message_bytes,
+                peers=self._peers,
                 clock=self._clock,
             )
             self._session = session
@@ -154,7 +154,7 @@ class Worker:
 
     async def _watch(self, session: Session, source: Hop) -> None:
         """End the session once the process that it reads from is silent. Every stage of the ring watches one."""
-        session.end(await until_silent(source, silence_s=self._config.hang_timeout_s))
+        session.end(await self._peers.until_silent(source))
 
     def _stop_watching(self) -> None:
         if self._watching is not None:

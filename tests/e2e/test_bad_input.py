@@ -23,10 +23,9 @@ from exo_lite.domain.errors import IncompatibleVersion
 from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.store.model_store import ModelStore
-from exo_lite.transport.channels import bind, create_server
-from exo_lite.transport.node_client import NodeClient
 from exo_lite.transport.node_server import serve_node
 from tests.daemons import Daemons, Node, run_cli, wait_until
+from tests.loopback import PEERS
 
 MODEL = "smollm2-135m"
 WEIGHTS = "model.safetensors"
@@ -312,8 +311,8 @@ class PeerOfTomorrow:
 
 @pytest.mark.parametrize("is_polite", [True, False], ids=["it would take us", "it refuses us"])
 async def test_nodes_of_different_versions_refuse_each_other_and_say_why(own_daemons: Daemons, is_polite: bool) -> None:
-    server = create_server()
-    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    server = PEERS.node_server()
+    address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     peer = PeerOfTomorrow(own_daemons.cluster, address, is_polite=is_polite)
     serve_node(server, peer)  # type: ignore[arg-type]  # its other calls are never made
     await server.start()
@@ -322,7 +321,7 @@ async def test_nodes_of_different_versions_refuse_each_other_and_say_why(own_dae
         node = await asyncio.to_thread(own_daemons.start, "today", flags=["--peer", address])
         refusals = await asyncio.to_thread(wait_until, lambda: _refusals(node), "the daemon tells of the refusal")
         today = node.state()["nodes"][0]["address"]
-        async with NodeClient(today) as client:
+        async with PEERS.node(today) as client:
             with pytest.raises(IncompatibleVersion, match=re.escape(f"{theirs}, today runs")):
                 await client.handshake(peer.status, timeout_s=5.0)
     finally:

@@ -22,6 +22,7 @@ from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.transport.worker_client import WorkerClient
+from tests.loopback import PEERS
 from tests.waiting import until
 
 MODEL = ModelId("tiny-llama")
@@ -135,7 +136,7 @@ async def running(*configs: WorkerConfig) -> AsyncIterator[list[RunningWorker]]:
     workers: list[RunningWorker] = []
     async with asyncio.TaskGroup() as tasks:
         for config in configs:
-            worker = RunningWorker(WorkerProcess(config, "fingerprint", Epoch(0), lambda: None))
+            worker = RunningWorker(WorkerProcess(config, "fingerprint", Epoch(0), lambda: None, PEERS))
             worker.process._on_change = lambda worker=worker: worker.history.append(worker.status)  # type: ignore[misc]
             workers.append(worker)
         runs = [tasks.create_task(worker.process.run()) for worker in workers]
@@ -151,7 +152,7 @@ async def running(*configs: WorkerConfig) -> AsyncIterator[list[RunningWorker]]:
 
 @asynccontextmanager
 async def client_of(worker: RunningWorker) -> AsyncIterator[WorkerClient]:
-    client = WorkerClient(worker.hop)
+    client = PEERS.worker(worker.hop)
     try:
         yield client
     finally:

@@ -10,6 +10,7 @@ from threading import Event
 
 import pytest
 
+from exo_lite.domain.credentials import Credentials
 from exo_lite.domain.errors import (
     ConnectionRefused,
     ExoLiteError,
@@ -29,17 +30,17 @@ from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import HiddenStates, Step, StepMessage, StepResult
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport import stage_server
-from exo_lite.transport.channels import bind, create_server
-from exo_lite.transport.in_stream import InStream, results_from, steps_from
-from exo_lite.transport.pulse import until_silent
-from exo_lite.transport.stage_server import create_stage_server
+from exo_lite.transport.in_stream import InStream
+from exo_lite.transport.peers import GrpcPeers
 from exo_lite.transport.worker_client import WorkerClient
 from exo_lite.transport.worker_server import serve_worker
+from tests.loopback import PEERS
 from tests.stages import reading
 from tests.waiting import until
 
 DEADLINE_S = 5.0
 SILENCE_S = 2.0
+IMPATIENT = GrpcPeers(Credentials(), hang_timeout_s=SILENCE_S)
 EPOCH = Epoch(1)
 ORDER = ConnectOrder(ModelId("m"), EPOCH, stage=0, num_stages=1, previous=None, tail=None, next_name="attic")
 REQUEST = GenerateRequest(RequestId("r"), ModelId("m"), Epoch(1), 0, (1, 2), 4, Sampling())
@@ -112,8 +113,8 @@ class ScriptedStage:
 @asynccontextmanager
 async def stage_served(stage: ScriptedStage) -> AsyncIterator[str]:
     """Its address."""
-    server = create_stage_server(stage, max_message_bytes=2**20)
-    port = bind(server, "127.0.0.1", 0)
+    server = PEERS.stage_server(stage)
+    port = PEERS.bind(server, "127.0.0.1", 0)
     server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -122,15 +123,15 @@ async def stage_served(stage: ScriptedStage) -> AsyncIterator[str]:
 
 
 def steps_of(address: str, epoch: Epoch = EPOCH) -> InStream[StepMessage]:
-    return steps_from(Hop("attic", address), epoch, max_message_bytes=2**20)
+    return PEERS.steps(Hop("attic", address), epoch)
 
 
 @asynccontextmanager
 async def served(worker: ScriptedWorker) -> AsyncIterator[str]:
     """Its address."""
-    server = create_server()
+    server = PEERS.node_server()
     serve_worker(server, worker)
-    port = bind(server, "127.0.0.1", 0)
+    port = PEERS.bind(server, "127.0.0.1", 0)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -140,7 +141,7 @@ async def served(worker: ScriptedWorker) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def client_of(address: str) -> AsyncIterator[WorkerClient]:
-    client = WorkerClient(Hop("attic", address))
+    client = PEERS.worker(Hop("attic", address))
     try:
         async with asyncio.timeout(DEADLINE_S):
             yield client
@@ -292,7 +293,7 @@ async def test_a_stage_that_dies_is_seen_by_whoever_waits_for_its_steps():
 
 async def test_a_connection_that_goes_silent_is_noticed_in_seconds_though_nobody_reads():
     async with stage_served(ScriptedStage()) as address, Wire(address) as wire, asyncio.timeout(3 * DEADLINE_S):
-        noticed = asyncio.ensure_future(until_silent(Hop("attic", wire.address), silence_s=SILENCE_S))
+        noticed = asyncio.ensure_future(IMPATIENT.until_silent(Hop("attic", wire.address)))
         await until(lambda: wire.num_connections > 0, "it watches")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2 * SILENCE_S):
@@ -307,7 +308,7 @@ async def test_a_connection_that_goes_silent_is_noticed_in_seconds_though_nobody
 
 async def test_a_process_that_is_gone_is_noticed_though_nobody_reads():
     async with stage_served(ScriptedStage()) as address, Wire(address) as wire, asyncio.timeout(3 * DEADLINE_S):
-        noticed = asyncio.ensure_future(until_silent(Hop("attic", wire.address), silence_s=SILENCE_S))
+        noticed = asyncio.ensure_future(IMPATIENT.until_silent(Hop("attic", wire.address)))
         await until(lambda: wire.num_connections > 0, "it watches")
         wire.tear()
         assert isinstance(await noticed, ConnectionRefused)
@@ -315,7 +316,7 @@ async def test_a_process_that_is_gone_is_noticed_though_nobody_reads():
 
 async def test_a_connection_that_breaks_and_comes_back_is_no_loss():
     async with stage_served(ScriptedStage()) as address, Wire(address) as wire, asyncio.timeout(3 * DEADLINE_S):
-        noticed = asyncio.ensure_future(until_silent(Hop("attic", wire.address), silence_s=SILENCE_S))
+        noticed = asyncio.ensure_future(IMPATIENT.until_silent(Hop("attic", wire.address)))
         for num_connections in (1, 2, 3):
             await until(lambda num=num_connections: wire.num_connections == num, "it watches")  # type: ignore[misc]
             wire.tear_connections()
@@ -387,7 +388,7 @@ async def test_a_stream_that_is_refused_breaks_nothing_off():
         async with reading(steps_of(address, Epoch(2))) as stale:
             with pytest.raises(StaleEpoch, match="no stage of epoch 2"):
                 await stale.next()
-        async with reading(results_from(Hop("attic", address), EPOCH, max_message_bytes=2**20)) as results:
+        async with reading(PEERS.results(Hop("attic", address), EPOCH)) as results:
             with pytest.raises(MalformedMessage, match="there are none here"):
                 await results.next()
         assert stage.num_open == 1
@@ -395,8 +396,8 @@ async def test_a_stream_that_is_refused_breaks_nothing_off():
 
 async def test_a_stage_server_that_stops_looks_lost():
     stage = ScriptedStage()
-    server = create_stage_server(stage, max_message_bytes=2**20)
-    port = bind(server, "127.0.0.1", 0)
+    server = PEERS.stage_server(stage)
+    port = PEERS.bind(server, "127.0.0.1", 0)
     server.start()
     async with reading(steps_of(f"127.0.0.1:{port}")) as steps, asyncio.timeout(DEADLINE_S):
         await steps.next()
@@ -406,9 +407,9 @@ async def test_a_stage_server_that_stops_looks_lost():
 
 
 async def test_a_server_that_stops_looks_lost_and_not_as_if_this_side_had_cancelled():
-    server, worker = create_server(), ScriptedWorker()
+    server, worker = PEERS.node_server(), ScriptedWorker()
     serve_worker(server, worker)
-    port = bind(server, "127.0.0.1", 0)
+    port = PEERS.bind(server, "127.0.0.1", 0)
     await server.start()
     async with client_of(f"127.0.0.1:{port}") as client:
         tokens = client.generate(REQUEST)

@@ -16,7 +16,6 @@ from exo_lite.domain.ids import Epoch
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.step import Admission, Step, StepMessage, StepResult
-from exo_lite.transport.in_stream import results_from, steps_from
 from exo_lite.transport.step_codec import step_to_proto
 from exo_lite.transport.v1 import worker_pb2
 from tests.integration.real_workers import (
@@ -31,6 +30,7 @@ from tests.integration.real_workers import (
     next_epoch,
     running,
 )
+from tests.loopback import PEERS
 from tests.stages import RawStage, Read, raw_stage, reading
 from tests.waiting import until
 
@@ -58,7 +58,7 @@ class Tail:
         self.epoch = next_epoch()
         self.front = await self._joined.enter_async_context(raw_stage())
         await self.worker.process.connect(self.order(self.epoch))
-        stream = results_from(self.worker.stream_hop, self.epoch, max_message_bytes=2**26)
+        stream = PEERS.results(self.worker.stream_hop, self.epoch)
         self.results = await self._joined.enter_async_context(reading(stream))
 
     def order(self, epoch: Epoch) -> ConnectOrder:
@@ -324,7 +324,7 @@ async def test_a_message_beyond_the_limit_ends_the_epoch_and_says_so(tail: Tail)
 
 
 async def test_the_last_stage_has_no_steps_for_anybody(tail: Tail):
-    async with reading(steps_from(tail.worker.stream_hop, tail.epoch, max_message_bytes=2**20)) as read:
+    async with reading(PEERS.steps(tail.worker.stream_hop, tail.epoch)) as read:
         with pytest.raises(MalformedMessage, match="stage 1 of 2 computes no such thing"):
             await read.next()
     await check_alive(tail)
@@ -333,7 +333,7 @@ async def test_the_last_stage_has_no_steps_for_anybody(tail: Tail):
 async def test_what_goes_to_one_goes_to_nobody_else(tail: Tail):
     await check_alive(tail)
     for _ in range(20):  # more than there are threads for streams
-        async with reading(results_from(tail.worker.stream_hop, tail.epoch, max_message_bytes=2**20)) as read:
+        async with reading(PEERS.results(tail.worker.stream_hop, tail.epoch)) as read:
             with pytest.raises(MalformedMessage, match=f"in epoch {tail.epoch} goes to somebody already"):
                 await read.next()
     await check_alive(tail)
@@ -341,7 +341,7 @@ async def test_what_goes_to_one_goes_to_nobody_else(tail: Tail):
 
 async def test_another_epochs_results_are_nobodys(tail: Tail):
     for epoch in (0, tail.epoch - 1, tail.epoch + 1, 2**64 - 1):
-        async with reading(results_from(tail.worker.stream_hop, Epoch(epoch), max_message_bytes=2**20)) as read:
+        async with reading(PEERS.results(tail.worker.stream_hop, Epoch(epoch))) as read:
             with pytest.raises(StaleEpoch, match=f"back is stage 1 of epoch {tail.epoch}"):
                 await read.next()
     await check_alive(tail)

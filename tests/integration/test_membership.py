@@ -36,9 +36,8 @@ from exo_lite.node.config import NodeConfig
 from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
 from exo_lite.node.routes import find_route
-from exo_lite.transport.channels import bind, create_server
-from exo_lite.transport.node_client import NodeClient
 from exo_lite.transport.node_server import serve_node
+from tests.loopback import PEERS
 from tests.waiting import until
 
 JOIN_TIMEOUT_S = 5.0
@@ -266,9 +265,9 @@ async def test_an_address_where_somebody_else_answers_is_refused(cluster: Cluste
 
 async def test_a_peer_whose_own_address_does_not_answer_is_reached_where_it_was_asked(cluster: Cluster):
     """It answers where it was asked, as behind a port forwarding, and gives an address that leads nowhere."""
-    server = create_server()
+    server = PEERS.node_server()
     serve_node(server, Misled(_status(cluster.name)))
-    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     await server.start()
     try:
         async with cluster.node("a", peers=(address,)) as a:
@@ -279,7 +278,7 @@ async def test_a_peer_whose_own_address_does_not_answer_is_reached_where_it_was_
 
 
 async def test_strangers_do_not_beat(cluster: Cluster):
-    async with cluster.node("a") as a, NodeClient(address_of(a)) as client:
+    async with cluster.node("a") as a, PEERS.node(address_of(a)) as client:
         with pytest.raises(NotAMember, match="shake hands"):
             await client.heartbeat(Heartbeat(_status(cluster.name)), timeout_s=JOIN_TIMEOUT_S)
 
@@ -301,7 +300,7 @@ async def test_a_heartbeat_that_was_under_way_does_not_bring_back_one_that_said_
         await joined(a, b)
         await b.leave()
         assert seen_by(a)["b"] == "dead"
-        async with NodeClient(address_of(a)) as client:
+        async with PEERS.node(address_of(a)) as client:
             await b._membership._beat(b._cluster.state.members[a.identity().node_id], client)
         assert seen_by(a)["b"] == "dead"
 
@@ -354,7 +353,7 @@ async def test_a_node_that_comes_back_is_a_member_again(cluster: Cluster):
 async def test_one_that_was_taken_for_dead_shakes_hands_again(cluster: Cluster):
     async with cluster.node("a") as a, cluster.node("b", peers=(address_of(a),)) as b:
         await joined(a, b)
-        async with NodeClient(address_of(a)) as client:
+        async with PEERS.node(address_of(a)) as client:
             identity = b.identity()
             await client.leave(identity.node_id, BootId("another boot"), timeout_s=JOIN_TIMEOUT_S)
             assert seen_by(a)["b"] == "alive"  # only its own goodbye counts
@@ -369,7 +368,7 @@ def _is_seen_as(daemon: Daemon, name: str, state: str) -> Callable[[], bool]:
 
 
 async def _shake_hands(daemon: Daemon, status: NodeStatus) -> NoReturn:
-    async with NodeClient(address_of(daemon)) as client:
+    async with PEERS.node(address_of(daemon)) as client:
         await client.handshake(status, timeout_s=JOIN_TIMEOUT_S)
     raise AssertionError("the handshake was taken")
 

@@ -13,9 +13,8 @@ from exo_lite.domain.errors import LargePacketsLost, NodeLost
 from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.node import PROTOCOL_VERSION, NodeIdentity
 from exo_lite.node.packet_size import check_large_messages
-from exo_lite.transport.channels import bind, create_server
-from exo_lite.transport.node_client import NodeClient
 from exo_lite.transport.node_server import serve_node
+from tests.loopback import PEERS
 
 TIMEOUT_S = 1.0
 SMALL_BYTES = 1250
@@ -40,9 +39,9 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *
 @asynccontextmanager
 async def way_to(handler: Any, *, drops_large: str) -> AsyncIterator[str]:
     """The address of a relay; `drops_large`: on the way "there", "back" or not at all."""
-    server = create_server()
+    server = PEERS.node_server()
     serve_node(server, handler)
-    port = bind(server, "127.0.0.1", 0)
+    port = PEERS.bind(server, "127.0.0.1", 0)
     await server.start()
     tasks: list[asyncio.Task[None]] = []
     writers: list[asyncio.StreamWriter] = []
@@ -70,20 +69,20 @@ async def way_to(handler: Any, *, drops_large: str) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("direction", ["there", "back"])
 async def test_a_way_that_loses_large_packets_is_told_by_that(direction: str):
-    async with way_to(Answering(), drops_large=direction) as address, NodeClient(address) as client:
+    async with way_to(Answering(), drops_large=direction) as address, PEERS.node(address) as client:
         await client.identify(timeout_s=5.0)
         with pytest.raises(LargePacketsLost, match=r"attic at .* answers small messages, and none of 8 KiB"):
-            await check_large_messages(client, "attic", timeout_s=TIMEOUT_S)
+            await check_large_messages(PEERS, client, "attic", timeout_s=TIMEOUT_S)
 
 
 async def test_a_way_that_carries_all_is_fine():
-    async with way_to(Answering(), drops_large="") as address, NodeClient(address) as client:
-        await check_large_messages(client, "attic", timeout_s=5.0)
+    async with way_to(Answering(), drops_large="") as address, PEERS.node(address) as client:
+        await check_large_messages(PEERS, client, "attic", timeout_s=5.0)
 
 
 async def test_a_peer_that_answers_nothing_is_lost_and_not_accused_of_its_packets():
     async with way_to(Answering(), drops_large="") as address:
-        client = NodeClient(address)
+        client = PEERS.node(address)
     async with client:
         with pytest.raises(NodeLost):
-            await check_large_messages(client, "attic", timeout_s=TIMEOUT_S)
+            await check_large_messages(PEERS, client, "attic", timeout_s=TIMEOUT_S)

@@ -25,6 +25,7 @@ from exo_lite.engine.torch_c.sampling import sample
 from exo_lite.engine.torch_c.weights import load_shard
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.transport.worker_client import WorkerClient
+from tests.loopback import PEERS
 from tests.unit.store.tiny_models import SPEC as TINY
 from tests.unit.store.tiny_models import random_tensors, write_hf_folder
 
@@ -75,7 +76,8 @@ async def joined_workers(model_dir: Path) -> AsyncIterator[Hop]:
     """The head of two workers with a layer each, joined to a pipeline."""
     changed = asyncio.Event()
     workers = [
-        WorkerProcess(config(model_dir, Shard(MODEL, layer, layer, 2)), "", Epoch(1), changed.set) for layer in (0, 1)
+        WorkerProcess(config(model_dir, Shard(MODEL, layer, layer, 2)), "", Epoch(1), changed.set, PEERS)
+        for layer in (0, 1)
     ]
     tasks = [asyncio.create_task(worker.run()) for worker in workers]
     try:
@@ -150,7 +152,7 @@ def check_logprobs(token: Token, num_top: int | None, expected: torch.Tensor) ->
 async def test_two_workers_draw_what_one_model_alone_does(model_dir: Path) -> None:
     torch.set_num_threads(1)
     async with asyncio.timeout(DEADLINE_S), joined_workers(model_dir) as hop:
-        head = WorkerClient(hop)
+        head = PEERS.worker(hop)
         try:
             answers = await asyncio.gather(*(answered(head, *one) for one in enumerate(ASKED)))
         finally:

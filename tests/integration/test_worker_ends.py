@@ -13,6 +13,7 @@ from exo_lite.domain.ids import Epoch
 from exo_lite.domain.node import ShardStatus
 from exo_lite.node.worker_process import WorkerProcess
 from tests.integration.real_workers import config_for
+from tests.loopback import PEERS
 
 LISTENING = 'echo \'{"port": 9, "stream_port": 9}\''
 ABORTED = "the worker on attic was killed by signal 6; its last words: terminate called; what(): std::bad_alloc"
@@ -26,7 +27,7 @@ async def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, oo
     os.chmod(program, 0o700)  # noqa: PTH101
     monkeypatch.setattr(sys, "executable", str(program))
     count = lambda: next(oom_kills)  # noqa: E731
-    process = WorkerProcess(config_for("attic", tmp_path), "f", Epoch(1), lambda: None, count_oom_kills=count)
+    process = WorkerProcess(config_for("attic", tmp_path), "f", Epoch(1), lambda: None, PEERS, count_oom_kills=count)
     await process.run()
     return process.status
 

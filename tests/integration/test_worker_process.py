@@ -22,7 +22,6 @@ from exo_lite.domain.errors import InvalidRequest, MalformedMessage, NodeLost, N
 from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import Sampling
-from exo_lite.transport.in_stream import steps_from
 from tests.integration.real_workers import (
     MODEL,
     N_LAYERS,
@@ -38,6 +37,7 @@ from tests.integration.real_workers import (
     request,
     running,
 )
+from tests.loopback import PEERS
 from tests.stages import reading
 from tests.waiting import until
 
@@ -251,7 +251,7 @@ async def test_whoever_asks_for_the_steps_of_others_disturbs_nothing(
     epoch = await join(head, workers["back"])
     undisturbed = asyncio.ensure_future(answer(head, request(epoch, PROMPT, 60)))
     for other in (epoch - 1, epoch + 1):
-        async with reading(steps_from(head.stream_hop, Epoch(other), max_message_bytes=2**20)) as read:
+        async with reading(PEERS.steps(head.stream_hop, Epoch(other))) as read:
             with pytest.raises(StaleEpoch, match=f"front is stage 0 of epoch {epoch}, and was asked .* epoch {other}"):
                 await read.next()
     assert await undisturbed == tiny_llama.greedy(PROMPT, 60)

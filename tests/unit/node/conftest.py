@@ -15,6 +15,7 @@ from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
 from exo_lite.store.model_store import ModelStore
+from tests.loopback import PEERS
 
 MakeService = Callable[[ClusterState | Cluster], NodeService]
 
@@ -28,11 +29,12 @@ def service_of(tmp_path: Path) -> MakeService:
 
     def make(state: ClusterState | Cluster) -> NodeService:
         seen, events = state if isinstance(state, Cluster) else Cluster(state), EventLog()
-        requests = Requests(seen)
+        requests = Requests(seen, PEERS)
         return NodeService(
             seen,
+            peers=PEERS,
             events=events,
-            membership=Membership(seen, events, peers=()),
+            membership=Membership(seen, events, PEERS),
             placement=PlacementController(seen, connect, requests.generate_on),
             requests=requests,
             store=ModelStore(tmp_path),

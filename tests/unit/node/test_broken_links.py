@@ -21,6 +21,7 @@ from exo_lite.node.failures import DOUBTFUL_FOR_S, MAX_RETRY_AFTER_S, RETRY_AFTE
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.planning.footprint import footprint
+from tests.loopback import PEERS
 from tests.unit.node.cluster_states import (
     EPOCH,
     FINGERPRINT,
@@ -109,7 +110,7 @@ def controller(state: ClusterState) -> tuple[PlacementController, Cluster]:
         await asyncio.Event().wait()
 
     seen = Cluster(state)
-    return PlacementController(seen, connect, Requests(seen).generate_on), seen
+    return PlacementController(seen, connect, Requests(seen, PEERS).generate_on), seen
 
 
 def placed_on(seen: Cluster) -> str:

@@ -18,8 +18,8 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
 from exo_lite.node.model_search import ModelSearch
-from exo_lite.transport.channels import bind, create_server
 from exo_lite.transport.node_server import serve_node
+from tests.loopback import PEERS
 from tests.unit.node.cluster_states import FINGERPRINT, MODEL, SPEC, cluster, member, node
 from tests.unit.node.conftest import MakeService
 
@@ -45,9 +45,9 @@ class Peer:
 
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
-    peer, server = Peer({MODEL: FINGERPRINT}), create_server()
+    peer, server = Peer({MODEL: FINGERPRINT}), PEERS.node_server()
     serve_node(server, peer)  # type: ignore[arg-type]  # nothing else of a node is asked for
-    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     peer.status = replace(peer.status, identity=replace(peer.status.identity, addresses=(address,)))
     await server.start()
     yield peer
@@ -75,7 +75,7 @@ async def test_this_node_looks_too_and_only_who_is_not_known_to_have_the_files_i
         num_looks += 1
         seen.apply(SelfChanged(replace(seen.state.self_status, sequence=num_looks + 1, models={MODEL: FINGERPRINT})))
 
-    search = ModelSearch(seen, Membership(seen, EventLog(), peers=()), look)
+    search = ModelSearch(seen, PEERS, Membership(seen, EventLog(), PEERS), look)
     await search.look(MODEL)
     assert (num_looks, peer.num_looks) == (1, 1)
     await search.look(MODEL)

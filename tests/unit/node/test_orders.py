@@ -12,8 +12,8 @@ from exo_lite.domain.errors import ConnectionRefused, NodeLost
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.node import service as service_module
 from exo_lite.node.cluster import Cluster
-from exo_lite.transport.channels import bind, create_server
 from exo_lite.transport.node_server import serve_node
+from tests.loopback import PEERS
 from tests.unit.node.cluster_states import MODEL, cluster, instance, member, node, part
 from tests.unit.node.conftest import MakeService
 
@@ -35,9 +35,9 @@ def led_from(address: str) -> ClusterState:
 
 
 async def test_an_order_to_a_leader_that_dies_goes_to_the_next_one(service_of: MakeService) -> None:
-    leader, server = DyingLeader(), create_server()
+    leader, server = DyingLeader(), PEERS.node_server()
     serve_node(server, leader)  # type: ignore[arg-type]  # nothing else of a node is asked for
-    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     await server.start()
     seen = Cluster(led_from(address))
     order = asyncio.create_task(service_of(seen).unload(MODEL))

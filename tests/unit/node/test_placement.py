@@ -21,6 +21,7 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.failures import MAX_WORKER_FAILURES, SAME_FAILURE_S
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
+from tests.loopback import PEERS
 from tests.unit.node.cluster_states import (
     EPOCH,
     FINGERPRINT,
@@ -50,7 +51,7 @@ def controller(
         raise AssertionError("nobody is to be connected")
 
     seen = Cluster(state)
-    return PlacementController(seen, connect, Requests(seen).generate_on, clock=clock), seen
+    return PlacementController(seen, connect, Requests(seen, PEERS).generate_on, clock=clock), seen
 
 
 def instances(seen: Cluster) -> dict[str, Instance]:

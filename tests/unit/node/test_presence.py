@@ -14,6 +14,7 @@ from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
 from exo_lite.node.network import Binding
 from exo_lite.node.presence import Presence
+from tests.loopback import PEERS
 from tests.unit.node.cluster_states import cluster, node
 from tests.waiting import until
 
@@ -28,7 +29,7 @@ class Machine:
         self.hosts = hosts
         self.cluster = Cluster(cluster(node("a")))
         self.events = EventLog()
-        membership = Membership(self.cluster, self.events, peers=())
+        membership = Membership(self.cluster, self.events, PEERS)
         self.presence = Presence(
             binding,
             52414,

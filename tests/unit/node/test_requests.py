@@ -14,9 +14,9 @@ from exo_lite.domain.ids import Epoch, NodeId, RequestId
 from exo_lite.domain.request import MAX_PROMPT_LOGPROBS, GenerateRequest, Sampling, Terms, Token
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.requests import MAX_RELAYS, MAX_UNREAD_TOKENS, Requests
-from exo_lite.transport.channels import bind, create_server
 from exo_lite.transport.node_server import serve_node
 from exo_lite.transport.worker_server import serve_worker
+from tests.loopback import PEERS
 from tests.unit.node.cluster_states import (
     EPOCH,
     FIRST,
@@ -33,7 +33,7 @@ from tests.unit.node.cluster_states import (
 
 
 async def test_more_scores_of_a_prompt_than_one_message_holds_are_refused() -> None:
-    requests, terms = Requests(Cluster(both_ready())), Terms()
+    requests, terms = Requests(Cluster(both_ready()), PEERS), Terms()
     sampling = Sampling(logprobs=20, prompt_logprobs=True)
     answer = requests.generate(MODEL, [1] * (MAX_PROMPT_LOGPROBS // 21 + 1), 1, sampling, frozenset(), terms)
     with pytest.raises(InvalidRequest, match="log probabilities, more than") as refused:
@@ -64,7 +64,7 @@ async def test_tokens_that_a_client_does_not_read_wait_with_the_head() -> None:
     state = both_ready()
     assert state.placement is not None
     [placed] = state.placement.instances
-    requests = Requests(Cluster(state))
+    requests = Requests(Cluster(state), PEERS)
     requests._answer = lambda instance, request, num_relays: QuickHead().generate(request)  # type: ignore[method-assign]
     request = GenerateRequest(RequestId("r"), MODEL, EPOCH, 0, (1,), 1000, Sampling())
     async with aclosing(requests.generate_on(placed, request)) as tokens:
@@ -77,13 +77,13 @@ async def test_tokens_that_a_client_does_not_read_wait_with_the_head() -> None:
 
 
 async def test_a_way_to_the_head_that_closes_ends_the_answer_with_the_cause() -> None:
-    head, server, state = SilentHead(), create_server(), both_ready()
+    head, server, state = SilentHead(), PEERS.node_server(), both_ready()
     serve_worker(server, head)  # type: ignore[arg-type]  # nothing else of a worker is asked for
-    port = bind(server, "127.0.0.1", 0)
+    port = PEERS.bind(server, "127.0.0.1", 0)
     await server.start()
     [shard] = state.self_status.shards
     own = replace(state.self_status, shards=(replace(shard, worker_port=port),))
-    requests = Requests(Cluster(replace(state, self_status=own)))
+    requests = Requests(Cluster(replace(state, self_status=own)), PEERS)
     assert state.placement is not None
     [instance] = state.placement.instances
     request = GenerateRequest(RequestId("r"), instance.model_id, EPOCH, 0, (1,), 1, Sampling())
@@ -99,12 +99,12 @@ async def test_a_way_to_the_head_that_closes_ends_the_answer_with_the_cause() ->
 
 async def test_traces_of_a_model_whose_head_cannot_tell_are_none_with_the_reason() -> None:
     """Whoever looks at a model that is moving has asked for nothing wrong."""
-    requests = Requests(Cluster(two_nodes(state="loading")))
+    requests = Requests(Cluster(two_nodes(state="loading")), PEERS)
     report = await requests.traces(MODEL)
     assert report.requests == ()
     assert report.reason == "the worker on node-a, the head of tiny, is not there yet"
 
-    gone = Requests(Cluster(two_nodes(shard_status(FIRST, worker_port=1), state="degraded")))
+    gone = Requests(Cluster(two_nodes(shard_status(FIRST, worker_port=1), state="degraded")), PEERS)
     try:
         report = await gone.traces(MODEL)
         assert report.requests == ()
@@ -116,7 +116,7 @@ async def test_traces_of_a_model_whose_head_cannot_tell_are_none_with_the_reason
 
 async def test_a_model_that_is_not_loaded_has_no_traces() -> None:
     with pytest.raises(NotReady, match="tiny is not loaded any more"):
-        await Requests(Cluster(cluster(node("a")))).traces(MODEL)
+        await Requests(Cluster(cluster(node("a"))), PEERS).traces(MODEL)
 
 
 class Between:
@@ -131,9 +131,9 @@ class Between:
 
 
 async def test_a_request_whose_head_is_out_of_reach_goes_through_a_node_between() -> None:
-    between, server = Between(), create_server()
+    between, server = Between(), PEERS.node_server()
     serve_node(server, between)  # type: ignore[arg-type]  # nothing else of a daemon is asked for
-    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     await server.start()
     head, entry = part("c", 0, 3), node("a")
     b = node("b")
@@ -145,7 +145,7 @@ async def test_a_request_whose_head_is_out_of_reach_goes_through_a_node_between(
         ],
         instance(head),
     )
-    requests = Requests(Cluster(state))
+    requests = Requests(Cluster(state), PEERS)
     request = GenerateRequest(RequestId("r"), MODEL, EPOCH, 0, (1,), 2, Sampling())
     try:
         tokens = [token.token_id async for token in requests.generate_on(instance(head), request)]

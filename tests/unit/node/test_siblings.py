@@ -14,6 +14,7 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import MIN_IDLE_S, LeaveSibling, next_actions, offers
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests, _loss
+from tests.loopback import PEERS
 from tests.unit.node.cluster_states import (
     EPOCH,
     LIMIT_BYTES,
@@ -74,6 +75,6 @@ def test_unloading_a_model_unloads_both():
         raise AssertionError("nobody is to be connected")
 
     seen = Cluster(healed())
-    PlacementController(seen, connect, Requests(seen).generate_on).unplace(MODEL)
+    PlacementController(seen, connect, Requests(seen, PEERS).generate_on).unplace(MODEL)
     assert seen.state.placement is not None
     assert (seen.state.placement.instances, seen.state.placement.siblings) == ((), ())

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from threading import Lock, Thread
+from typing import Generic, TypeVar
 
 import pytest
 
@@ -14,7 +15,7 @@ from exo_lite.domain.errors import ExoLiteError, MalformedMessage, MalformedStep
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Sampling
-from exo_lite.domain.step import SampledToken, SequenceChunk, StageTiming, Step, StepMessage
+from exo_lite.domain.step import SampledToken, SequenceChunk, StageTiming, Step, StepMessage, StepResult
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Scheduler
 from exo_lite.pipeline.stage import StageOutput
@@ -25,19 +26,37 @@ from tests.waiting import until
 NOWHERE = Hop("nowhere", "127.0.0.1:9")
 EPOCH = Epoch(1)
 Compute = Callable[[StepMessage], StageOutput]
+Item = TypeVar("Item")
 
 
-class Stream:
+class Stream(Generic[Item]):
     """In place of the one from another stage: what comes is the test's."""
 
     def __init__(self) -> None:
-        self.items: SimpleQueue[StepMessage | None] = SimpleQueue()
+        self.items: SimpleQueue[Item | None] = SimpleQueue()
 
-    def __iter__(self) -> Iterator[StepMessage]:
+    def __iter__(self) -> Iterator[Item]:
         return iter(self.items.get, None)
 
     def close(self) -> None:
         self.items.put(None)
+
+
+class OtherStages:
+    """Fits StagePeers."""
+
+    def __init__(self) -> None:
+        self.before, self.tail = Stream[StepMessage](), Stream[StepResult]()
+
+    def steps(self, hop: Hop, epoch: Epoch) -> Stream[StepMessage]:
+        return self.before
+
+    def results(self, hop: Hop, epoch: Epoch) -> Stream[StepResult]:
+        return self.tail
+
+    async def until_silent(self, hop: Hop) -> NodeLost:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody watches a session alone")
 
 
 class Bench:
@@ -51,20 +70,17 @@ class Bench:
         self.now_s = 0.0
         self.starts: list[float] = []
         self.computing = Lock()
+        others = OtherStages()
+        self.before = others.before
         self.session = Session(
             order,
             compute,
             self.computing,
             on_start=lambda: self.starts.append(self.now_s),
             on_step=lambda: None,
-            max_message_bytes=2**20,
+            peers=others,
             clock=lambda: self.now_s,
         )
-        self.before, self.tail = Stream(), Stream()
-        if stage:
-            self.session._steps_in = self.before  # type: ignore[assignment]
-        if is_head:
-            self.session._results_in = self.tail  # type: ignore[assignment]
 
     def start(self) -> None:
         num_stages = self.session.order.num_stages

@@ -22,6 +22,7 @@ from exo_lite.domain.worker import MAX_STEP_S, WorkerConfig
 from exo_lite.pipeline.stage import StageOutput
 from exo_lite.worker.awake_cores import AwakeCores
 from exo_lite.worker.worker import Worker
+from tests.loopback import PEERS
 from tests.unit.store.tiny_models import SPEC, random_tensors, write_hf_folder
 from tests.waiting import until
 
@@ -52,7 +53,7 @@ def config(model_dir: Path) -> WorkerConfig:
 @asynccontextmanager
 async def loaded(settings: WorkerConfig) -> AsyncIterator[Worker]:
     """A worker that has loaded, or has failed to."""
-    worker = Worker(settings, max_message_bytes=2**20, clock=lambda: 0.0)
+    worker = Worker(settings, peers=PEERS, clock=lambda: 0.0)
     running = asyncio.create_task(worker.run())
     try:
         await until(lambda: worker.status().state != "loading", "loaded")
@@ -144,7 +145,7 @@ async def test_what_it_cannot_load_is_its_status_and_its_answer(tmp_path: Path):
 
 
 async def test_before_it_has_loaded_it_says_how_far_it_is(model_dir: Path):
-    worker = Worker(config(model_dir), max_message_bytes=2**20, clock=lambda: 0.0)
+    worker = Worker(config(model_dir), peers=PEERS, clock=lambda: 0.0)
     assert (worker.status().state, worker.status().progress) == ("loading", 0.0)
     with pytest.raises(NotReady, match=r"tiny\[0\.\.\d\] on attic is 0% loaded"):
         await worker.on_connect(order(1))
@@ -153,7 +154,7 @@ async def test_before_it_has_loaded_it_says_how_far_it_is(model_dir: Path):
 async def test_a_worker_whose_step_does_not_end_gives_up_and_says_why(model_dir: Path, monkeypatch):
     monkeypatch.setattr("exo_lite.worker.worker.PROBE_EVERY_S", 0.02)
     now_s = 0.0
-    worker = Worker(config(model_dir), max_message_bytes=2**20, clock=lambda: now_s)
+    worker = Worker(config(model_dir), peers=PEERS, clock=lambda: now_s)
     running = asyncio.create_task(worker.run())
     await until(lambda: worker.status().state == "ready", "loaded")
     await worker.on_connect(order(1))

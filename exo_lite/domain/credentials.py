@@ -1,0 +1,10 @@
+"""What a process shows to other nodes, and by what it knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Empty for now: whoever reaches a port is believed, and nothing is encrypted."""

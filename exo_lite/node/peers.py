@@ -1,0 +1,76 @@
+"""What a daemon needs of its peers: a way to each daemon and worker. `transport.peers.GrpcPeers` is the real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol, Self
+
+from exo_lite.domain.heartbeat import Heartbeat
+from exo_lite.domain.ids import BootId, ModelId, NodeId
+from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
+from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.placement import Instance, ModelDescription
+from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.request import GenerateRequest, Token
+from exo_lite.domain.trace import RequestTrace
+
+
+class PeerNode(Protocol):
+    """Another daemon, at one address. Every call raises what the other side raised, or NodeLost."""
+
+    address: str
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def identify(self, *, timeout_s: float, padding_bytes: int = 0) -> NodeIdentity: ...
+
+    async def handshake(self, status: NodeStatus, *, timeout_s: float) -> NodeStatus: ...
+
+    async def refuse(self, reason: str, *, timeout_s: float) -> None: ...
+
+    async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> Heartbeat: ...
+
+    async def probe(self, node_id: NodeId, *, timeout_s: float) -> bool: ...
+
+    async def leave(self, node_id: NodeId, boot_id: BootId, *, timeout_s: float) -> None: ...
+
+    async def describe_model(self, model_id: ModelId, *, timeout_s: float) -> ModelDescription: ...
+
+    async def place(self, model_id: ModelId, wish: LoadWish, *, timeout_s: float) -> Instance: ...
+
+    async def unplace(self, model_id: ModelId, *, timeout_s: float) -> None: ...
+
+    async def connect_shard(self, node_id: NodeId, order: ConnectOrder, *, timeout_s: float) -> None: ...
+
+    def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]: ...
+
+
+class PeerWorker(Protocol):
+    """A worker, of this node or another. Every call raises what the worker raised, or NodeLost naming its node."""
+
+    hop: Hop
+
+    async def close(self) -> None: ...
+
+    async def status(self, *, timeout_s: float) -> ShardStatus: ...
+
+    async def connect(self, order: ConnectOrder, *, timeout_s: float) -> None: ...
+
+    async def traces(self, *, timeout_s: float) -> tuple[RequestTrace, ...]: ...
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]: ...
+
+
+class Peers(Protocol):
+    """Whoever asks for a node or a worker closes it."""
+
+    def node(self, address: str) -> PeerNode: ...
+
+    def worker(self, hop: Hop) -> PeerWorker: ...
+
+    async def check_port(self, address: str, *, timeout_s: float) -> None:
+        """Raises ConnectionRefused, PortSilent, NoRoute or another NodeLost where nothing listens at an address."""
