@@ -1,6 +1,8 @@
-"""The real peers factory, for tests that call and serve on this machine."""
+"""What a daemon's root builds, for tests of its parts on this machine."""
 
 from exo_lite.domain.credentials import Credentials
+from exo_lite.node.system_clock import SystemClock
 from exo_lite.transport.peers import GrpcPeers
 
 PEERS = GrpcPeers(Credentials())
+CLOCK = SystemClock()

@@ -61,7 +61,7 @@ async def _run(config: NodeConfig, folder: DataFolder, sock: socket.socket, limi
         folder.publish_http_address(address)
         notify_systemd("READY=1")
         daemon.note("started", f"status page and API at http://{address}")
-        serving = serve_http(app, sock, max_connections=limits.connections, supervisor=daemon.supervisor)
+        serving = serve_http(app, sock, daemon.supervisor, max_connections=limits.connections)
         await _serve_until(stopped, daemon, serving)
 
 

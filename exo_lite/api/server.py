@@ -31,14 +31,14 @@ _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 async def serve_http(
     app: ASGIApp,
     sock: socket.socket,
+    supervisor: Supervisor,
     *,
     max_connections: int = MAX_CONNECTIONS,
-    supervisor: Supervisor | None = None,
     drain_timeout_s: int = 10,
 ) -> None:
     """Serve until cancelled; then take no more, and give running answers `drain_timeout_s` to end."""
     server = _Server(_config(app, drain_timeout_s))
-    acceptor = _Acceptor(server, sock, max_connections, supervisor or Supervisor())
+    acceptor = _Acceptor(server, sock, max_connections, supervisor)
     serving = asyncio.create_task(server.serve(sockets=[]))
     accepting = asyncio.create_task(acceptor.run())
     try:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import grpc
 
 from exo_lite import __version__
+from exo_lite.domain.clock import Clock
 from exo_lite.domain.cluster import ClusterState, PlacementSeen, SelfChanged
 from exo_lite.domain.credentials import Credentials
 from exo_lite.domain.errors import NodeLost, PortInUse
 from exo_lite.domain.heartbeat import Heartbeat
-from exo_lite.domain.ids import BootId, ModelId, NodeId
+from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
 from exo_lite.domain.links import next_hop
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
@@ -23,6 +24,7 @@ from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.units import format_bytes
+from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.config import DEFAULT_PORT, NodeConfig
 from exo_lite.node.data_folder import DataFolder, new_boot_id
@@ -39,9 +41,11 @@ from exo_lite.node.placement import PlacementController
 from exo_lite.node.presence import Presence
 from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
-from exo_lite.node.shards import ShardHost
+from exo_lite.node.shards import ShardHost, StartWorker
 from exo_lite.node.supervisor import Supervisor
+from exo_lite.node.system_clock import SystemClock
 from exo_lite.node.wishes import Wishes
+from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.store.model_store import ModelStore
 from exo_lite.transport.node_server import serve_node
 from exo_lite.transport.peers import GrpcPeers
@@ -52,6 +56,19 @@ CONNECT_TIMEOUT_S = 15.0
 NUM_PORTS_TO_TRY = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a daemon stands on. With peers in memory and a clock that jumps, it is a simulated node."""
+
+    device: Device
+    binding: Binding
+    port: int
+    read_offer: Callable[[], Offer]
+    peers: Peers
+    clock: Clock
+    start_worker: StartWorker
+
+
 class Daemon:
     """One node. Handles the calls of NodeServicer; `service` is its side towards HTTP."""
 
@@ -59,53 +76,57 @@ class Daemon:
         self,
         config: NodeConfig,
         identity: NodeIdentity,
-        device: Device,
-        binding: Binding,
-        offer: MachineOffer,
-        peers: Peers,
-        *,
-        port: int,
-        credentials: Credentials,
+        machine: Machine,
     ) -> None:
+        peers, clock = machine.peers, machine.clock
         self._peers = peers
         self._store = ModelStore(config.models_dir)
-        self.supervisor = Supervisor()
+        self.supervisor = Supervisor(clock)
         self._known_models: dict[ModelId, str] = {}
         self._looking = asyncio.Lock()
         self._offer_warning: str | None = None
-        self._events = EventLog()
+        self._events = EventLog(clock)
         self._model_files = ModelFiles(self._store, self._events)
-        self._offer = offer
-        status = NodeStatus(identity, sequence=0, device=device, memory=MemoryUse(offer.read().memory_bytes))
+        self._read_offer = machine.read_offer
+        status = NodeStatus(
+            identity, sequence=0, device=machine.device, memory=MemoryUse(self._read_offer().memory_bytes)
+        )
         self._cluster = Cluster(ClusterState(status))
         self._cluster.listen(self.supervisor.contained("the event log", self._events.record_change))
         self._cluster.listen(self.supervisor.contained("telling the others", self._tell_others))
         self._wishes = Wishes(self._cluster, config.data_dir, config.cluster, self._events)
         self._membership = Membership(
-            self._cluster, self._events, peers, config.peers, self.supervisor, worker_ports=config.worker_ports
+            self._cluster,
+            self._events,
+            peers,
+            clock,
+            self.supervisor,
+            addresses=config.peers,
+            worker_ports=config.worker_ports,
         )
-        self._presence = Presence(binding, port, self._membership, self._events, identity=self.identity)
+        self._presence = Presence(machine.binding, machine.port, self._membership, self._events, identity=self.identity)
         self._has_mdns = config.mdns
         self._shards = ShardHost(
             self._cluster,
             self._store,
             peers,
-            credentials=credentials,
-            torch_device=torch_device(config.device, device),
-            binding=binding,
+            machine.start_worker,
+            torch_device=torch_device(config.device, machine.device),
+            binding=machine.binding,
             worker_ports=config.worker_ports,
             log_format=config.log_format,
             cores_may_sleep=config.cores_may_sleep,
             hang_timeout_s=config.hang_timeout_s,
             supervisor=self.supervisor,
         )
-        self._requests = Requests(self._cluster, peers, binding.own_host)
+        self._requests = Requests(self._cluster, peers, machine.binding.own_host)
         self._placement = PlacementController(
             self._cluster,
             self._connect_shard,
             self._generate,
+            clock,
+            self.supervisor,
             is_up_to_date=lambda: self._membership.is_up_to_date,
-            supervisor=self.supervisor,
         )
         self.service = NodeService(
             self._cluster,
@@ -231,7 +252,7 @@ class Daemon:
         async with self._looking:  # an earlier look must not end after a later one
             with self.supervisor.containing("reading the models folder"):  # what it had last is still true
                 self._known_models = await self._model_files.look()
-            offered = await asyncio.to_thread(self._offer.read)
+            offered = await asyncio.to_thread(self._read_offer)
             self._note_offer(offered)
             self._cluster.apply(SelfChanged(self._current_status(self._known_models, offered)))
 
@@ -283,6 +304,13 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
     server = peers.node_server(max_connections=max_peer_connections())
     port = _bind_grpc(peers, server, binding.host, config.port)
     hosts = await asyncio.to_thread(usable_hosts)
+
+    def start_worker(
+        worker: WorkerConfig, fingerprint: str, epoch: Epoch, on_change: Callable[[], None]
+    ) -> WorkerProcess:
+        worker = replace(worker, credentials=credentials)
+        return WorkerProcess(worker, fingerprint, epoch, on_change, peers, own_host=binding.own_host)
+
     identity = NodeIdentity(
         node_id=folder.node_id(),
         boot_id=new_boot_id(),
@@ -293,7 +321,8 @@ async def start_daemon(config: NodeConfig, folder: DataFolder, http_address: str
         addresses=binding.addresses(port, hosts),
         http_address=http_address,
     )
-    daemon = Daemon(config, identity, device, binding, offer, peers, port=port, credentials=credentials)
+    machine = Machine(device, binding, port, offer.read, peers, SystemClock(), start_worker)
+    daemon = Daemon(config, identity, machine)
     serve_node(server, daemon)
     await server.start()
     if config.port is None and port != DEFAULT_PORT:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from exo_lite.domain.clock import Clock
 from exo_lite.domain.cluster import ClusterState, Member
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.repeats import Repeats
@@ -34,18 +34,16 @@ class NodeEvent:
 class EventLog:
     """The last MAX_EVENTS events, newest last; they are logged as well, unless a kind comes by the dozen."""
 
-    def __init__(
-        self, wall_clock: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._events: deque[NodeEvent] = deque(maxlen=MAX_EVENTS)
-        self._wall_clock = wall_clock
-        self._repeats = Repeats(clock, burst=LINES_OF_A_KIND, every_s=SPAN_S)
+        self._clock = clock
+        self._repeats = Repeats(clock.now, burst=LINES_OF_A_KIND, every_s=SPAN_S)
 
     def __iter__(self) -> Iterator[NodeEvent]:
         return iter(self._events)
 
     def add(self, kind: str, text: str, fix: str | None = None) -> None:
-        self._events.append(NodeEvent(self._wall_clock(), kind, text, fix))
+        self._events.append(NodeEvent(self._clock.wall(), kind, text, fix))
         num_left_out = self._repeats.tell(kind)
         if num_left_out is None:
             return

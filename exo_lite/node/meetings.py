@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 
@@ -70,7 +69,7 @@ class Meetings:
         self._start = start
         self._join = join
         self._worker_ports = worker_ports
-        self._told_again = Repeats(time.monotonic, every_s=TELL_AGAIN_AFTER_S)
+        self._told_again = Repeats(clock, every_s=TELL_AGAIN_AFTER_S)
         self._handshakes: dict[str, asyncio.Task[None]] = {}
 
     def suggest(self, address: str) -> None:

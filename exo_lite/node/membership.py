@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from exo_lite.domain.clock import Clock
 from exo_lite.domain.cluster import (
     HeartbeatHeard,
     Member,
@@ -74,17 +74,19 @@ class Membership:
         cluster: Cluster,
         events: EventLog,
         peers: Peers,
-        addresses: tuple[str, ...] = (),
-        supervisor: Supervisor | None = None,
+        clock: Clock,
+        supervisor: Supervisor,
         *,
+        addresses: tuple[str, ...] = (),
         worker_ports: tuple[int, int] = (0, 0),
     ) -> None:
         """`addresses`: where peers are asked for, which are tried for as long as the daemon lives."""
         self._cluster = cluster
         self._peers = peers
-        self._supervisor = supervisor or Supervisor()
+        self._supervisor = supervisor
         self._events = events
-        self._clock = AwakeClock(time.monotonic, max_tick_s=2 * TICK_EVERY_S)
+        self._time = clock
+        self._clock = AwakeClock(clock.now, max_tick_s=2 * TICK_EVERY_S)
         self.meetings = Meetings(
             cluster,
             events,
@@ -159,7 +161,7 @@ class Membership:
         try:
             await self.meetings.check(status.identity)
             addresses = reachable_forms(status.identity.addresses, seen_from)
-            route = await find_route(self._peers, status.identity, addresses, timeout_s=DIAL_BACK_TIMEOUT_S)
+            route = await find_route(self._peers, self._time, status.identity, addresses, timeout_s=DIAL_BACK_TIMEOUT_S)
         except OwnAddress:
             raise
         except HandshakeRefused as error:
@@ -284,7 +286,7 @@ class Membership:
 
     async def _beat(self, member: Member, client: PeerNode) -> float:
         """One heartbeat; returns the seconds until the next."""
-        state, started_s = self._cluster.state, time.monotonic()
+        state, started_s = self._cluster.state, self._time.now()
         identity = member.status.identity
         relayed = relayed_to(state, identity.node_id, self._clock.now())
         news = Heartbeat(state.self_status, state.placement, relayed)
@@ -298,7 +300,7 @@ class Membership:
         except ExoLiteError as error:
             log.debug("heartbeat failed", extra={"peer": identity.name, "cause": str(error)})
         else:
-            self._hear(answer, rtt_ms=(time.monotonic() - started_s) * 1000)
+            self._hear(answer, rtt_ms=(self._time.now() - started_s) * 1000)
         return HEARTBEAT_EVERY_S
 
     async def _compare_routes(self, node_id: NodeId, link: _Link) -> None:
@@ -315,7 +317,9 @@ class Membership:
         addresses = dict.fromkeys((*forms, member.address) if is_first else (member.address, *forms))
         link.compared, link.compared_at_s = forms, now_s
         with suppress(HandshakeRefused):
-            route = await find_route(self._peers, member.status.identity, [*addresses], timeout_s=HEARTBEAT_TIMEOUT_S)
+            route = await find_route(
+                self._peers, self._time, member.status.identity, [*addresses], timeout_s=HEARTBEAT_TIMEOUT_S
+            )
             self._cluster.apply(RouteFound(node_id, route.address))
             link.kick.set()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
+from exo_lite.domain.clock import Clock
 from exo_lite.domain.cluster import PlacementSeen
 from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, ModelDoesNotFit, ModelNotFound, NodeLost, NotReady
 from exo_lite.domain.healing import rewritten
@@ -60,20 +60,19 @@ class PlacementController:
         cluster: Cluster,
         connect_shard: ConnectShard,
         generate: Generate,
+        clock: Clock,
+        supervisor: Supervisor,
         *,
         is_up_to_date: Callable[[], bool] = lambda: True,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-        supervisor: Supervisor | None = None,
     ) -> None:
         self._cluster = cluster
-        self._supervisor = supervisor or Supervisor()
+        self._supervisor = supervisor
         self._connect_shard = connect_shard
         self._generate = generate
         self._is_up_to_date = is_up_to_date
-        self._wall_clock = wall_clock
+        self._clock = clock
         self._under_way: set[Action] = set()
-        self._failures = Failures(clock)
+        self._failures = Failures(clock.now)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -320,7 +319,7 @@ class PlacementController:
     ) -> None:
         state = self._cluster.state
         left = (*(state.placement.departures if state.placement else ()), *departures)
-        wall_s = self._wall_clock()
+        wall_s = self._clock.wall()
         news = rewritten(state.placement, state.self_id, epoch, instances, siblings, left, wall_s=wall_s)
         self._cluster.apply(PlacementSeen(news))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from exo_lite.domain.clock import Clock
 from exo_lite.domain.errors import ExoLiteError, NotReachable
 from exo_lite.domain.node import NodeIdentity
 from exo_lite.node.peers import Peers
@@ -24,9 +24,11 @@ class Route:
     rtt_ms: float
 
 
-async def find_route(peers: Peers, theirs: NodeIdentity, addresses: Sequence[str], *, timeout_s: float) -> Route:
+async def find_route(
+    peers: Peers, clock: Clock, theirs: NodeIdentity, addresses: Sequence[str], *, timeout_s: float
+) -> Route:
     """The best address where the peer itself answers. Raises NotReachable with what became of each."""
-    tries = {address: asyncio.ensure_future(_try(peers, theirs, address, timeout_s)) for address in addresses}
+    tries = {address: asyncio.ensure_future(_try(peers, clock, theirs, address, timeout_s)) for address in addresses}
     pending: set[asyncio.Future[Route]] = set(tries.values())
     try:
         while pending and not (found := _found(tries.values())):
@@ -55,14 +57,14 @@ def _found(tries: Iterable[asyncio.Future[Route]]) -> list[Route]:
     return [one.result() for one in tries if one.done() and not one.cancelled() and one.exception() is None]
 
 
-async def _try(peers: Peers, theirs: NodeIdentity, address: str, timeout_s: float) -> Route:
+async def _try(peers: Peers, clock: Clock, theirs: NodeIdentity, address: str, timeout_s: float) -> Route:
     async with peers.node(address) as client:
         answer = await client.identify(timeout_s=timeout_s)
         if answer.boot_id != theirs.boot_id:
             raise NotReachable(f"{address} is not {theirs.name} but {answer.name}")
-        started_s = time.monotonic()  # only now: the first call made the connection
+        started_s = clock.now()  # only now: the first call made the connection
         await client.identify(timeout_s=timeout_s)
-        return Route(address, (time.monotonic() - started_s) * 1000)
+        return Route(address, (clock.now() - started_s) * 1000)
 
 
 def _not_reachable(theirs: NodeIdentity, tries: Mapping[str, asyncio.Future[Route]]) -> ExoLiteError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from exo_lite.domain.addresses import split_address
-from exo_lite.domain.credentials import Credentials
 from exo_lite.domain.errors import NodeLost, NotReady
-from exo_lite.domain.ids import ModelId, NodeId
+from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.logs import LogFormat
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
@@ -21,7 +22,6 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.network import Binding
 from exo_lite.node.peers import Peers
 from exo_lite.node.supervisor import Supervisor
-from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.store.model_store import ModelStore
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,31 @@ log = logging.getLogger(__name__)
 PORT_TIMEOUT_S = 2.0
 
 
+class HeldWorker(Protocol):
+    """One worker of this node: `worker_process.WorkerProcess` is the real one."""
+
+    config: WorkerConfig
+    fingerprint: str
+    status: ShardStatus
+    """Its newest word, or what is known of its end."""
+
+    async def run(self) -> None:
+        """From its start to its end. Cancelling ends it."""
+
+    async def connect(self, order: ConnectOrder) -> None:
+        """Raises NodeLost, NotReady or StaleEpoch."""
+
+    def keep_for(self, epoch: Epoch) -> None:
+        """The same shard serves a newer placement."""
+
+
+StartWorker = Callable[[WorkerConfig, str, Epoch, Callable[[], None]], HeldWorker]
+"""Of a configuration, the fingerprint of its files, an epoch, and what to call when its status changes."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
-    process: WorkerProcess
+    process: HeldWorker
     task: asyncio.Task[None]
 
 
@@ -43,21 +65,21 @@ class ShardHost:
         cluster: Cluster,
         store: ModelStore,
         peers: Peers,
+        start_worker: StartWorker,
         *,
-        credentials: Credentials,
         torch_device: str,
         binding: Binding,
         worker_ports: tuple[int, int],
         log_format: LogFormat,
         cores_may_sleep: bool,
         hang_timeout_s: float,
-        supervisor: Supervisor | None = None,
+        supervisor: Supervisor,
     ) -> None:
         self._cluster = cluster
-        self._supervisor = supervisor or Supervisor()
+        self._supervisor = supervisor
         self._store = store
         self._peers = peers
-        self._credentials = credentials
+        self._start_worker = start_worker
         self._torch_device = torch_device
         self._binding = binding
         self._worker_ports = worker_ports
@@ -141,10 +163,10 @@ class ShardHost:
             if assignment.node_id == own_id and instance.state != "failed"
         }
 
-    def _still_serves(self, process: WorkerProcess, instance: Instance, assignment: Assignment) -> bool:
+    def _still_serves(self, process: HeldWorker, instance: Instance, assignment: Assignment) -> bool:
         return process.status.state != "lost" and self._is_same_part(process, instance, assignment)
 
-    def _is_same_part(self, process: WorkerProcess, instance: Instance, assignment: Assignment) -> bool:
+    def _is_same_part(self, process: HeldWorker, instance: Instance, assignment: Assignment) -> bool:
         """Of one epoch too there may have been two placements, by two leaders that did not know of each other."""
         config = process.config
         return (
@@ -171,11 +193,8 @@ class ShardHost:
             last_port=self._worker_ports[1],
             cores_may_sleep=self._cores_may_sleep,
             hang_timeout_s=self._hang_timeout_s,
-            credentials=self._credentials,
         )
-        process = WorkerProcess(
-            config, instance.fingerprint, instance.epoch, self.changed.set, self._peers, own_host=self._binding.own_host
-        )
+        process = self._start_worker(config, instance.fingerprint, instance.epoch, self.changed.set)
         what = f"the worker of {instance.model_id}"
         task = tasks.create_task(self._supervisor.contain(what, process.run()))
         self._held[instance.model_id] = _Held(process, task)

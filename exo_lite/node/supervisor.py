@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from exo_lite.domain.clock import Clock
 from exo_lite.domain.repeats import Backoff, Repeats
 
 log = logging.getLogger(__name__)
@@ -31,26 +31,26 @@ class Supervisor:
 
     def __init__(
         self,
+        clock: Clock,
         *,
         backoff: Backoff | None = None,
-        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._backoff = backoff or Backoff()
         self._clock = clock
         self._sleep = sleep
-        self._repeats = Repeats(clock, burst=LINES_EACH, every_s=LINES_EVERY_S)
+        self._repeats = Repeats(clock.now, burst=LINES_EACH, every_s=LINES_EVERY_S)
 
     async def keep(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` until it returns: when it fails, once more after a pause that grows with each failure."""
         num_failures = 0
         while True:
-            started_s = self._clock()
+            started_s = self._clock.now()
             try:
                 return await work()
             except Exception as error:  # a task's top
                 self.note(what, error)
-            num_failures = 1 if self._clock() - started_s >= SOUND_AFTER_S else num_failures + 1
+            num_failures = 1 if self._clock.now() - started_s >= SOUND_AFTER_S else num_failures + 1
             await self._sleep(self._backoff.pause_s(num_failures))
 
     async def contain(self, what: str, work: Awaitable[None]) -> None:

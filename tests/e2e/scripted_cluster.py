@@ -20,6 +20,8 @@ from exo_lite.domain.plan import Assignment, LoadOptions, LoadWish, NodeOffer, P
 from exo_lite.domain.request import Sampling, Terms, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.trace import RequestTrace, TraceReport
+from exo_lite.node.supervisor import Supervisor
+from tests.loopback import CLOCK
 
 MIB = 1024 * 1024
 MODEL = "smollm2-135m"
@@ -112,7 +114,7 @@ class ScriptedCluster:
         self._loop = asyncio.get_running_loop()
         self._stop, self._changed = asyncio.Event(), asyncio.Event()
         app = create_app(self, api_key=self._api_key, allowed_hosts=[])
-        serving = asyncio.create_task(serve_http(app, sock, drain_timeout_s=1))
+        serving = asyncio.create_task(serve_http(app, sock, Supervisor(CLOCK), drain_timeout_s=1))
         is_up.set()
         await self._stop.wait()
         self._changed.set()

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from exo_lite.api import server
 from exo_lite.api.app import create_app
 from exo_lite.api.server import MAX_HEADER_BYTES, serve_http
+from exo_lite.node.supervisor import Supervisor
+from tests.loopback import CLOCK
 from tests.unit.api.scripted_backend import ScriptedBackend
 
 DEADLINE_S = 10
@@ -47,7 +49,7 @@ async def served(app: ASGIApp, max_connections: int = 100) -> AsyncIterator[tupl
     """The port and the serving task; it is cancelled at the end."""
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
-    serving = asyncio.create_task(serve_http(app, sock, max_connections=max_connections))
+    serving = asyncio.create_task(serve_http(app, sock, Supervisor(CLOCK), max_connections=max_connections))
     try:
         async with asyncio.timeout(DEADLINE_S):
             yield port, serving

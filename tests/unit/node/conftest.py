@@ -14,8 +14,9 @@ from exo_lite.node.membership import Membership
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
+from exo_lite.node.supervisor import Supervisor
 from exo_lite.store.model_store import ModelStore
-from tests.loopback import PEERS
+from tests.loopback import CLOCK, PEERS
 
 MakeService = Callable[[ClusterState | Cluster], NodeService]
 
@@ -28,14 +29,14 @@ def service_of(tmp_path: Path) -> MakeService:
         raise AssertionError("nobody is to be connected")
 
     def make(state: ClusterState | Cluster) -> NodeService:
-        seen, events = state if isinstance(state, Cluster) else Cluster(state), EventLog()
+        seen, events = state if isinstance(state, Cluster) else Cluster(state), EventLog(CLOCK)
         requests = Requests(seen, PEERS)
         return NodeService(
             seen,
             peers=PEERS,
             events=events,
-            membership=Membership(seen, events, PEERS),
-            placement=PlacementController(seen, connect, requests.generate_on),
+            membership=Membership(seen, events, PEERS, CLOCK, Supervisor(CLOCK)),
+            placement=PlacementController(seen, connect, requests.generate_on, CLOCK, Supervisor(CLOCK)),
             requests=requests,
             store=ModelStore(tmp_path),
         )

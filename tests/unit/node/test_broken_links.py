@@ -20,8 +20,9 @@ from exo_lite.node.decisions import PlaceAnew, next_actions, ring_links
 from exo_lite.node.failures import DOUBTFUL_FOR_S, MAX_RETRY_AFTER_S, RETRY_AFTER_S, Failures
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
+from exo_lite.node.supervisor import Supervisor
 from exo_lite.planning.footprint import footprint
-from tests.loopback import PEERS
+from tests.loopback import CLOCK, PEERS
 from tests.unit.node.cluster_states import (
     EPOCH,
     FINGERPRINT,
@@ -110,7 +111,7 @@ def controller(state: ClusterState) -> tuple[PlacementController, Cluster]:
         await asyncio.Event().wait()
 
     seen = Cluster(state)
-    return PlacementController(seen, connect, Requests(seen, PEERS).generate_on), seen
+    return PlacementController(seen, connect, Requests(seen, PEERS).generate_on, CLOCK, Supervisor(CLOCK)), seen
 
 
 def placed_on(seen: Cluster) -> str:

@@ -9,6 +9,7 @@ from exo_lite.domain.cluster import ClusterState, MemberState
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.placement import Departure, Instance
 from exo_lite.node.events import LINES_OF_A_KIND, MAX_EVENTS, SPAN_S, EventLog, NodeEvent, describe_change
+from tests.set_clock import SetClock
 from tests.unit.node.cluster_states import EPOCH, FIRST, MODEL, SECOND, cluster, instance, member, node
 
 WHO = "node-b (10.0.0.98:52414)"
@@ -88,10 +89,12 @@ def test_events_without_any_placement_are_none():
 
 def test_the_log_keeps_the_newest_events_with_their_time(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
-    times = iter(float(second) for second in range(1000))
-    events = EventLog(wall_clock=lambda: next(times))
+    clock = SetClock()
+    events = EventLog(clock)
     for number in range(MAX_EVENTS + 5):
+        clock.wall_s = float(number)
         events.add("note", f"event {number}")
+    clock.wall_s = 105.0
     events.record_change(seen("alive"), seen("dead"))
     kept = list(events)
     assert len(kept) == MAX_EVENTS
@@ -101,13 +104,13 @@ def test_the_log_keeps_the_newest_events_with_their_time(caplog: pytest.LogCaptu
 
 
 def test_a_kind_that_comes_by_the_hundred_does_not_fill_the_log(caplog: pytest.LogCaptureFixture):
-    now_s = 0.0
-    events = EventLog(lambda: 1.0, lambda: now_s)
+    clock = SetClock()
+    events = EventLog(clock)
     with caplog.at_level("INFO"):
         for number in range(500):
             events.add("node_lost", f"loss {number}", "see the message")
         events.add("started", "another kind")
-        now_s = SPAN_S
+        clock.now_s = SPAN_S
         events.add("node_lost", "one more", "see the message")
     assert len(caplog.records) == LINES_OF_A_KIND + 2
     assert caplog.records[-1].__dict__["left_out"] == 500 - LINES_OF_A_KIND

@@ -8,6 +8,7 @@ import pytest
 from exo_lite.node.events import EventLog
 from exo_lite.node.model_files import MAX_TOLD, ModelFiles
 from exo_lite.store.model_store import ModelStore
+from tests.loopback import CLOCK
 from tests.unit.store.tiny_models import SPEC, random_tensors, write_hf_folder
 
 
@@ -33,7 +34,7 @@ def damage(store: ModelStore, model_id: str, **changes: object) -> None:
 
 async def test_a_manifest_that_names_a_file_of_300_letters_is_damaged_and_the_rest_lives(store: ModelStore) -> None:
     damage(store, "long", files=[{"name": "x" * 300, "size_bytes": 1, "sha256": "00"}])
-    events = EventLog()
+    events = EventLog(CLOCK)
     assert [*await ModelFiles(store, events).look()] == ["tiny"]
     (event,) = events
     assert event.kind == "model_damaged"
@@ -42,7 +43,7 @@ async def test_a_manifest_that_names_a_file_of_300_letters_is_damaged_and_the_re
 
 
 async def test_damage_is_told_once_and_again_when_it_is_another(store: ModelStore) -> None:
-    events = EventLog()
+    events = EventLog(CLOCK)
     files = ModelFiles(store, events)
     damage(store, "bad", weight_bytes=-1)
     await files.look()
@@ -61,7 +62,7 @@ async def test_damage_is_told_once_and_again_when_it_is_another(store: ModelStor
 async def test_a_thousand_damaged_models_do_not_drown_what_else_happened(store: ModelStore) -> None:
     for number in range(1000):
         damage(store, f"bad-{number}", files=number)
-    events = EventLog()
+    events = EventLog(CLOCK)
     assert [*await ModelFiles(store, events).look()] == ["tiny"]
     assert len([*events]) == MAX_TOLD + 1
     assert [*events][-1].text == f"{1000 - MAX_TOLD} more models cannot be used here"

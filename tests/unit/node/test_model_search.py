@@ -18,8 +18,9 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
 from exo_lite.node.model_search import ModelSearch
+from exo_lite.node.supervisor import Supervisor
 from exo_lite.transport.node_server import serve_node
-from tests.loopback import PEERS
+from tests.loopback import CLOCK, PEERS
 from tests.unit.node.cluster_states import FINGERPRINT, MODEL, SPEC, cluster, member, node
 from tests.unit.node.conftest import MakeService
 
@@ -75,7 +76,7 @@ async def test_this_node_looks_too_and_only_who_is_not_known_to_have_the_files_i
         num_looks += 1
         seen.apply(SelfChanged(replace(seen.state.self_status, sequence=num_looks + 1, models={MODEL: FINGERPRINT})))
 
-    search = ModelSearch(seen, PEERS, Membership(seen, EventLog(), PEERS), look)
+    search = ModelSearch(seen, PEERS, Membership(seen, EventLog(CLOCK), PEERS, CLOCK, Supervisor(CLOCK)), look)
     await search.look(MODEL)
     assert (num_looks, peer.num_looks) == (1, 1)
     await search.look(MODEL)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from exo_lite.domain.clock import Clock
 from exo_lite.domain.cluster import ClusterState, SelfChanged
 from exo_lite.domain.errors import ModelDoesNotFit, ModelNotFound
 from exo_lite.domain.healing import MAX_DEPARTURES
@@ -21,7 +20,9 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.failures import MAX_WORKER_FAILURES, SAME_FAILURE_S
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
-from tests.loopback import PEERS
+from exo_lite.node.supervisor import Supervisor
+from tests.loopback import CLOCK, PEERS
+from tests.set_clock import SetClock
 from tests.unit.node.cluster_states import (
     EPOCH,
     FINGERPRINT,
@@ -44,14 +45,12 @@ WISH = LoadWish(context_length=64)
 ON_DEMAND = LoadWish(context_length=64, keep_alive_s=60.0, is_on_demand=True)
 
 
-def controller(
-    state: ClusterState, *, clock: Callable[[], float] = time.monotonic
-) -> tuple[PlacementController, Cluster]:
+def controller(state: ClusterState, clock: Clock = CLOCK) -> tuple[PlacementController, Cluster]:
     async def connect(node_id: NodeId, order: ConnectOrder) -> None:
         raise AssertionError("nobody is to be connected")
 
     seen = Cluster(state)
-    return PlacementController(seen, connect, Requests(seen, PEERS).generate_on, clock=clock), seen
+    return PlacementController(seen, connect, Requests(seen, PEERS).generate_on, clock, Supervisor(clock)), seen
 
 
 def instances(seen: Cluster) -> dict[str, Instance]:
@@ -142,10 +141,10 @@ def test_unloading_is_said_and_the_list_of_departures_stays_short():
 
 
 async def test_failures_that_come_together_are_one_and_the_third_is_the_last():
-    now_s = 1000.0
+    clock = SetClock(1000.0)
     broken = shard_status(part("a", 0, 3), "lost", worker_port=None, error="killed by signal 9")
     state = cluster(node("a", limit_bytes=ROOMY_BYTES), [], instance(part("a", 0, 3)))
-    subject, seen = controller(state, clock=lambda: now_s)
+    subject, seen = controller(state, clock)
     running = asyncio.create_task(subject.run())
 
     async def fail() -> Instance:
@@ -158,12 +157,12 @@ async def test_failures_that_come_together_are_one_and_the_third_is_the_last():
 
     try:
         for _ in range(MAX_WORKER_FAILURES - 1):
-            now_s += 2 * SAME_FAILURE_S
+            clock.now_s += 2 * SAME_FAILURE_S
             for _ in range(3):
-                now_s += SAME_FAILURE_S / 4
+                clock.now_s += SAME_FAILURE_S / 4
                 placed = await fail()
                 assert (placed.state, placed.reason) == ("loading", "killed by signal 9")
-        now_s += 2 * SAME_FAILURE_S
+        clock.now_s += 2 * SAME_FAILURE_S
         given_up = await fail()
     finally:
         running.cancel()

@@ -14,7 +14,8 @@ from exo_lite.node.events import EventLog
 from exo_lite.node.membership import Membership
 from exo_lite.node.network import Binding
 from exo_lite.node.presence import Presence
-from tests.loopback import PEERS
+from exo_lite.node.supervisor import Supervisor
+from tests.loopback import CLOCK, PEERS
 from tests.unit.node.cluster_states import cluster, node
 from tests.waiting import until
 
@@ -28,8 +29,8 @@ class Machine:
     def __init__(self, binding: Binding, hosts: tuple[str, ...]) -> None:
         self.hosts = hosts
         self.cluster = Cluster(cluster(node("a")))
-        self.events = EventLog()
-        membership = Membership(self.cluster, self.events, PEERS)
+        self.events = EventLog(CLOCK)
+        membership = Membership(self.cluster, self.events, PEERS, CLOCK, Supervisor(CLOCK))
         self.presence = Presence(
             binding,
             52414,

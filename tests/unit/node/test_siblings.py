@@ -14,7 +14,8 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import MIN_IDLE_S, LeaveSibling, next_actions, offers
 from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests, _loss
-from tests.loopback import PEERS
+from exo_lite.node.supervisor import Supervisor
+from tests.loopback import CLOCK, PEERS
 from tests.unit.node.cluster_states import (
     EPOCH,
     LIMIT_BYTES,
@@ -75,6 +76,6 @@ def test_unloading_a_model_unloads_both():
         raise AssertionError("nobody is to be connected")
 
     seen = Cluster(healed())
-    PlacementController(seen, connect, Requests(seen, PEERS).generate_on).unplace(MODEL)
+    PlacementController(seen, connect, Requests(seen, PEERS).generate_on, CLOCK, Supervisor(CLOCK)).unplace(MODEL)
     assert seen.state.placement is not None
     assert (seen.state.placement.instances, seen.state.placement.siblings) == ((), ())

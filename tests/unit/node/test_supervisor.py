@@ -10,13 +10,14 @@ import pytest
 
 from exo_lite.domain.repeats import Backoff
 from exo_lite.node.supervisor import LINES_EACH, SOUND_AFTER_S, Supervisor
+from tests.set_clock import SetClock
 
 
-class Time:
+class Time(SetClock):
     """A clock that only sleeping moves."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
+        super().__init__()
         self.slept_s: list[float] = []
 
     async def sleep(self, pause_s: float) -> None:
@@ -31,7 +32,7 @@ def time() -> Time:
 
 @pytest.fixture
 def supervisor(time: Time) -> Supervisor:
-    return Supervisor(backoff=Backoff(1.0, 8.0), clock=lambda: time.now_s, sleep=time.sleep)
+    return Supervisor(time, backoff=Backoff(1.0, 8.0), sleep=time.sleep)
 
 
 def failing(num_times: int, error: Callable[[], Exception]) -> Callable[[], asyncio.Future[None]]:

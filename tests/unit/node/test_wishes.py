@@ -18,6 +18,7 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import PlaceAnew, next_actions
 from exo_lite.node.events import EventLog
 from exo_lite.node.wishes import RESTORED, Wishes, wishes_of
+from tests.loopback import CLOCK
 from tests.unit.node.cluster_states import FIRST, MODEL, SECOND, cluster, instance, member, node, part
 from tests.waiting import until
 
@@ -27,7 +28,7 @@ ON_DEMAND = replace(instance(part("a", 0, 3, OTHER), model_id=OTHER), keep_alive
 
 
 def kept(folder: Path, *instances: Instance) -> tuple[Wishes, Cluster, EventLog]:
-    seen, events = Cluster(cluster(node("a"), [], *instances)), EventLog()
+    seen, events = Cluster(cluster(node("a"), [], *instances)), EventLog(CLOCK)
     return Wishes(seen, folder, "home", events), seen, events
 
 
@@ -78,7 +79,7 @@ def test_without_a_file_there_are_none(tmp_path: Path):
 async def test_another_cluster_has_its_own(tmp_path: Path):
     await written(tmp_path, PINNED)
     seen = Cluster(cluster(node("a")))
-    assert Wishes(seen, tmp_path, "office", EventLog()).read() is None
+    assert Wishes(seen, tmp_path, "office", EventLog(CLOCK)).read() is None
 
 
 def _file(folder: Path) -> Path:
