@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from exo_lite.domain.ids import Epoch, NodeId
-from exo_lite.domain.placement import Departure, Dot, Instance, InstanceState, Placement
+from exo_lite.domain.placement import Dot, Instance, InstanceState, Placement
 
 MAX_DEPARTURES = 8
 """That a placement remembers."""
@@ -22,39 +22,29 @@ MAX_DEPARTURES = 8
 _SERVES: Mapping[InstanceState, int] = {"failed": 0, "degraded": 1, "loading": 2, "warming": 3, "ready": 4}
 
 
-def rewritten(
-    old: Placement | None,
-    author: NodeId,
-    epoch: Epoch,
-    instances: Iterable[Instance],
-    siblings: Iterable[Instance],
-    departures: Iterable[Departure],
-    *,
-    wall_s: float,
-) -> Placement:
-    """What `author` writes next. What it leaves as it was keeps its dot.
+def signed(old: Placement, new: Placement, author: NodeId, *, wall_s: float) -> Placement:
+    """Return what `author` writes next, in place of `old`. What is left as it was keeps its dot.
 
     Numbers begin with the time of day, so that one who starts with nothing does not write what others hold for old.
     """
-    clock = dict(old.clock) if old else {}
-    number = max(clock.get(author, 0) + 1, int(wall_s))
-    before = {one: one.dot for one in old.instances} if old else {}
-    dotted = [replace(one, dot=before.get(one, (author, number))) for one in instances]
-    return Placement(
+    number = max(old.clock.get(author, 0) + 1, int(wall_s))
+    before = {one: one.dot for one in old.instances}
+    dotted = [replace(one, dot=before.get(one, (author, number))) for one in new.instances]
+    return replace(
+        new,
         author=author,
-        epoch=epoch,
-        revision=old.revision + 1 if old is not None and old.epoch == epoch else 0,
-        instances=tuple(sorted(dotted, key=lambda one: one.model_id)),
-        departures=tuple(departures)[-MAX_DEPARTURES:],
-        siblings=tuple(siblings),
-        clock=clock | {author: number},
+        revision=old.revision + 1 if new.epoch == old.epoch and not old.is_empty else 0,
+        instances=tuple(sorted(dotted, key=lambda one: (one.model_id, one.epoch))),
+        departures=new.departures[-MAX_DEPARTURES:],
+        clock={**old.clock, author: number},
+        is_restored=False,
     )
 
 
-def newest(ours: Placement | None, theirs: Placement) -> Placement:
+def newest(ours: Placement, theirs: Placement) -> Placement:
     """What to hold true, having seen both. The order makes no difference."""
-    if ours is None:
-        return theirs
+    if ours.is_empty or theirs.is_empty:
+        return theirs if ours.is_empty else ours
     if not ours.clock or not theirs.clock:  # of a version without clocks
         return max(ours, theirs, key=lambda one: one.version)
     if ours.is_restored != theirs.is_restored:
@@ -77,18 +67,14 @@ def _has_seen(placement: Placement, dot: Dot) -> bool:
 def _with_wishes(live: Placement, restored: Placement) -> Placement:
     """What was wished before a restart and nobody else has heard of is added; nothing is taken away."""
     unheard = [one for one in restored.instances if not _has_seen(live, one.dot)]
-    return _combined(live, restored, [*_all(live), *unheard]) if unheard else live
+    return _combined(live, restored, [*live.all_instances, *unheard]) if unheard else live
 
 
 def _merged(one: Placement, other: Placement) -> Placement:
-    mine, yours = {each.dot for each in _all(one)}, {each.dot for each in _all(other)}
-    kept = [each for each in _all(one) if each.dot in yours or not _has_seen(other, each.dot)]
-    kept += [each for each in _all(other) if each.dot not in mine and not _has_seen(one, each.dot)]
+    mine, yours = {each.dot for each in one.all_instances}, {each.dot for each in other.all_instances}
+    kept = [each for each in one.all_instances if each.dot in yours or not _has_seen(other, each.dot)]
+    kept += [each for each in other.all_instances if each.dot not in mine and not _has_seen(one, each.dot)]
     return _combined(one, other, kept)
-
-
-def _all(placement: Placement) -> tuple[Instance, ...]:
-    return (*placement.instances, *placement.siblings)
 
 
 def _combined(one: Placement, other: Placement, kept: Iterable[Instance]) -> Placement:

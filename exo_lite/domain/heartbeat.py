@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from exo_lite.domain.node import NodeStatus
 from exo_lite.domain.placement import Placement
@@ -13,5 +13,6 @@ class Heartbeat:
     """A node's own status, the newest placement that it knows, and word of nodes that the other side may not reach."""
 
     status: NodeStatus
-    placement: Placement | None = None
+    placement: Placement = field(default_factory=Placement.empty)
+    """An empty one where the other side is known to have the newest."""
     relayed: tuple[NodeStatus, ...] = ()

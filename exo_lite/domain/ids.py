@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import NewType
 
 from exo_lite.domain.errors import InvalidRequest
@@ -18,6 +19,18 @@ RequestId = NewType("RequestId", str)
 
 Epoch = NewType("Epoch", int)
 """Number of a placement; greater than every one seen before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceId:
+    """One placing of a model. Two of one model may stand side by side while one takes over from the other."""
+
+    model_id: ModelId
+    epoch: Epoch
+
+    def __str__(self) -> str:
+        return f"{self.model_id} of epoch {self.epoch}"
+
 
 _MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 

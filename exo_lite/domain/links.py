@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.node import NodeStatus
 

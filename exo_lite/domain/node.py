@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
+from exo_lite.domain.ids import BootId, Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.shard import Shard
 
 PROTOCOL_VERSION = 3
@@ -115,6 +115,21 @@ class ShardStatus:
     """Of the KV cache, for all its sequences; known to the head only."""
     num_free_kv_blocks: int = 0
     """Those that no request holds."""
+
+    @property
+    def instance_id(self) -> InstanceId:
+        """The instance that this worker was started or kept for."""
+        return InstanceId(self.shard.model_id, self.assigned_epoch)
+
+    @property
+    def cannot_load(self) -> bool:
+        """Whether the worker lives and says why it has no shard: another start would end the same way."""
+        return self.state == "lost" and self.worker_port is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker's process is gone, or never came to listen."""
+        return self.state == "lost" and self.worker_port is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from exo_lite.domain.addresses import join_address, split_address
 from exo_lite.domain.errors import MalformedMessage
-from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,10 @@ class ConnectOrder:
     """Where sampled tokens come from, on the first stage of several."""
     next_name: str
     """Of the node that gets what this stage computes, the head's on the last one: for people."""
+
+    @property
+    def instance_id(self) -> InstanceId:
+        return InstanceId(self.model_id, self.epoch)
 
     @property
     def hops(self) -> tuple[Hop, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import Assignment, LoadOptions
@@ -53,6 +53,10 @@ class Instance:
     """Of its last change: when it came to be so, and not what it is."""
 
     @property
+    def id(self) -> InstanceId:
+        return InstanceId(self.model_id, self.epoch)
+
+    @property
     def is_pinned(self) -> bool:
         """It leaves only when somebody unloads it."""
         return self.keep_alive_s == FOR_EVER
@@ -92,18 +96,37 @@ class Placement:
     is_restored: bool = False
     """It comes from before a restart, and only says what is wished."""
 
+    @classmethod
+    def empty(cls) -> Placement:
+        """What stands before anybody has written: it holds no model, and gives way to every other placement."""
+        return cls(NodeId(""), Epoch(0), 0)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.author
+
     @property
     def version(self) -> tuple[int, int, NodeId]:
         return (self.epoch, self.revision, self.author)
 
-    def instance(self, model_id: ModelId) -> Instance | None:
-        return next((one for one in self.instances if one.model_id == model_id), None)
+    @property
+    def all_instances(self) -> tuple[Instance, ...]:
+        """Siblings too, which come last."""
+        return (*self.instances, *self.siblings)
+
+    def instance_of(self, model_id: ModelId) -> Instance | None:
+        """The instance that takes a model's requests: where there are several, one that is ready, else the newest."""
+        found = [one for one in self.instances if one.model_id == model_id]
+        return max(found, key=lambda one: (one.state == "ready", one.epoch), default=None)
+
+    def find(self, instance_id: InstanceId) -> Instance | None:
+        """An instance, be it one that only finishes what it has."""
+        return next((one for one in self.all_instances if one.id == instance_id), None)
 
     def serves(self, instance: Instance) -> bool:
         """Whether answers from this very instance may go on."""
-        key = (instance.model_id, instance.epoch, instance.assignments)
-        serving = (one for one in (*self.instances, *self.siblings) if one.state != "failed")
-        return any((one.model_id, one.epoch, one.assignments) == key for one in serving)
+        serving = (one for one in self.all_instances if one.state != "failed")
+        return any((one.id, one.assignments) == (instance.id, instance.assignments) for one in serving)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exo_lite.domain.cluster import Member
+from exo_lite.domain.cluster_state import Member
 from exo_lite.domain.errors import (
     ConnectionRefused,
     DuplicateNode,

@@ -12,7 +12,8 @@ import grpc
 
 from exo_lite import __version__
 from exo_lite.domain.clock import Clock
-from exo_lite.domain.cluster import ClusterState, PlacementSeen, SelfChanged
+from exo_lite.domain.cluster_events import PlacementSeen, SelfChanged
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.credentials import Credentials
 from exo_lite.domain.errors import NodeLost, PortInUse
 from exo_lite.domain.heartbeat import Heartbeat
@@ -30,6 +31,7 @@ from exo_lite.node.config import DEFAULT_PORT, NodeConfig
 from exo_lite.node.data_folder import DataFolder, new_boot_id
 from exo_lite.node.descriptors import max_peer_connections
 from exo_lite.node.events import EventLog
+from exo_lite.node.leader import Leader
 from exo_lite.node.machine import default_name, find_device, torch_device
 from exo_lite.node.membership import HEARTBEAT_EVERY_S, Membership
 from exo_lite.node.model_files import ModelFiles
@@ -37,8 +39,8 @@ from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.network import Binding, find_binding, usable_hosts
 from exo_lite.node.offer import MachineOffer, Offer
 from exo_lite.node.peers import Peers
-from exo_lite.node.placement import PlacementController
 from exo_lite.node.presence import Presence
+from exo_lite.node.proving import Prover
 from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
 from exo_lite.node.shards import ShardHost, StartWorker
@@ -120,10 +122,9 @@ class Daemon:
             supervisor=self.supervisor,
         )
         self._requests = Requests(self._cluster, peers, machine.binding.own_host)
-        self._placement = PlacementController(
+        self._leader = Leader(
             self._cluster,
-            self._connect_shard,
-            self._generate,
+            Prover(self._cluster, self._connect_shard, self._requests.generate_on).prove,
             clock,
             self.supervisor,
             is_up_to_date=lambda: self._membership.is_up_to_date,
@@ -133,7 +134,7 @@ class Daemon:
             peers=peers,
             events=self._events,
             membership=self._membership,
-            placement=self._placement,
+            leader=self._leader,
             requests=self._requests,
             store=self._store,
             keep_alive_s=config.keep_alive_s,
@@ -143,9 +144,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Until cancelled, which says goodbye to the others and ends the workers."""
-        wishes = await asyncio.to_thread(self._wishes.read)
-        if wishes is not None:
-            self._cluster.apply(PlacementSeen(wishes))
+        self._cluster.apply(PlacementSeen(await asyncio.to_thread(self._wishes.read)))
         try:
             async with asyncio.TaskGroup() as tasks:
                 discovery = [("mDNS", self._presence.announce)] if self._has_mdns else []
@@ -155,7 +154,7 @@ class Daemon:
                     ("this node's addresses", self._presence.watch),
                     *discovery,
                     ("the node's workers", self._shards.run),
-                    ("placement", self._placement.run),
+                    ("placement", self._leader.run),
                     ("the file of wishes", self._wishes.keep),
                 ):
                     tasks.create_task(self.supervisor.keep(what, work))
@@ -210,9 +209,6 @@ class Daemon:
 
     # What the parts need of each other.
 
-    def _generate(self, instance: Instance, request: GenerateRequest) -> AsyncGenerator[Token, None]:
-        return self._requests.generate_on(instance, request)
-
     async def _connect_shard(self, node_id: NodeId, order: ConnectOrder) -> None:
         if node_id == self._cluster.state.self_id:
             await self._shards.connect(order)
@@ -228,7 +224,7 @@ class Daemon:
         """A placement, or what the leader waits for, does not wait for the next heartbeat."""
         shards_changed = _shard_states(before.self_status) != _shard_states(after.self_status)
         demand_changed = before.self_status.num_requests.keys() != after.self_status.num_requests.keys()
-        if before.placement != after.placement or shards_changed or demand_changed:
+        if before.written != after.written or shards_changed or demand_changed:
             self._membership.kick()
 
     def _tell_of_demand(self) -> None:

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import NotReady
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import as_seen, shard_status
 
 PATIENCE_S = 120.0
 """How long a request waits for its model before the client is told to come again."""
@@ -66,44 +66,37 @@ class Demand:
         """
         try:
             async with asyncio.timeout(self._patience_s):
-                return await self._wait(await self._ask(model_id, keep_alive_s))
+                asked = await self._ask(model_id, keep_alive_s)
+                return await self._cluster.wait_for(lambda state: _ready(state, asked))
         except TimeoutError as error:
             raise NotReady(f"{self._progress(model_id)} after {self._patience_s:.0f} s: ask again") from error
 
     async def _ask(self, model_id: ModelId, keep_alive_s: float | None) -> Instance:
         """The model as it is placed, or is from now on."""
-        instance = self._find(model_id)
+        instance = self._cluster.state.instance_of(model_id)
         is_there = instance is not None and instance.state != "failed"
         if instance is not None and is_there and _is_kept_as_asked(instance, keep_alive_s):
             return instance
         kept_s = self._keep_alive_s if keep_alive_s is None else keep_alive_s
         return await self._place(model_id, LoadWish(keep_alive_s=kept_s, is_on_demand=True))
 
-    async def _wait(self, asked: Instance) -> Instance:
-        """Raises NotReady where it fails or leaves meanwhile."""
-        while True:
-            changed = self._cluster.changed
-            current = self._find(asked.model_id)
-            if current is None and self._cluster.state.epoch > asked.epoch:
-                raise NotReady(f"{asked.model_id} left memory while it was being loaded: ask again")
-            if current is not None and current.state == "ready":
-                return current
-            if current is not None and current.state == "failed" and current.epoch >= asked.epoch:
-                raise NotReady(f"{asked.model_id} is failed: {current.reason}")
-            await changed.wait()
-
-    def _find(self, model_id: ModelId) -> Instance | None:
-        state = self._cluster.state
-        instance = state.placement.instance(model_id) if state.placement else None
-        return instance and as_seen(state, instance)
-
     def _progress(self, model_id: ModelId) -> str:
-        instance = self._find(model_id)
+        instance = self._cluster.state.instance_of(model_id)
         if instance is None:
             return f"{model_id} is not placed yet"
-        statuses = {part.shard: shard_status(self._cluster.state, instance, part) for part in instance.assignments}
+        statuses = {part.shard: self._cluster.state.shard_status(instance, part) for part in instance.assignments}
         num_loaded = sum(shard.num_layers * status.progress for shard, status in statuses.items() if status)
         return f"{model_id} is {instance.state}, {num_loaded / instance.n_layers:.0%} of its layers are in memory,"
+
+
+def _ready(state: ClusterState, asked: Instance) -> Instance | None:
+    """The instance, once it is ready. Raises NotReady where it fails or leaves meanwhile."""
+    current = state.instance_of(asked.model_id)
+    if current is None and state.epoch > asked.epoch:
+        raise NotReady(f"{asked.model_id} left memory while it was being loaded: ask again")
+    if current is not None and current.state == "failed" and current.epoch >= asked.epoch:
+        raise NotReady(f"{asked.model_id} is failed: {current.reason}")
+    return current if current is not None and current.state == "ready" else None
 
 
 def _is_kept_as_asked(instance: Instance, keep_alive_s: float | None) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exo_lite.domain.clock import Clock
-from exo_lite.domain.cluster import ClusterState, Member
+from exo_lite.domain.cluster_state import ClusterState, Member
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.repeats import Repeats
 from exo_lite.node.hints import fix_for
@@ -64,12 +64,12 @@ def describe_change(before: ClusterState, after: ClusterState) -> Iterator[tuple
     for node_id, member in after.members.items():
         yield from _describe_member(before.members.get(node_id), member)
     yield from _describe_notes(notes(before), notes(after))
-    old = {one.model_id: one for one in before.placement.instances} if before.placement else {}
-    new = {one.model_id: one for one in after.placement.instances} if after.placement else {}
-    for model_id, instance in new.items():
-        yield from _describe_instance(old.get(model_id), instance)
-    for model_id in sorted(old.keys() - new.keys()):
-        yield "model_unloaded", _departure_text(after, old[model_id]), None
+    old = {one.id: one for one in before.written.instances}
+    for instance in after.written.instances:
+        yield from _describe_instance(old.get(instance.id), instance)
+    gone = {one.model_id: one for one in before.written.instances}
+    for model_id in sorted(gone.keys() - {one.model_id for one in after.written.instances}):
+        yield "model_unloaded", _departure_text(after, gone[model_id]), None
 
 
 def _describe_notes(before: list[Note], after: list[Note]) -> Iterator[tuple[str, str, str | None]]:
@@ -82,8 +82,7 @@ def _describe_notes(before: list[Note], after: list[Note]) -> Iterator[tuple[str
 
 
 def _departure_text(after: ClusterState, gone: Instance) -> str:
-    departures = after.placement.departures if after.placement else ()
-    texts = [one.text for one in departures if one.model_id == gone.model_id and one.epoch > gone.epoch]
+    texts = [one.text for one in after.written.departures if one.model_id == gone.model_id and one.epoch > gone.epoch]
     return texts[-1] if texts else f"{gone.model_id} left memory"
 
 
@@ -100,7 +99,7 @@ def _describe_member(before: Member | None, after: Member) -> Iterator[tuple[str
 
 
 def _describe_instance(before: Instance | None, after: Instance) -> Iterator[tuple[str, str, str | None]]:
-    if before is not None and (before.state, before.epoch) == (after.state, after.epoch):
+    if before is not None and before.state == after.state:
         return
     if after.state == "loading":
         parts = ", ".join(f"{one.name} {one.shard.start_layer}-{one.shard.end_layer}" for one in after.assignments)

@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import WorkerCannotStart
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.links import Link, broken_links

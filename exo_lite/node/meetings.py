@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 
 from exo_lite.domain.addresses import split_address
-from exo_lite.domain.cluster import PlacementSeen
+from exo_lite.domain.cluster_events import PlacementSeen
 from exo_lite.domain.errors import (
     ConnectionRefused,
     DuplicateNode,
@@ -200,9 +200,8 @@ class Meetings:
 
     async def _exchange_placements(self, client: PeerNode) -> None:
         state = self._cluster.state
-        answer = await client.heartbeat(Heartbeat(state.self_status, state.placement), timeout_s=HEARTBEAT_TIMEOUT_S)
-        if answer.placement is not None:
-            self._cluster.apply(PlacementSeen(answer.placement))
+        answer = await client.heartbeat(Heartbeat(state.self_status, state.written), timeout_s=HEARTBEAT_TIMEOUT_S)
+        self._cluster.apply(PlacementSeen(answer.placement))
 
     # What people are told.
 

@@ -9,9 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from exo_lite.domain.clock import Clock
-from exo_lite.domain.cluster import (
+from exo_lite.domain.cluster_events import (
     HeartbeatHeard,
-    Member,
     MemberHeardOf,
     MemberJoined,
     MemberLeft,
@@ -22,6 +21,7 @@ from exo_lite.domain.cluster import (
     SelfChanged,
     TimePassed,
 )
+from exo_lite.domain.cluster_state import Member
 from exo_lite.domain.errors import (
     ConnectionRefused,
     ExoLiteError,
@@ -34,6 +34,7 @@ from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.links import direct_links, relayed_to
 from exo_lite.domain.node import NodeIdentity, NodeStatus
+from exo_lite.domain.placement import Placement
 from exo_lite.node.awake_clock import AwakeClock
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
@@ -185,9 +186,9 @@ class Membership:
         state = self._cluster.state
         if state.members[status.identity.node_id].address != member.address:
             self._open_links()  # it has moved
-        is_news = state.placement != heartbeat.placement
+        news = Placement.empty() if state.written == heartbeat.placement else state.written
         relayed = relayed_to(state, status.identity.node_id, self._clock.now())
-        return Heartbeat(state.self_status, state.placement if is_news else None, relayed)
+        return Heartbeat(state.self_status, news, relayed)
 
     async def on_probe(self, node_id: NodeId) -> bool:
         link = self._links.get(node_id)
@@ -289,7 +290,7 @@ class Membership:
         state, started_s = self._cluster.state, self._time.now()
         identity = member.status.identity
         relayed = relayed_to(state, identity.node_id, self._clock.now())
-        news = Heartbeat(state.self_status, state.placement, relayed)
+        news = Heartbeat(state.self_status, state.written, relayed)
         try:
             answer = await client.heartbeat(news, timeout_s=HEARTBEAT_TIMEOUT_S)
         except ConnectionRefused:
@@ -341,8 +342,7 @@ class Membership:
         self._cluster.apply(HeartbeatHeard(heartbeat.status, now_s, rtt_ms))
         for status in heartbeat.relayed:
             self._cluster.apply(MemberHeardOf(status, now_s))
-        if heartbeat.placement is not None:
-            self._cluster.apply(PlacementSeen(heartbeat.placement))
+        self._cluster.apply(PlacementSeen(heartbeat.placement))
 
 
 async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator
 
-from exo_lite.domain.cluster import ClusterState
 from exo_lite.domain.ids import ModelId
-from exo_lite.domain.placement import Instance, ModelDescription, ServedModel
+from exo_lite.domain.placement import ModelDescription, ServedModel
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import as_seen
 
 Describe = Callable[[ModelId], Awaitable[ModelDescription | None]]
 
@@ -42,7 +40,7 @@ class ModelList:
         return [self._model(one, fingerprints[one]) for one in model_ids if one in fingerprints]
 
     def _model(self, model_id: ModelId, fingerprint: str) -> ServedModel:
-        instance = _instance(self._cluster.state, model_id)
+        instance = self._cluster.state.instance_of(model_id)
         known = self._descriptions.get((model_id, fingerprint))
         created = known.created if known else 0
         if instance is not None:
@@ -70,10 +68,5 @@ class ModelList:
         state = self._cluster.state
         for status in reversed(state.living.values()):
             yield from status.models.items()
-        for instance in state.placement.instances if state.placement else ():
+        for instance in state.instances:
             yield instance.model_id, instance.fingerprint
-
-
-def _instance(state: ClusterState, model_id: ModelId) -> Instance | None:
-    instance = state.placement.instance(model_id) if state.placement else None
-    return instance and as_seen(state, instance)

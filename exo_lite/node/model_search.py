@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from exo_lite.domain.cluster import Member
+from exo_lite.domain.cluster_state import Member
 from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.ids import ModelId
 from exo_lite.node.cluster import Cluster

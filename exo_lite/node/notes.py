@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import IncompatibleVersion, LinkBroken
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.links import broken_links, link_names, unreachable

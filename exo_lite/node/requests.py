@@ -9,16 +9,15 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from exo_lite.domain.addresses import join_address, split_address
-from exo_lite.domain.cluster import ClusterState, Member
+from exo_lite.domain.cluster_state import ClusterState, Member
 from exo_lite.domain.errors import ExoLiteError, InvalidRequest, NodeLost, NotReady, StaleEpoch
-from exo_lite.domain.ids import ModelId, NodeId, RequestId
+from exo_lite.domain.ids import InstanceId, ModelId, NodeId, RequestId
 from exo_lite.domain.links import next_hop
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import MAX_PROMPT_LOGPROBS, GenerateRequest, Sampling, Terms, Token
 from exo_lite.domain.trace import TraceReport
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import as_seen, lost_reason, shard_status
 from exo_lite.node.peers import Peers, PeerWorker
 
 TRACES_TIMEOUT_S = 5.0
@@ -84,10 +83,8 @@ class Requests:
 
     async def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
         """As `generate_on`, for a node that does not reach the head. Raises NotReady, StaleEpoch or NodeLost."""
-        placement = self._cluster.state.placement
-        siblings = [one for one in (placement.siblings if placement else ()) if one.model_id == request.model_id]
         current = self._instance(request.model_id)
-        instance = next((one for one in (current, *siblings) if one.epoch == request.epoch), None)
+        instance = self._cluster.state.find(InstanceId(request.model_id, request.epoch))
         if instance is None:
             raise StaleEpoch(f"{current.model_id} is placed in epoch {current.epoch}, not {request.epoch}: ask again")
         async with aclosing(self.generate_on(instance, request, num_relays=num_relays)) as tokens:
@@ -154,21 +151,20 @@ class Requests:
 
     def proof_age_s(self, instance: Instance) -> float | None:
         """Since something went through every hop of an instance."""
-        status = shard_status(self._cluster.state, instance, instance.assignments[0])
+        status = self._cluster.state.shard_status(instance, instance.assignments[0])
         return status.proof_age_s if status and status.epoch == instance.epoch else None
 
     def _instance(self, model_id: ModelId) -> Instance:
         """Raises NotReady where it is not loaded."""
-        state = self._cluster.state
-        instance = state.placement.instance(model_id) if state.placement else None
+        instance = self._cluster.state.instance_of(model_id)
         if instance is None:
             raise NotReady(f"{model_id} is not loaded any more: ask again")
-        return as_seen(state, instance)
+        return instance
 
     def _head_client(self, instance: Instance) -> PeerWorker:
         """The long-lived channel to an instance's head. Raises NotReady."""
         head = instance.assignments[0]
-        status = shard_status(self._cluster.state, instance, head)
+        status = self._cluster.state.shard_status(instance, head)
         host = self._host_of(head.node_id)
         if status is None or status.worker_port is None or host is None:
             raise NotReady(f"the worker on {head.name}, the head of {instance.model_id}, is not there yet")
@@ -185,12 +181,7 @@ class Requests:
         return split_address(address)[0] if address else None
 
     async def _wait_for_loss(self, instance: Instance) -> str:
-        while True:
-            changed = self._cluster.changed
-            reason = _loss(self._cluster.state, instance)
-            if reason is not None:
-                return reason
-            await changed.wait()
+        return await self._cluster.wait_for(lambda state: state.end_reason(instance))
 
 
 def _relay(state: ClusterState, instance: Instance) -> Member | None:
@@ -218,18 +209,3 @@ def _check_prompt_logprobs(num_prompt_tokens: int, sampling: Sampling) -> None:
             f"{num_logprobs} log probabilities, more than {MAX_PROMPT_LOGPROBS}: ask for fewer, or shorten the prompt",
             param="logprobs",
         )
-
-
-def _loss(state: ClusterState, instance: Instance) -> str | None:
-    """Why an answer from this instance cannot go on; None while it can."""
-    lost = lost_reason(state, instance)
-    if lost is not None:
-        return lost
-    current = state.placement.instance(instance.model_id) if state.placement else None
-    if state.placement is not None and state.placement.serves(instance):
-        return None
-    if current is None:
-        return f"{instance.model_id} was unloaded"
-    if current.epoch != instance.epoch:
-        return f"{instance.model_id} was placed anew{f' because {current.reason}' if current.reason else ''}"
-    return f"{instance.model_id} failed: {current.reason}" if current.state == "failed" else None

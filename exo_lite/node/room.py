@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from exo_lite.domain.cluster import ClusterState
-from exo_lite.domain.ids import ModelId
+from exo_lite.domain.cluster_state import ClusterState
+from exo_lite.domain.ids import InstanceId, ModelId
 from exo_lite.domain.links import Link, known_links
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadOptions, Plan, Refusal
@@ -19,7 +19,7 @@ class Room:
     """A plan that holds once `leaving` have left."""
 
     plan: Plan
-    leaving: tuple[ModelId, ...] = ()
+    leaving: tuple[InstanceId, ...] = ()
 
 
 def find_room(
@@ -30,7 +30,7 @@ def find_room(
     `doubtful`: links that failed lately, to be left alone where that is possible.
     """
 
-    def plan_without(leaving: Collection[ModelId]) -> Plan | Refusal:
+    def plan_without(leaving: Collection[InstanceId]) -> Plan | Refusal:
         left = offers(_without(state, leaving), model.model_id, model.fingerprint)
         return plan(model.model_id, model.spec, options, left, links)
 
@@ -38,7 +38,7 @@ def find_room(
     outcome = plan_without(())
     if isinstance(outcome, Plan):
         return Room(outcome)
-    idle = _idle_models(state, model.model_id)
+    idle = _idle_instances(state, model.model_id)
     for count in range(1, len(idle) + 1):
         outcome = plan_without(idle[:count])
         if isinstance(outcome, Plan):
@@ -57,43 +57,40 @@ def _for_files(refusal: Refusal, state: ClusterState, model: ModelDescription) -
 
 
 def _spare(
-    leaving: list[ModelId], outcome: Plan, plan_without: Callable[[Collection[ModelId]], Plan | Refusal]
+    leaving: list[InstanceId], outcome: Plan, plan_without: Callable[[Collection[InstanceId]], Plan | Refusal]
 ) -> Room:
     """Let those stay, the most recently used first, whose leaving would not help."""
-    for model_id in leaving[::-1]:
-        others = [one for one in leaving if one != model_id]
+    for instance_id in leaving[::-1]:
+        others = [one for one in leaving if one != instance_id]
         without_it = plan_without(others)
         if isinstance(without_it, Plan):
             leaving, outcome = others, without_it
     return Room(outcome, tuple(leaving))
 
 
-def _without(state: ClusterState, leaving: Collection[ModelId]) -> ClusterState:
-    if state.placement is None or not leaving:
-        return state
-    staying = tuple(one for one in state.placement.instances if one.model_id not in leaving)
-    return replace(state, placement=replace(state.placement, instances=staying))
+def _without(state: ClusterState, leaving: Collection[InstanceId]) -> ClusterState:
+    staying = tuple(one for one in state.written.instances if one.id not in leaving)
+    return replace(state, written=replace(state.written, instances=staying))
 
 
-def _idle_models(state: ClusterState, for_model: ModelId) -> list[ModelId]:
+def _idle_instances(state: ClusterState, for_model: ModelId) -> list[InstanceId]:
     """Those that may leave, the least recently used first."""
     idle = {
-        one.model_id: seconds
+        one.id: seconds
         for one in _others(state, for_model)
         if not one.is_pinned and (seconds := idle_s(state, one)) is not None
     }
-    return sorted(idle, key=lambda model_id: (-idle[model_id], model_id))
+    return sorted(idle, key=lambda one: (-idle[one], one.model_id, one.epoch))
 
 
 def _others(state: ClusterState, model_id: ModelId) -> list[Instance]:
-    """Every other instance that takes memory."""
-    instances = state.placement.instances if state.placement else ()
-    return [one for one in instances if one.model_id != model_id and one.state != "failed"]
+    """Every instance of another model that takes memory."""
+    return [one for one in state.written.instances if one.model_id != model_id and one.state != "failed"]
 
 
-def _with_others(refusal: Refusal, state: ClusterState, idle: Collection[ModelId]) -> Refusal:
+def _with_others(refusal: Refusal, state: ClusterState, idle: Collection[InstanceId]) -> Refusal:
     """The arithmetic, with a word on each model that stands in the way or would have left."""
-    words = [_word(one, is_idle=one.model_id in idle) for one in _others(state, refusal.model_id)]
+    words = [_word(one, is_idle=one.id in idle) for one in _others(state, refusal.model_id)]
     return replace(refusal, reason=" ".join([refusal.reason, *words])) if words else refusal
 
 

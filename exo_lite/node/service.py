@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import TypeVar
 
 from exo_lite.catalog.table import load_table
-from exo_lite.domain.cluster import DEAD_AFTER_S
+from exo_lite.domain.cluster_events import DEAD_AFTER_S
 from exo_lite.domain.errors import (
     ExoLiteError,
     InvalidModel,
@@ -31,14 +31,13 @@ from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import Sampling, Terms, Token
 from exo_lite.domain.trace import TraceReport
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import as_seen
 from exo_lite.node.demand import Demand
 from exo_lite.node.events import EventLog
+from exo_lite.node.leader import Leader
 from exo_lite.node.membership import Membership
 from exo_lite.node.model_list import ModelList
 from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.peers import PeerNode, Peers
-from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.served_text import ServedText
 from exo_lite.node.state_document import state_document
@@ -67,7 +66,7 @@ class NodeService:
         peers: Peers,
         events: EventLog,
         membership: Membership,
-        placement: PlacementController,
+        leader: Leader,
         requests: Requests,
         store: ModelStore,
         keep_alive_s: float = DEFAULT_KEEP_ALIVE_S,
@@ -78,7 +77,7 @@ class NodeService:
         self._peers = peers
         self._events = events
         self._membership = membership
-        self._placement = placement
+        self._leader = leader
         self._requests = requests
         self._store = store
         self._texts: dict[tuple[ModelId, str, int], ServedText] = {}
@@ -98,19 +97,15 @@ class NodeService:
         )
 
     async def changes(self) -> AsyncGenerator[None, None]:
-        while not self._is_draining:
-            changed = self._cluster.changed
+        async for _ in self._cluster.states(at_least_every_s=1.0):
+            if self._is_draining:
+                return
             yield
-            try:
-                async with asyncio.timeout(1.0):
-                    await changed.wait()
-            except TimeoutError:
-                continue
 
     def not_ready_reason(self) -> str | None:
         if self._is_draining:
             return "this node is shutting down"
-        reasons = [self._model_not_ready_reason(instance) for instance in self._instances()]
+        reasons = [self._model_not_ready_reason(instance) for instance in self._cluster.state.instances]
         if not reasons:
             return "no model is loaded: `exo-lite load MODEL`"
         return None if None in reasons else "; ".join(reason for reason in reasons if reason)
@@ -142,7 +137,7 @@ class NodeService:
         async def here() -> Instance:
             description = await self._describe(model_id)
             await self._search.look(model_id, description.fingerprint)
-            return self._placement.place(description, wish)
+            return self._leader.place(description, wish)
 
         async def there(leader: PeerNode) -> Instance:
             with suppress(ExoLiteError):  # it is to know whom this node knows, and what nobody here needs any more
@@ -156,7 +151,7 @@ class NodeService:
         """As the leader, or through it. Raises ModelNotFound, NodeLost."""
 
         async def here() -> None:
-            self._placement.unplace(model_id)
+            self._leader.unplace(model_id)
 
         await self._order(here, lambda leader: leader.unplace(model_id, timeout_s=ORDER_TIMEOUT_S))
 
@@ -180,8 +175,7 @@ class NodeService:
         """Whether another node leads, once this one should have noticed."""
         try:
             async with asyncio.timeout(LOSS_IS_NOTICED_WITHIN_S):
-                while self._cluster.state.leader == leader:
-                    await self._cluster.changed.wait()
+                await self._cluster.wait_for(lambda state: None if state.leader == leader else state.leader)
         except TimeoutError:
             return False
         return True
@@ -189,9 +183,9 @@ class NodeService:
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         model_id = self._model_id(model)
         if offers is None and (description := await self._find_description(model_id)) is not None:
-            return self._placement.plan(description, wish.resolve(description.spec))
+            return self._leader.plan(description, wish.resolve(description.spec))
         spec = await self._spec(model_id)
-        room = self._placement.offers(model_id) if offers is None else offers  # whoever is to have the files
+        room = self._leader.offers(model_id) if offers is None else offers  # whoever is to have the files
         return plan(model_id, spec, wish.resolve(spec), room)
 
     async def models(self) -> Sequence[ServedModel]:
@@ -288,13 +282,8 @@ class NodeService:
         except InvalidRequest as error:
             raise self._not_found(name) from error
 
-    def _instances(self) -> list[Instance]:
-        state = self._cluster.state
-        return [as_seen(state, one) for one in state.placement.instances] if state.placement else []
-
     def _is_placed(self, model_id: ModelId) -> bool:
-        placement = self._cluster.state.placement
-        return placement is not None and placement.instance(model_id) is not None
+        return self._cluster.state.instance_of(model_id) is not None
 
     def _held_models(self) -> set[ModelId]:
         """Those with their files on a living node."""

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from exo_lite.domain.addresses import split_address
 from exo_lite.domain.errors import NodeLost, NotReady
-from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.ids import Epoch, InstanceId, NodeId
 from exo_lite.domain.logs import LogFormat
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
-from exo_lite.domain.placement import Instance, Placement
-from exo_lite.domain.plan import Assignment
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.network import Binding
 from exo_lite.node.peers import Peers
 from exo_lite.node.supervisor import Supervisor
+from exo_lite.node.worker_changes import HeldPart, Part, wanted_parts, worker_changes
 from exo_lite.store.model_store import ModelStore
 
 log = logging.getLogger(__name__)
@@ -56,6 +55,11 @@ class _Held:
     process: HeldWorker
     task: asyncio.Task[None]
 
+    @property
+    def part(self) -> HeldPart:
+        config, status = self.process.config, self.process.status
+        return HeldPart(config.shard, config.options, self.process.fingerprint, is_lost=status.state == "lost")
+
 
 class ShardHost:
     """Runs as one task. A worker whose shard, options and files stay the same outlives a new placement."""
@@ -86,7 +90,7 @@ class ShardHost:
         self._log_format = log_format
         self._cores_may_sleep = cores_may_sleep
         self._hang_timeout_s = hang_timeout_s
-        self._held: dict[ModelId, _Held] = {}
+        self._held: dict[InstanceId, _Held] = {}
         self.changed = asyncio.Event()
         """Set when a worker's status changed; cleared by whoever publishes it."""
 
@@ -105,8 +109,8 @@ class ShardHost:
         Raises NotReady where there is none, PortSilent or another NodeLost that names the port of a neighbour that
         cannot be reached from here, or what the worker raises.
         """
-        held = self._held.get(order.model_id)
-        if held is None or held.process.status.assigned_epoch != order.epoch:
+        held = self._held.get(order.instance_id)
+        if held is None:
             raise NotReady(f"no worker here serves {order.model_id} in epoch {order.epoch} yet")
         routed = order.routed(self._host_of)
         await asyncio.gather(*(self._check(hop) for hop in routed.hops))
@@ -128,54 +132,23 @@ class ShardHost:
         return split_address(address)[0]
 
     async def _keep_reconciling(self, tasks: asyncio.TaskGroup) -> None:
-        while True:
-            changed = self._cluster.changed
-            await self._reconcile(tasks)
-            await changed.wait()
+        async for state in self._cluster.states():
+            await self._reconcile(tasks, wanted_parts(state.written, state.self_id))
 
-    async def _reconcile(self, tasks: asyncio.TaskGroup) -> None:
-        wanted = self._wanted(self._cluster.state.placement)
-        for model_id in [held for held in self._held if held not in wanted]:
-            await self._stop(model_id)
-        for model_id, (instance, assignment) in wanted.items():
-            with self._supervisor.containing(f"the worker of {model_id}"):  # the others' workers are not to miss it
-                await self._bring_in_line(tasks, instance, assignment)
+    async def _reconcile(self, tasks: asyncio.TaskGroup, wanted: Mapping[InstanceId, Part]) -> None:
+        changes = worker_changes({one: held.part for one, held in self._held.items()}, wanted)
+        for instance_id in changes.stop:
+            await self._stop(instance_id)
+        kept = {new: self._held.pop(old) for old, new in changes.keep}
+        for instance_id, held in kept.items():
+            held.process.keep_for(instance_id.epoch)
+        self._held |= kept
+        for instance_id in changes.start:
+            with self._supervisor.containing(f"the worker of {instance_id.model_id}"):  # the others are not to miss it
+                self._start(tasks, wanted[instance_id])
 
-    async def _bring_in_line(self, tasks: asyncio.TaskGroup, instance: Instance, assignment: Assignment) -> None:
-        held = self._held.get(instance.model_id)
-        is_same = held is not None and self._is_same_part(held.process, instance, assignment)
-        if held is not None and held.process.status.assigned_epoch == instance.epoch and is_same:
-            return
-        if held is not None and self._still_serves(held.process, instance, assignment):
-            held.process.keep_for(instance.epoch)
-            return
-        await self._stop(instance.model_id)
-        self._start(tasks, instance, assignment)
-
-    def _wanted(self, placement: Placement | None) -> dict[ModelId, tuple[Instance, Assignment]]:
-        own_id = self._cluster.state.self_id
-        if placement is None:
-            return {}
-        return {
-            instance.model_id: (instance, assignment)
-            for instance in (*placement.siblings, *placement.instances)  # the latter come first where both are here
-            for assignment in instance.assignments
-            if assignment.node_id == own_id and instance.state != "failed"
-        }
-
-    def _still_serves(self, process: HeldWorker, instance: Instance, assignment: Assignment) -> bool:
-        return process.status.state != "lost" and self._is_same_part(process, instance, assignment)
-
-    def _is_same_part(self, process: HeldWorker, instance: Instance, assignment: Assignment) -> bool:
-        """Of one epoch too there may have been two placements, by two leaders that did not know of each other."""
-        config = process.config
-        return (
-            config.shard == assignment.shard
-            and config.options == instance.options
-            and process.fingerprint == instance.fingerprint
-        )
-
-    def _start(self, tasks: asyncio.TaskGroup, instance: Instance, assignment: Assignment) -> None:
+    def _start(self, tasks: asyncio.TaskGroup, part: Part) -> None:
+        instance, assignment = part.instance, part.assignment
         config = WorkerConfig(
             node_name=self._cluster.state.self_status.identity.name,
             host=self._binding.host,
@@ -197,12 +170,11 @@ class ShardHost:
         process = self._start_worker(config, instance.fingerprint, instance.epoch, self.changed.set)
         what = f"the worker of {instance.model_id}"
         task = tasks.create_task(self._supervisor.contain(what, process.run()))
-        self._held[instance.model_id] = _Held(process, task)
+        self._held[instance.id] = _Held(process, task)
         self.changed.set()
 
-    async def _stop(self, model_id: ModelId) -> None:
-        held = self._held.pop(model_id, None)
-        if held is not None:
-            held.task.cancel()
-            await asyncio.wait({held.task})
-            self.changed.set()
+    async def _stop(self, instance_id: InstanceId) -> None:
+        held = self._held.pop(instance_id)
+        held.task.cancel()
+        await asyncio.wait({held.task})
+        self.changed.set()

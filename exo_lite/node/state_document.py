@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from exo_lite.domain.cluster import ClusterState, Member
+from exo_lite.domain.cluster_state import ClusterState, Member
 from exo_lite.domain.links import Link, broken_links
-from exo_lite.domain.node import NodeStatus, ServingCounts, ShardStatus
+from exo_lite.domain.node import NodeStatus, ServingCounts, ShardState, ShardStatus
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import Assignment
 from exo_lite.node.candidates import Unreached
-from exo_lite.node.decisions import as_seen, shard_status
 from exo_lite.node.events import NodeEvent
 from exo_lite.node.hints import fix_for
 from exo_lite.node.notes import notes
@@ -22,7 +21,6 @@ def state_document(
 ) -> dict[str, object]:
     """`now_s`: of the clock of Member.heard_at_s."""
     identity = state.self_status.identity
-    instances = state.placement.instances if state.placement else ()
     members = [_node(member.status, member, now_s) for member in state.members.values()]
     return {
         "node": {"id": identity.node_id, "name": identity.name},
@@ -30,7 +28,7 @@ def state_document(
         "epoch": state.epoch,
         "leader": state.leader,
         "nodes": sorted([_node(state.self_status, None, now_s), *members], key=lambda node: str(node["name"])),
-        "models": [_model(state, as_seen(state, instance)) for instance in instances],
+        "models": [_model(state, instance) for instance in state.instances],
         "broken_links": [_link(state, pair) for pair in sorted(broken_links(state), key=sorted)],
         "notes": [asdict(note) for note in notes(state)],
         "unreached": [_unreached(one, identity.name) for one in unreached],
@@ -80,7 +78,7 @@ def _node(status: NodeStatus, member: Member | None, now_s: float) -> dict[str, 
 
 
 def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
-    statuses = [shard_status(state, instance, assignment) for assignment in instance.assignments]
+    statuses = [state.shard_status(instance, assignment) for assignment in instance.assignments]
     head = statuses[0] if statuses else None
     counts = head.counts if head else ServingCounts()
     return {
@@ -113,7 +111,7 @@ def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
         "kv_blocks": {"total": head.num_kv_blocks if head else 0, "free": head.num_free_kv_blocks if head else 0},
         "requests": _num_requests(state, instance, head),
         "shards": [
-            _shard(state, assignment, status, head)
+            _shard(assignment, status, state.shard_state(instance, assignment), head)
             for assignment, status in zip(instance.assignments, statuses, strict=True)
         ],
     }
@@ -127,15 +125,14 @@ def _num_requests(state: ClusterState, instance: Instance, head: ShardStatus | N
 
 
 def _shard(
-    state: ClusterState, assignment: Assignment, status: ShardStatus | None, head: ShardStatus | None
+    assignment: Assignment, status: ShardStatus | None, state: ShardState, head: ShardStatus | None
 ) -> dict[str, object]:
-    is_lost = state.is_lost(assignment.node_id)
     return {
         "node_id": assignment.node_id,
         "node": assignment.name,
         "start_layer": assignment.shard.start_layer,
         "end_layer": assignment.shard.end_layer,
-        "state": "lost" if is_lost else status.state if status else "loading",
+        "state": state,
         "progress": status.progress if status else 0.0,
         "weight_bytes": assignment.weight_bytes,
         "kv_cache_bytes": assignment.kv_cache_bytes,

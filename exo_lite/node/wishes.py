@@ -33,36 +33,38 @@ class Wishes:
         self._cluster = cluster
         self._path = folder / f"wishes.{cluster_name.encode().hex()[:64]}.json"
         self._events = events
-        self._written: Placement | None = None
+        self._written = Placement.empty()
         self._writing = Lock()
 
-    def read(self) -> Placement | None:
-        """From before the restart. A file that is damaged is told of and set aside."""
+    def read(self) -> Placement:
+        """Return the wishes from before the restart, if any. A file that is damaged is told of and set aside."""
         try:
             if self._path.stat().st_size > MAX_FILE_BYTES:
                 raise MalformedMessage("it is too large")
             placement = placement_from_json(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return None
+            return Placement.empty()
         except (OSError, UnicodeDecodeError, MalformedMessage) as error:
             self._tell(f"what was loaded before is forgotten: {self._path} cannot be read: {error}")
             with suppress(OSError):
                 self._path.replace(self._path.with_suffix(".damaged"))
-            return None
+            return Placement.empty()
         self._written = wishes_of(placement)
         return self._written
 
     async def keep(self) -> None:
         """Write the file whenever the wishes change, until cancelled."""
         try:
-            while True:
-                changed = self._cluster.changed
-                if not await asyncio.to_thread(self._write):
-                    await asyncio.sleep(RETRY_AFTER_S)
-                    continue
-                await changed.wait()
+            async for _ in self._cluster.states():
+                await self._write_in_the_end()
         finally:
             self._write()
+
+    async def _write_in_the_end(self) -> None:
+        while True:
+            if await asyncio.to_thread(self._write):
+                return
+            await asyncio.sleep(RETRY_AFTER_S)
 
     def _write(self) -> bool:
         """Whether the file is as it should be. From any thread."""
@@ -70,9 +72,8 @@ class Wishes:
             return self._write_news()
 
     def _write_news(self) -> bool:
-        placement = self._cluster.state.placement
-        wishes = wishes_of(placement) if placement else None
-        if wishes is None or wishes == self._written:
+        wishes = wishes_of(self._cluster.state.written)
+        if wishes.is_empty or wishes == self._written:
             return True
         try:
             self._replace(placement_to_json(wishes))

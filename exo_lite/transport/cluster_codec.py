@@ -320,7 +320,7 @@ def placement_from_proto(message: cluster_pb2.Placement) -> Placement:
 def heartbeat_to_proto(heartbeat: Heartbeat) -> node_pb2.HeartbeatMessage:
     return node_pb2.HeartbeatMessage(
         status=node_status_to_proto(heartbeat.status),
-        placement=placement_to_proto(heartbeat.placement) if heartbeat.placement else None,
+        placement=placement_to_proto(heartbeat.placement),
         relayed=[node_status_to_proto(status) for status in heartbeat.relayed],
     )
 
@@ -329,7 +329,7 @@ def heartbeat_from_proto(message: node_pb2.HeartbeatMessage) -> Heartbeat:
     """Raises MalformedMessage or InvalidShard."""
     return Heartbeat(
         status=node_status_from_proto(message.status),
-        placement=placement_from_proto(message.placement) if message.HasField("placement") else None,
+        placement=placement_from_proto(message.placement),
         relayed=tuple(map(node_status_from_proto, message.relayed)),
     )
 

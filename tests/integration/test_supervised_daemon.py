@@ -14,7 +14,7 @@ import pytest
 
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.plan import LoadWish
-from exo_lite.node import placement as placement_module
+from exo_lite.node import leader as leader_module
 from exo_lite.node.config import NodeConfig
 from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
@@ -100,7 +100,7 @@ def seen_by(daemon: Daemon) -> dict[str, str]:
         (Membership, "_beat"),
         (Meetings, "shake_hands"),
         (ShardHost, "_reconcile"),
-        (placement_module, "next_actions"),
+        (leader_module, "next_actions"),
         (Daemon, "_tell_others"),
         (EventLog, "record_change"),
     ],
@@ -157,8 +157,7 @@ async def test_a_worker_that_cannot_be_followed_is_a_lost_shard_and_no_more(
             await a.service.load(TINY, LoadWish(context_length=32))
 
             def reason() -> str | None:
-                placement = a._cluster.state.placement
-                instance = placement.instance(TINY) if placement else None
+                instance = a._cluster.state.instance_of(TINY)
                 return instance.reason if instance and instance.state == "failed" else None
 
             text = await until(reason, "it is given up", timeout_s=30.0)

@@ -106,7 +106,9 @@ class HeartbeatMessage(_message.Message):
     @_builtins.property
     def status(self) -> _cluster_pb2.NodeStatus: ...
     @_builtins.property
-    def placement(self) -> _cluster_pb2.Placement: ...
+    def placement(self) -> _cluster_pb2.Placement:
+        """empty where the other side is known to have the newest"""
+
     @_builtins.property
     def relayed(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.NodeStatus]:
         """of nodes that whoever gets this does not reach itself"""
@@ -119,13 +121,11 @@ class HeartbeatMessage(_message.Message):
         padding: _builtins.bytes = ...,
         relayed: _abc.Iterable[_cluster_pb2.NodeStatus] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_placement", b"_placement", "placement", b"placement", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placement", b"_placement", "padding", b"padding", "placement", b"placement", "relayed", b"relayed", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["padding", b"padding", "placement", b"placement", "relayed", b"relayed", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__placement: _TypeAlias = _typing.Literal["placement"]  # noqa: Y015
-    _WhichOneofArgType__placement: _TypeAlias = _typing.Literal["_placement", b"_placement"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__placement) -> _WhichOneofReturnType__placement | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatMessage: _TypeAlias = HeartbeatMessage  # noqa: Y015
 

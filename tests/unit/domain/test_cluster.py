@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from exo_lite.domain.cluster import (
+from exo_lite.domain.cluster_events import (
     DEAD_AFTER_S,
     FORGET_AFTER_S,
-    SUSPECT_AFTER_S,
-    ClusterState,
     HeartbeatHeard,
     MemberJoined,
     MemberLeft,
@@ -19,6 +17,7 @@ from exo_lite.domain.cluster import (
     TimePassed,
     apply,
 )
+from exo_lite.domain.cluster_state import SUSPECT_AFTER_S, ClusterState
 from exo_lite.domain.ids import BootId, Epoch, NodeId
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.domain.placement import Placement
@@ -118,7 +117,7 @@ def test_only_a_greater_placement_wins():
     for older in (Placement(NodeId("c"), Epoch(1), 9), first):
         assert apply(state, PlacementSeen(older)) is state
     for newer in (replace(first, revision=1), replace(first, epoch=Epoch(3)), replace(first, author=NodeId("b"))):
-        assert apply(state, PlacementSeen(newer)).placement == newer
+        assert apply(state, PlacementSeen(newer)).written == newer
 
 
 def test_a_route_is_kept_from_heartbeat_to_heartbeat_and_through_silence():

@@ -7,21 +7,15 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_lite.domain.cluster import (
-    DEAD_AFTER_S,
-    REFUSALS_TO_DIE,
-    RESTORED_PATIENCE_S,
-    ClusterState,
-    PlacementSeen,
-    TimePassed,
-    apply,
-)
-from exo_lite.domain.healing import newest, rewritten
+from exo_lite.domain.cluster_events import DEAD_AFTER_S, RESTORED_PATIENCE_S, PlacementSeen, TimePassed, apply
+from exo_lite.domain.cluster_state import REFUSALS_TO_DIE, ClusterState
+from exo_lite.domain.healing import newest, signed
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.placement import NO_DOT, Dot, Instance, InstanceState, Placement
 from tests.unit.node.cluster_states import MODEL, instance, member, node, part
 
 A, C = NodeId("a"), NodeId("c")
+NOTHING = Placement.empty()
 OTHER = ModelId("other")
 
 
@@ -41,9 +35,8 @@ FAILED = written(A, {A: 12}, placed("ab", "failed", 6, (A, 12), reason="c and d 
 SERVES = written(C, {A: 10, C: 3}, placed("cd", "ready", 6, (C, 3)), epoch=6)
 
 
-def rewrite(old: Placement | None, author: NodeId, *instances: Instance, wall_s: float = 0.0) -> Placement:
-    siblings, epoch = (old.siblings, old.epoch) if old else ((), Epoch(0))
-    return rewritten(old, author, epoch, instances, siblings, (), wall_s=wall_s)
+def rewrite(old: Placement, author: NodeId, *instances: Instance, wall_s: float = 0.0) -> Placement:
+    return signed(old, replace(old, instances=instances), author, wall_s=wall_s)
 
 
 def test_a_half_that_serves_is_left_alone_by_one_that_failed_whatever_the_epochs():
@@ -70,7 +63,7 @@ def test_of_two_halves_that_serve_every_node_chooses_the_same_and_the_other_fini
     assert (healed.instances, healed.siblings) == (other.instances, SERVES.instances)
     assert healed.serves(SERVES.instances[0])
     assert not newest(FAILED, SERVES).serves(FAILED.instances[0])
-    without = rewritten(healed, A, healed.epoch, healed.instances, (), (), wall_s=0.0)
+    without = signed(healed, replace(healed, siblings=()), A, wall_s=0.0)
     assert newest(without, SERVES) == newest(healed, without) == without
 
 
@@ -91,7 +84,7 @@ def test_what_an_author_leaves_as_it_was_keeps_its_dot():
 def test_an_author_that_starts_with_nothing_is_not_taken_for_an_old_one():
     later = rewrite(BEFORE, A, *BEFORE.instances, wall_s=1_000.0)
     assert rewrite(later, A, wall_s=1_000.0).clock[A] == later.clock[A] + 1
-    again = rewrite(None, A, placed("a", "loading", 1, NO_DOT, OTHER), wall_s=2_000.0)
+    again = rewrite(NOTHING, A, placed("a", "loading", 1, NO_DOT, OTHER), wall_s=2_000.0)
     assert {one.model_id for one in newest(SERVES, again).instances} == {MODEL, OTHER}
 
 
@@ -133,7 +126,7 @@ def test_nodes_that_the_other_half_counts_on_are_awaited_and_not_taken_for_lost(
     assert apply(healed, TimePassed(11.0 + DEAD_AFTER_S)).is_lost(NodeId("d"))
     gave_up = written(C, {A: 12, C: 4}, placed("cd", "failed", 6, (C, 4)), epoch=7)
     assert apply(state, PlacementSeen(gave_up)).members == state.members
-    own = rewrite(healed.placement, A, placed("cd", "loading", 8, NO_DOT))
+    own = rewrite(healed.written, A, placed("cd", "loading", 8, NO_DOT))
     dead_again = replace(healed, members={NodeId("d"): member(node("d"), "dead")})
     assert apply(dead_again, PlacementSeen(own)).is_lost(NodeId("d"))
 
@@ -158,25 +151,24 @@ STATES: tuple[InstanceState, ...] = ("loading", "warming", "ready", "failed")
 def test_whoever_hears_what_in_whatever_order_all_hold_the_same(data: st.DataObject):
     """Three leaders write and hear of each other at random; then everybody hears everything, in an order of its own."""
     names = [NodeId(name) for name in "abc"]
-    held: dict[NodeId, Placement | None] = dict.fromkeys(names)
+    held = dict.fromkeys(names, NOTHING)
     for _ in range(data.draw(st.integers(1, 10))):
         name, other = data.draw(st.sampled_from(names)), data.draw(st.sampled_from(names))
         theirs = held[other]
-        if name != other and theirs is not None:
+        if name != other:
             held[name] = newest(held[name], theirs)
-        elif name == other:
+        else:
             held[name] = _next(held[name], name, data.draw(st.sampled_from(STATES)))
-    heard = [one for one in held.values() if one is not None]
     ends = []
     for _ in names:
-        final: Placement | None = None
-        for one in data.draw(st.permutations(heard)):
+        final = NOTHING
+        for one in data.draw(st.permutations([*held.values()])):
             final = newest(final, one)
         ends.append(final)
     assert ends[0] == ends[1] == ends[2]
 
 
-def _next(old: Placement | None, author: NodeId, state: InstanceState) -> Placement:
-    epoch = Epoch((old.epoch if old else 0) + 1)
-    instances = [placed(author, state, epoch, NO_DOT)]
-    return rewritten(old, author, epoch, instances, old.siblings if old else (), (), wall_s=0.0)
+def _next(old: Placement, author: NodeId, state: InstanceState) -> Placement:
+    epoch = Epoch(old.epoch + 1)
+    new = replace(old, epoch=epoch, instances=(placed(author, state, epoch, NO_DOT),))
+    return signed(old, new, author, wall_s=0.0)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from exo_lite.domain.cluster import (
+from exo_lite.domain.cluster_events import (
     DEAD_AFTER_S,
-    SUSPECT_AFTER_S,
-    ClusterState,
     HeartbeatHeard,
     MemberHeardOf,
     MemberJoined,
@@ -16,6 +14,7 @@ from exo_lite.domain.cluster import (
     TimePassed,
     apply,
 )
+from exo_lite.domain.cluster_state import SUSPECT_AFTER_S, ClusterState
 from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.links import (
     RELAY_AFTER_S,

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from exo_lite.domain.cluster import (
-    DEAD_AFTER_S,
-    ClusterState,
-    MemberJoined,
-    MemberLeft,
-    PlacementSeen,
-    TimePassed,
-    apply,
-)
+from exo_lite.domain.cluster_events import DEAD_AFTER_S, MemberJoined, MemberLeft, PlacementSeen, TimePassed, apply
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus

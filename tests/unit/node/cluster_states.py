@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from exo_lite.domain.cluster import ClusterState, Member, MemberState
-from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
+from exo_lite.domain.cluster_state import ClusterState, Member, MemberState
+from exo_lite.domain.ids import BootId, Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus, ShardState, ShardStatus
 from exo_lite.domain.placement import Instance, InstanceState, Placement
@@ -18,6 +18,7 @@ N_LAYERS = 4
 SPEC = ModelSpec("llama", N_LAYERS, 8, 16, 2, 1, 4, 32, 64, dtype="float32")
 LIMIT_BYTES = 1000
 EPOCH = Epoch(5)
+INSTANCE = InstanceId(MODEL, EPOCH)
 
 
 def node(

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from exo_lite.domain.cluster import ClusterState
-from exo_lite.domain.ids import NodeId
-from exo_lite.domain.pipeline import ConnectOrder
+from exo_lite.domain.cluster_state import ClusterState
+from exo_lite.domain.placement import Instance
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.events import EventLog
+from exo_lite.node.leader import Leader
 from exo_lite.node.membership import Membership
-from exo_lite.node.placement import PlacementController
 from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
 from exo_lite.node.supervisor import Supervisor
@@ -21,12 +20,13 @@ from tests.loopback import CLOCK, PEERS
 MakeService = Callable[[ClusterState | Cluster], NodeService]
 
 
+async def prove_nothing(instance: Instance) -> None:
+    raise AssertionError("nothing is to be proven")
+
+
 @pytest.fixture
 def service_of(tmp_path: Path) -> MakeService:
     """Makes the service of a daemon that sees a given state."""
-
-    async def connect(node_id: NodeId, order: ConnectOrder) -> None:
-        raise AssertionError("nobody is to be connected")
 
     def make(state: ClusterState | Cluster) -> NodeService:
         seen, events = state if isinstance(state, Cluster) else Cluster(state), EventLog(CLOCK)
@@ -36,7 +36,7 @@ def service_of(tmp_path: Path) -> MakeService:
             peers=PEERS,
             events=events,
             membership=Membership(seen, events, PEERS, CLOCK, Supervisor(CLOCK)),
-            placement=PlacementController(seen, connect, requests.generate_on, CLOCK, Supervisor(CLOCK)),
+            leader=Leader(seen, prove_nothing, CLOCK, Supervisor(CLOCK)),
             requests=requests,
             store=ModelStore(tmp_path),
         )

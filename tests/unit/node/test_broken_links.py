@@ -7,25 +7,25 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.cluster import ClusterState, HeartbeatHeard, SelfChanged
+from exo_lite.domain.cluster_events import HeartbeatHeard, SelfChanged
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import NotReady
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.links import link
 from exo_lite.domain.node import NodeStatus, ShardStatus
-from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import PlaceAnew, next_actions, ring_links
 from exo_lite.node.failures import DOUBTFUL_FOR_S, MAX_RETRY_AFTER_S, RETRY_AFTER_S, Failures
-from exo_lite.node.placement import PlacementController
-from exo_lite.node.requests import Requests
+from exo_lite.node.leader import Leader
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.planning.footprint import footprint
-from tests.loopback import CLOCK, PEERS
+from tests.loopback import CLOCK
 from tests.unit.node.cluster_states import (
     EPOCH,
     FINGERPRINT,
+    INSTANCE,
     MODEL,
     SPEC,
     cluster,
@@ -82,11 +82,10 @@ def test_a_ring_over_a_broken_link_is_placed_anew_unless_tokens_still_go_round()
     rest = (word(1), word(2))
     assert next_actions(three(fresh, *rest, unreached=CUT)) == []
     [action] = next_actions(three(stale, *rest, unreached=CUT))
-    assert action == PlaceAnew(MODEL, EPOCH, BROKEN, is_loss=True, cause="link_broken")
+    assert action == PlaceAnew(INSTANCE, BROKEN, is_loss=True, cause="link_broken")
     loading = three(stale, *rest, unreached=CUT)
-    assert loading.placement is not None
-    waiting = replace(loading.placement, instances=(instance(*PARTS, state="loading"),))
-    assert next_actions(replace(loading, placement=waiting)) == [action]
+    waiting = replace(loading.written, instances=(instance(*PARTS, state="loading"),))
+    assert next_actions(replace(loading, written=waiting)) == [action]
     assert next_actions(three(stale, *rest)) == []
 
 
@@ -106,36 +105,35 @@ def test_a_worker_that_is_gone_explains_the_streams_that_broke_off():
     assert (action.reason, action.failed_link, action.cause) == ("killed by signal 9", None, "worker_failed")
 
 
-def controller(state: ClusterState) -> tuple[PlacementController, Cluster]:
-    async def connect(node_id: NodeId, order: ConnectOrder) -> None:
+def leader(state: ClusterState) -> tuple[Leader, Cluster]:
+    async def prove_for_ever(instance: Instance) -> None:
         await asyncio.Event().wait()
 
     seen = Cluster(state)
-    return PlacementController(seen, connect, Requests(seen, PEERS).generate_on, CLOCK, Supervisor(CLOCK)), seen
+    return Leader(seen, prove_for_ever, CLOCK, Supervisor(CLOCK)), seen
 
 
 def placed_on(seen: Cluster) -> str:
-    assert seen.state.placement is not None
-    [one] = seen.state.placement.instances
+    [one] = seen.state.written.instances
     return "".join(assignment.node_id for assignment in one.assignments)
 
 
 def test_a_model_is_placed_on_nodes_that_reach_each_other():
-    subject, seen = controller(three(unreached=CUT, placed=instance(*PARTS, state="failed")))
+    subject, seen = leader(three(unreached=CUT, placed=instance(*PARTS, state="failed")))
     subject.place(TINY, LoadWish(context_length=64))
     assert placed_on(seen) == "ba"
 
 
 def test_memory_enough_and_no_ring_may_be_ready_later():
-    subject, _ = controller(three(unreached=CUT, placed=instance(*PARTS, state="failed"), limit=TIGHT_BYTES))
+    subject, _ = leader(three(unreached=CUT, placed=instance(*PARTS, state="failed"), limit=TIGHT_BYTES))
     with pytest.raises(NotReady, match=BROKEN):
         subject.place(TINY, LoadWish(context_length=64))
 
 
 async def test_a_link_whose_stream_broke_off_is_left_alone_in_the_next_plan(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("exo_lite.node.placement.UNEXPLAINED_FOR_S", 0.0)
+    monkeypatch.setattr("exo_lite.node.leader.UNEXPLAINED_FOR_S", 0.0)
     broken = word(0, error="node-c did not answer", failed_stages=(2, 0))
-    subject, seen = controller(three(broken, word(1), word(2)))
+    subject, seen = leader(three(broken, word(1), word(2)))
     running = asyncio.create_task(subject.run())
     try:
         await until(lambda: seen.state.epoch > EPOCH, "placed anew")
@@ -147,7 +145,7 @@ async def test_a_link_whose_stream_broke_off_is_left_alone_in_the_next_plan(monk
 
 async def test_a_failed_model_comes_back_when_the_link_works_again():
     failed = instance(*PARTS, state="failed", reason=BROKEN)
-    subject, seen = controller(three(unreached=CUT, placed=failed, limit=TIGHT_BYTES))
+    subject, seen = leader(three(unreached=CUT, placed=failed, limit=TIGHT_BYTES))
     running = asyncio.create_task(subject.run())
     try:
         await until(lambda: "which would do, but" in (_only(seen).reason or ""), "it was tried, and given up")
@@ -165,8 +163,7 @@ async def test_a_failed_model_comes_back_when_the_link_works_again():
 
 
 def _only(seen: Cluster) -> Instance:
-    assert seen.state.placement is not None
-    [one] = seen.state.placement.instances
+    [one] = seen.state.written.instances
     return one
 
 
@@ -235,7 +232,7 @@ async def test_what_does_not_fit_any_more_because_a_node_is_lost_says_to_start_i
     failed = replace(instance(*PARTS, state="failed", reason="short by"), cause="model_does_not_fit")
     state = three(placed=instance(*PARTS) if reason else failed, limit=TIGHT_BYTES)
     gone = replace(state.members[C], state="dead")
-    subject, seen = controller(replace(state, members={**state.members, C: gone}))
+    subject, seen = leader(replace(state, members={**state.members, C: gone}))
     running = asyncio.create_task(subject.run())
     try:
         await until(lambda: "short by" in (_only(seen).reason or "") and _only(seen).dot[1] > 0, "given up")

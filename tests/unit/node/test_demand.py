@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.cluster import PlacementSeen
+from exo_lite.domain.cluster_events import PlacementSeen
 from exo_lite.domain.errors import ModelDoesNotFit, NotReady
 from exo_lite.domain.ids import Epoch, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
@@ -45,8 +45,8 @@ class Leader:
         self.num_changes += 1
 
     def publish(self, *instances: Instance, epoch: int = NEW) -> None:
-        old = self.cluster.state.placement
-        revision = old.revision + 1 if old and old.epoch == epoch else 0
+        old = self.cluster.state.written
+        revision = old.revision + 1 if old.epoch == epoch else 0
         self.cluster.apply(PlacementSeen(Placement(NodeId("a"), Epoch(epoch), revision, instances)))
 
 

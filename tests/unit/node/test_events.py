@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.cluster import ClusterState, MemberState
+from exo_lite.domain.cluster_state import ClusterState, MemberState
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.placement import Departure, Instance
 from exo_lite.node.events import LINES_OF_A_KIND, MAX_EVENTS, SPAN_S, EventLog, NodeEvent, describe_change
@@ -72,18 +72,17 @@ def test_what_becomes_of_a_model_is_said_with_its_reason_and_the_way_out():
 def test_a_model_that_left_says_why_also_to_who_missed_that_placement():
     before = cluster(node("a"), [], replace(PLACED, state="ready"))
     gone = cluster(node("a"))
-    assert gone.placement is not None
     departures = (
         Departure(MODEL, Epoch(EPOCH - 1), "tiny left: idle for 1 h"),
         Departure(MODEL, Epoch(EPOCH + 1), "tiny left: idle for 5 min"),
         Departure(ModelId("other"), Epoch(EPOCH + 2), "other was unloaded"),
     )
-    after = replace(gone, placement=replace(gone.placement, epoch=Epoch(EPOCH + 2), departures=departures))
+    after = replace(gone, written=replace(gone.written, epoch=Epoch(EPOCH + 2), departures=departures))
     assert list(describe_change(before, after)) == [("model_unloaded", "tiny left: idle for 5 min", None)]
 
 
 def test_events_without_any_placement_are_none():
-    empty = replace(cluster(node("a")), placement=None)
+    empty = ClusterState(node("a"))
     assert list(describe_change(empty, empty)) == []
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from exo_lite.domain.cluster import ClusterState, SelfChanged
+from exo_lite.domain.cluster_events import SelfChanged
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import ModelNotFound
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.placement import ModelDescription, ServedModel

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.cluster import SelfChanged
+from exo_lite.domain.cluster_events import SelfChanged
 from exo_lite.domain.errors import ModelNotFound
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import ModelId

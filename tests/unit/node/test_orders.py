@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.cluster import ClusterState, MemberLeft
+from exo_lite.domain.cluster_events import MemberLeft
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import ConnectionRefused, NodeLost
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.node import service as service_module
@@ -47,8 +48,7 @@ async def test_an_order_to_a_leader_that_dies_goes_to_the_next_one(service_of: M
         await asyncio.wait_for(order, 10)
     finally:
         await server.stop(grace=None)
-    assert seen.state.placement is not None
-    assert seen.state.placement.instances == ()
+    assert seen.state.written.instances == ()
 
 
 async def test_an_order_whose_leader_nobody_succeeds_says_so(

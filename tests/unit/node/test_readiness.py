@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.node.service import PROOF_IS_FRESH_S
 from tests.unit.node.cluster_states import (
@@ -66,7 +66,7 @@ def test_the_reason_of_a_failure_is_told(service_of: MakeService):
 
 
 def test_nothing_loaded_says_what_to_do(service_of: MakeService):
-    for state in (cluster(node("a")), replace(cluster(node("a")), placement=None)):
+    for state in (cluster(node("a")), ClusterState(node("a"))):
         assert service_of(state).not_ready_reason() == "no model is loaded: `exo-lite load MODEL`"
 
 

@@ -62,8 +62,7 @@ async def test_tokens_that_a_client_does_not_read_wait_with_the_head() -> None:
                 yield Token(index, index, finish_reason="length" if index == 999 else None)
 
     state = both_ready()
-    assert state.placement is not None
-    [placed] = state.placement.instances
+    [placed] = state.written.instances
     requests = Requests(Cluster(state), PEERS)
     requests._answer = lambda instance, request, num_relays: QuickHead().generate(request)  # type: ignore[method-assign]
     request = GenerateRequest(RequestId("r"), MODEL, EPOCH, 0, (1,), 1000, Sampling())
@@ -84,8 +83,7 @@ async def test_a_way_to_the_head_that_closes_ends_the_answer_with_the_cause() ->
     [shard] = state.self_status.shards
     own = replace(state.self_status, shards=(replace(shard, worker_port=port),))
     requests = Requests(Cluster(replace(state, self_status=own)), PEERS)
-    assert state.placement is not None
-    [instance] = state.placement.instances
+    [instance] = state.written.instances
     request = GenerateRequest(RequestId("r"), instance.model_id, EPOCH, 0, (1,), 1, Sampling())
     answer = asyncio.ensure_future(anext(requests.generate_on(instance, request)))
     try:

@@ -6,16 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from exo_lite.domain.cluster import ClusterState
-from exo_lite.domain.ids import Epoch, ModelId, NodeId
-from exo_lite.domain.pipeline import ConnectOrder
+from exo_lite.domain.cluster_state import ClusterState
+from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.placement import InstanceState, Placement
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import MIN_IDLE_S, LeaveSibling, next_actions, offers
-from exo_lite.node.placement import PlacementController
-from exo_lite.node.requests import Requests, _loss
+from exo_lite.node.decisions import MIN_IDLE_S, EvictSibling, next_actions, offers
+from exo_lite.node.leader import Leader
 from exo_lite.node.supervisor import Supervisor
-from tests.loopback import CLOCK, PEERS
+from tests.loopback import CLOCK
 from tests.unit.node.cluster_states import (
     EPOCH,
     LIMIT_BYTES,
@@ -27,9 +25,11 @@ from tests.unit.node.cluster_states import (
     part,
     shard_status,
 )
+from tests.unit.node.conftest import prove_nothing
 
 HERE, THERE = part("a", 0, 3), part("b", 0, 3)
 DOT = (NodeId("b"), 7)
+EVICTED = EvictSibling(InstanceId(MODEL, Epoch(4)), DOT)
 
 
 def healed(*, idle_s: float | None = 0.0, state: InstanceState = "ready", error: str | None = None) -> ClusterState:
@@ -38,31 +38,30 @@ def healed(*, idle_s: float | None = 0.0, state: InstanceState = "ready", error:
     state_of = cluster(node("a", shard_status(HERE)), [member(node("b", other))])
     sibling = replace(instance(THERE, state=state), epoch=Epoch(4), dot=DOT)
     placement = Placement(NodeId("a"), EPOCH, 0, (instance(HERE),), clock={NodeId("a"): 9}, siblings=(sibling,))
-    return replace(state_of, placement=placement)
+    return replace(state_of, written=placement)
 
 
 def test_answers_of_the_one_that_was_not_chosen_go_on_until_it_has_no_more():
     state = healed()
-    assert state.placement is not None
-    [sibling] = state.placement.siblings
+    [sibling] = state.written.siblings
     assert next_actions(state) == []
-    assert _loss(state, sibling) is None
-    assert next_actions(healed(idle_s=MIN_IDLE_S)) == [LeaveSibling(MODEL, Epoch(4), DOT)]
-    gone = replace(state, placement=replace(state.placement, siblings=()))
-    assert _loss(gone, sibling) == "tiny was placed anew"
+    assert state.end_reason(sibling) is None
+    assert next_actions(healed(idle_s=MIN_IDLE_S)) == [EVICTED]
+    gone = replace(state, written=replace(state.written, siblings=()))
+    assert gone.end_reason(sibling) == "tiny was placed anew"
 
 
 @pytest.mark.parametrize(("state", "error"), [("failed", None), ("loading", None), ("ready", "node-c is gone")])
 def test_one_that_serves_nobody_leaves_at_once(state: InstanceState, error: str | None):
-    assert next_actions(healed(state=state, error=error)) == [LeaveSibling(MODEL, Epoch(4), DOT)]
+    assert next_actions(healed(state=state, error=error)) == [EVICTED]
 
 
 def test_one_whose_node_has_not_been_met_yet_may_still_have_answers_under_way():
     unmet = replace(healed(), members={})
     assert next_actions(unmet) == []
-    assert next_actions(replace(unmet, missing=frozenset({NodeId("b")}))) == [LeaveSibling(MODEL, Epoch(4), DOT)]
+    assert next_actions(replace(unmet, missing=frozenset({NodeId("b")}))) == [EVICTED]
     without_worker = replace(unmet, members={NodeId("b"): member(node("b"))})
-    assert next_actions(without_worker) == [LeaveSibling(MODEL, Epoch(4), DOT)]
+    assert next_actions(without_worker) == [EVICTED]
 
 
 def test_it_takes_its_memory_until_it_has_left():
@@ -72,10 +71,6 @@ def test_it_takes_its_memory_until_it_has_left():
 
 
 def test_unloading_a_model_unloads_both():
-    async def connect(node_id: NodeId, order: ConnectOrder) -> None:
-        raise AssertionError("nobody is to be connected")
-
     seen = Cluster(healed())
-    PlacementController(seen, connect, Requests(seen, PEERS).generate_on, CLOCK, Supervisor(CLOCK)).unplace(MODEL)
-    assert seen.state.placement is not None
-    assert (seen.state.placement.instances, seen.state.placement.siblings) == ((), ())
+    Leader(seen, prove_nothing, CLOCK, Supervisor(CLOCK)).unplace(MODEL)
+    assert (seen.state.written.instances, seen.state.written.siblings) == ((), ())

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from exo_lite.domain.cluster import ClusterState
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.node.events import NodeEvent
@@ -189,7 +189,7 @@ def test_a_part_on_a_node_that_should_have_been_met_by_now_is_lost():
 
 
 def test_a_cluster_without_a_placement_has_epoch_0_and_no_models():
-    found = document(replace(cluster(node("a")), placement=None))
+    found = document(ClusterState(node("a")))
     check(found, TOP)
     assert (found["epoch"], found["models"], [one["id"] for one in found["nodes"]]) == (0, [], ["a"])
 

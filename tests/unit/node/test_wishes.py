@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exo_lite.domain.cluster import PlacementSeen
+from exo_lite.domain.cluster_events import PlacementSeen
 from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.domain.placement import Departure, Instance
 from exo_lite.node.cluster import Cluster
@@ -36,7 +36,7 @@ async def written(folder: Path, *instances: Instance) -> None:
     """Let the wishes of a cluster be kept until they stand in the file."""
     wishes, seen, _ = kept(folder, *instances)
     keeping = asyncio.create_task(wishes.keep())
-    expected = seen.state.placement and wishes_of(seen.state.placement)
+    expected = wishes_of(seen.state.written)
     await until(lambda: kept(folder)[0].read() == expected, "the file is written")
     keeping.cancel()
     await asyncio.wait({keeping})
@@ -46,7 +46,6 @@ async def test_what_somebody_pinned_comes_back_as_it_was_wished_and_the_rest_doe
     failed = replace(PINNED, state="failed", reason="node-b is lost", cause="node_lost")
     await written(tmp_path, failed, ON_DEMAND)
     found = kept(tmp_path)[0].read()
-    assert found is not None
     [wish] = found.instances
     assert found.is_restored
     assert (wish.model_id, wish.state, wish.reason, wish.cause) == (MODEL, "loading", RESTORED, None)
@@ -57,29 +56,24 @@ async def test_what_was_unloaded_is_forgotten(tmp_path: Path):
     await written(tmp_path, PINNED)
     wishes, seen, _ = kept(tmp_path, PINNED)
     keeping = asyncio.create_task(wishes.keep())
-    assert seen.state.placement is not None
     gone = Departure(MODEL, Epoch(6), "tiny was unloaded")
-    seen.apply(PlacementSeen(replace(seen.state.placement, epoch=Epoch(6), instances=(), departures=(gone,))))
+    seen.apply(PlacementSeen(replace(seen.state.written, epoch=Epoch(6), instances=(), departures=(gone,))))
 
-    def instances() -> bool:
-        found = kept(tmp_path)[0].read()
-        return found is not None and found.instances == ()
-
-    await until(instances, "forgotten")
+    await until(lambda: kept(tmp_path)[0].read().instances == (), "forgotten")
     keeping.cancel()
     await asyncio.wait({keeping})
 
 
 def test_without_a_file_there_are_none(tmp_path: Path):
     wishes, _, events = kept(tmp_path)
-    assert wishes.read() is None
+    assert wishes.read().is_empty
     assert list(events) == []
 
 
 async def test_another_cluster_has_its_own(tmp_path: Path):
     await written(tmp_path, PINNED)
     seen = Cluster(cluster(node("a")))
-    assert Wishes(seen, tmp_path, "office", EventLog(CLOCK)).read() is None
+    assert Wishes(seen, tmp_path, "office", EventLog(CLOCK)).read().is_empty
 
 
 def _file(folder: Path) -> Path:
@@ -105,7 +99,7 @@ async def test_a_damaged_file_is_told_of_and_set_aside(tmp_path: Path, damage: C
     path = _file(tmp_path)
     path.write_bytes(damage(path.read_text(encoding="utf-8")).encode(errors="surrogatepass"))
     wishes, _, events = kept(tmp_path)
-    assert wishes.read() is None
+    assert wishes.read().is_empty
     [event] = events
     assert "what was loaded before is forgotten" in event.text
     assert event.fix is not None
@@ -144,8 +138,7 @@ async def test_a_folder_that_cannot_be_written_is_told_of_once_and_tried_again(
 def test_a_node_that_offers_less_than_before_gets_another_part():
     placed = replace(PINNED, state="loading")
     state = cluster(node("a"), [member(node("b", limit_bytes=100))], placed)
-    assert state.placement is not None
-    restored = replace(state, placement=replace(state.placement, is_restored=True))
+    restored = replace(state, written=replace(state.written, is_restored=True))
     [action] = next_actions(restored)
     assert isinstance(action, PlaceAnew)
     assert action.reason == "node-b offers 100 B now, and had taken 123 B"

@@ -8,20 +8,19 @@ from dataclasses import replace
 import pytest
 
 from exo_lite.domain.clock import Clock
-from exo_lite.domain.cluster import ClusterState, SelfChanged
+from exo_lite.domain.cluster_events import SelfChanged
+from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import ModelDoesNotFit, ModelNotFound
 from exo_lite.domain.healing import MAX_DEPARTURES
-from exo_lite.domain.ids import ModelId, NodeId
+from exo_lite.domain.ids import ModelId
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, InstanceState, ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.failures import MAX_WORKER_FAILURES, SAME_FAILURE_S
-from exo_lite.node.placement import PlacementController
-from exo_lite.node.requests import Requests
+from exo_lite.node.leader import Leader
 from exo_lite.node.supervisor import Supervisor
-from tests.loopback import CLOCK, PEERS
+from tests.loopback import CLOCK
 from tests.set_clock import SetClock
 from tests.unit.node.cluster_states import (
     EPOCH,
@@ -35,6 +34,7 @@ from tests.unit.node.cluster_states import (
     part,
     shard_status,
 )
+from tests.unit.node.conftest import prove_nothing
 from tests.waiting import until
 
 TINY = ModelDescription(MODEL, FINGERPRINT, SPEC)
@@ -45,17 +45,13 @@ WISH = LoadWish(context_length=64)
 ON_DEMAND = LoadWish(context_length=64, keep_alive_s=60.0, is_on_demand=True)
 
 
-def controller(state: ClusterState, clock: Clock = CLOCK) -> tuple[PlacementController, Cluster]:
-    async def connect(node_id: NodeId, order: ConnectOrder) -> None:
-        raise AssertionError("nobody is to be connected")
-
+def leader(state: ClusterState, clock: Clock = CLOCK) -> tuple[Leader, Cluster]:
     seen = Cluster(state)
-    return PlacementController(seen, connect, Requests(seen, PEERS).generate_on, clock, Supervisor(clock)), seen
+    return Leader(seen, prove_nothing, clock, Supervisor(clock)), seen
 
 
 def instances(seen: Cluster) -> dict[str, Instance]:
-    assert seen.state.placement is not None
-    return {one.model_id: one for one in seen.state.placement.instances}
+    return {one.model_id: one for one in seen.state.written.instances}
 
 
 def with_other(
@@ -69,14 +65,14 @@ def with_other(
 
 def test_somebody_who_loads_a_model_pins_it_and_a_request_does_not():
     for wish, keep_alive_s, reason in ((WISH, FOR_EVER, None), (ON_DEMAND, 60.0, "a request asked for it")):
-        subject, seen = controller(cluster(node("a", limit_bytes=ROOMY_BYTES)))
+        subject, seen = leader(cluster(node("a", limit_bytes=ROOMY_BYTES)))
         placed = subject.place(TINY, wish)
         assert (placed.keep_alive_s, placed.reason, placed.state) == (keep_alive_s, reason, "loading")
         assert instances(seen) == {MODEL: placed}
 
 
 def test_a_model_beside_another_leaves_that_one_as_it_is():
-    subject, seen = controller(with_other(100))
+    subject, seen = leader(with_other(100))
     before = instances(seen)[OTHER]
     placed = subject.place(TINY, ON_DEMAND)
     assert placed.epoch == EPOCH + 1
@@ -84,18 +80,17 @@ def test_a_model_beside_another_leaves_that_one_as_it_is():
 
 
 def test_an_idle_model_leaves_in_the_same_placement_and_it_is_said_why():
-    subject, seen = controller(with_other(300_000))
+    subject, seen = leader(with_other(300_000))
     placed = subject.place(TINY, ON_DEMAND)
     assert instances(seen) == {MODEL: placed}
-    assert seen.state.placement is not None
-    [departure] = seen.state.placement.departures
+    [departure] = seen.state.written.departures
     assert (departure.model_id, departure.epoch) == (OTHER, placed.epoch)
     assert departure.text == "other left to make room for tiny"
 
 
 @pytest.mark.parametrize(("limit_bytes", "keep_alive_s"), [(ROOMY_BYTES, FOR_EVER), (LIMIT_BYTES, 300.0)])
 def test_nothing_leaves_in_vain(limit_bytes: int, keep_alive_s: float):
-    subject, seen = controller(with_other(300_000, limit_bytes=limit_bytes, keep_alive_s=keep_alive_s))
+    subject, seen = leader(with_other(300_000, limit_bytes=limit_bytes, keep_alive_s=keep_alive_s))
     before = seen.state
     with pytest.raises(ModelDoesNotFit, match="short by"):
         subject.place(TINY, ON_DEMAND)
@@ -105,7 +100,7 @@ def test_nothing_leaves_in_vain(limit_bytes: int, keep_alive_s: float):
 @pytest.mark.parametrize("state", ["loading", "warming", "ready"])
 def test_a_request_takes_what_is_placed_whatever_its_options(state: InstanceState):
     there = replace(instance(part("a", 0, 3), state=state), keep_alive_s=300.0)
-    subject, seen = controller(cluster(node("a", limit_bytes=ROOMY_BYTES), [], there))
+    subject, seen = leader(cluster(node("a", limit_bytes=ROOMY_BYTES), [], there))
     kept = subject.place(TINY, replace(ON_DEMAND, quant="int8"))
     assert kept == replace(there, keep_alive_s=60.0)
     assert instances(seen) == {MODEL: kept}
@@ -114,7 +109,7 @@ def test_a_request_takes_what_is_placed_whatever_its_options(state: InstanceStat
 
 def test_a_request_unpins_nothing_and_somebody_who_loads_it_may():
     there = instance(part("a", 0, 3))
-    subject, seen = controller(cluster(node("a", limit_bytes=ROOMY_BYTES), [], there))
+    subject, seen = leader(cluster(node("a", limit_bytes=ROOMY_BYTES), [], there))
     assert subject.place(TINY, ON_DEMAND) == there
     assert subject.place(TINY, WISH) == there
     assert subject.place(TINY, replace(WISH, keep_alive_s=5.0)) == replace(there, keep_alive_s=5.0)
@@ -124,18 +119,17 @@ def test_a_request_unpins_nothing_and_somebody_who_loads_it_may():
 
 def test_a_request_tries_a_failed_model_again_as_it_was_wished():
     failed = instance(part("a", 0, 3), state="failed", reason="damaged")
-    subject, _ = controller(cluster(node("a", limit_bytes=ROOMY_BYTES), [], failed))
+    subject, _ = leader(cluster(node("a", limit_bytes=ROOMY_BYTES), [], failed))
     again = subject.place(TINY, replace(ON_DEMAND, quant="int8"))
     assert (again.state, again.epoch, again.options, again.is_pinned) == ("loading", EPOCH + 1, failed.options, True)
 
 
 def test_unloading_is_said_and_the_list_of_departures_stays_short():
-    subject, seen = controller(cluster(node("a", limit_bytes=ROOMY_BYTES)))
+    subject, seen = leader(cluster(node("a", limit_bytes=ROOMY_BYTES)))
     for _ in range(MAX_DEPARTURES + 2):
         subject.place(TINY, WISH)
         subject.unplace(MODEL)
-    assert seen.state.placement is not None
-    assert [one.text for one in seen.state.placement.departures] == ["tiny was unloaded"] * MAX_DEPARTURES
+    assert [one.text for one in seen.state.written.departures] == ["tiny was unloaded"] * MAX_DEPARTURES
     with pytest.raises(ModelNotFound):
         subject.unplace(MODEL)
 
@@ -144,7 +138,7 @@ async def test_failures_that_come_together_are_one_and_the_third_is_the_last():
     clock = SetClock(1000.0)
     broken = shard_status(part("a", 0, 3), "lost", worker_port=None, error="killed by signal 9")
     state = cluster(node("a", limit_bytes=ROOMY_BYTES), [], instance(part("a", 0, 3)))
-    subject, seen = controller(state, clock)
+    subject, seen = leader(state, clock)
     running = asyncio.create_task(subject.run())
 
     async def fail() -> Instance:

@@ -9,114 +9,23 @@ Times are seconds of one monotonic clock, handed in with each event.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal, assert_never
+from dataclasses import dataclass, replace
+from typing import assert_never
 
+from exo_lite.domain.cluster_state import REFUSALS_TO_DIE, SUSPECT_AFTER_S, ClusterState, Member, MemberState
 from exo_lite.domain.healing import newest
-from exo_lite.domain.ids import Epoch, NodeId
+from exo_lite.domain.ids import NodeId
 from exo_lite.domain.node import NodeStatus
 from exo_lite.domain.placement import Placement
 
-MemberState = Literal["alive", "suspect", "dead"]
-
 HEARD_WITHIN_S = 1.5
-SUSPECT_AFTER_S = 2.0
 DEAD_AFTER_S = 4.0
-REFUSALS_TO_DIE = 2
-"""Refused connections in a row, without a sign of life between them."""
 RESTORED_PATIENCE_S = 15.0
 """After a restart of all, for nodes that a placement names and that have not been met yet."""
 RTT_WEIGHT = 0.25
 """Of the newest measurement in the moving average."""
 FORGET_AFTER_S = 600.0
 """A dead member leaves the list of nodes after this time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Another node, as last heard of."""
-
-    status: NodeStatus
-    state: MemberState
-    heard_at_s: float
-    rtt_ms: float | None = None
-    num_refusals: int = 0
-    met_at_s: float = 0.0
-    answered_at_s: float | None = None
-    """When it last answered this node itself; None: never, it is known by what others pass on."""
-    word_at_s: float = 0.0
-    """When others last passed on a word of it."""
-    is_heard_of: bool = True
-    """Lately, from itself or from others."""
-    route: str | None = None
-    """The one of its addresses by which this node reaches it; None before that is known."""
-    left_at_s: float | None = None
-    """When it said goodbye: what was on its way then, or goes round among others, does not bring it back."""
-
-    @property
-    def is_dead_to_this_side(self) -> bool:
-        """Not so where its process is gone: then another leader that counts on it has only not heard of that yet."""
-        return self.state == "dead" and self.left_at_s is None and self.num_refusals < REFUSALS_TO_DIE
-
-    @property
-    def is_indirect(self) -> bool:
-        """A handshake has still to come."""
-        return self.answered_at_s is None
-
-    def is_reached(self, at_s: float) -> bool:
-        return self.answered_at_s is not None and at_s - self.answered_at_s < SUSPECT_AFTER_S
-
-    @property
-    def address(self) -> str:
-        """Where to connect to it from here."""
-        return self.route or self.status.identity.address
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterState:
-    """This node's own status, the other members and the newest placement seen."""
-
-    self_status: NodeStatus
-    members: Mapping[NodeId, Member] = field(default_factory=dict)
-    placement: Placement | None = None
-    strangers: Mapping[NodeId, float] = field(default_factory=dict)
-    """Nodes that the placement names and this one has not met yet, each with when that was noticed."""
-    missing: frozenset[NodeId] = frozenset()
-    """The strangers that should have been met by now."""
-
-    @property
-    def self_id(self) -> NodeId:
-        return self.self_status.identity.node_id
-
-    @property
-    def living(self) -> dict[NodeId, NodeStatus]:
-        """This node and every member that is not dead."""
-        others = {node_id: member.status for node_id, member in self.members.items() if member.state != "dead"}
-        return {self.self_id: self.self_status, **others}
-
-    def address_of(self, node_id: NodeId) -> str | None:
-        """Where to connect to another node from here; None for one that is not known."""
-        member = self.members.get(node_id)
-        return member.address if member else None
-
-    @property
-    def leader(self) -> NodeId:
-        """The living member with the smallest id, the one author of placements."""
-        return min(self.living)
-
-    @property
-    def is_leader(self) -> bool:
-        return self.leader == self.self_id
-
-    def is_lost(self, node_id: NodeId) -> bool:
-        """Whether what a node held is gone. Not having met it yet, as after a start, does not say so."""
-        member = self.members.get(node_id)
-        return node_id in self.missing if member is None else member.state == "dead"
-
-    @property
-    def epoch(self) -> Epoch:
-        return self.placement.epoch if self.placement else Epoch(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +146,7 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
             member = state.members.get(node_id)
             return state if member is None else _with_member(state, replace(member, state="dead", left_at_s=at_s))
         case PlacementSeen(placement):
-            return _with_placement(state, newest(state.placement, placement))
+            return _with_placement(state, newest(state.written, placement))
         case SelfChanged(status):
             return replace(state, self_status=status)
         case _:
@@ -246,14 +155,14 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
 
 def _with_placement(state: ClusterState, held: Placement) -> ClusterState:
     """Nodes that were dead for this one and that another leader has counted on since may be back: they are awaited."""
-    if held == state.placement:
+    if held == state.written:
         return state
-    known = {one.dot for one in (*state.placement.instances, *state.placement.siblings)} if state.placement else set()
-    others = [one for one in (*held.instances, *held.siblings) if one.dot not in known and one.dot[0] != state.self_id]
+    known = {one.dot for one in state.written.all_instances}
+    others = [one for one in held.all_instances if one.dot not in known and one.dot[0] != state.self_id]
     counted_on = {node_id for one in others if one.state != "failed" for node_id in one.node_ids}
     back = {key for key, one in state.members.items() if key in counted_on and one.is_dead_to_this_side}
     members = {key: one for key, one in state.members.items() if key not in back}
-    return replace(state, placement=held, members=members)
+    return replace(state, written=held, members=members)
 
 
 def _with_member(state: ClusterState, member: Member) -> ClusterState:
@@ -337,12 +246,10 @@ def _with_aged_members(state: ClusterState, at_s: float) -> ClusterState:
 
 
 def _with_strangers(state: ClusterState, at_s: float) -> ClusterState:
-    instances = (*state.placement.instances, *state.placement.siblings) if state.placement else ()
-    named = {node_id for instance in instances for node_id in instance.node_ids}
+    named = {node_id for instance in state.written.all_instances for node_id in instance.node_ids}
     unmet = named - state.members.keys() - {state.self_id}
     strangers = {node_id: state.strangers.get(node_id, at_s) for node_id in unmet}
-    is_restored = state.placement is not None and state.placement.is_restored
-    patience_s = RESTORED_PATIENCE_S if is_restored else DEAD_AFTER_S
+    patience_s = RESTORED_PATIENCE_S if state.written.is_restored else DEAD_AFTER_S
     missing = frozenset(node_id for node_id, since_s in strangers.items() if at_s - since_s >= patience_s)
     if strangers == state.strangers and missing == state.missing:
         return state

@@ -1,0 +1,247 @@
+"""The leader's work: place models, bring them up, place them anew when something is lost.
+
+Pure functions decide: `decisions` what is to be done, `room` who leaves for whom, `placing` what comes to be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+
+from exo_lite.domain.clock import Clock
+from exo_lite.domain.cluster_events import PlacementSeen
+from exo_lite.domain.errors import ExoLiteError, ModelDoesNotFit, ModelNotFound, NotReady
+from exo_lite.domain.healing import signed
+from exo_lite.domain.ids import InstanceId, ModelId
+from exo_lite.domain.placement import Instance, InstanceState, ModelDescription, Placement
+from exo_lite.domain.plan import LoadOptions, LoadWish, NodeOffer, Plan, Refusal
+from exo_lite.node import placing
+from exo_lite.node.cluster import Cluster
+from exo_lite.node.decisions import (
+    Action,
+    EvictIdle,
+    EvictSibling,
+    GiveUp,
+    PlaceAnew,
+    WarmUp,
+    next_actions,
+    offers,
+)
+from exo_lite.node.failures import Failures
+from exo_lite.node.hints import cause_of
+from exo_lite.node.room import Room, find_room
+from exo_lite.node.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+UNTOLD_FOR_S = 0.5
+"""After a warm-up that failed: if a worker is gone, its daemon tells of it in that time, and that is the reason."""
+UNEXPLAINED_FOR_S = 2.5
+"""After a stream broke off between two nodes that live: what else may be the reason is told in that time."""
+
+Prove = Callable[[Instance], Awaitable[None]]
+
+
+class Leader:
+    """Runs as one task on every node, and acts only where that node leads.
+
+    `prove` returns once a token has gone through every hop of an instance.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        prove: Prove,
+        clock: Clock,
+        supervisor: Supervisor,
+        *,
+        is_up_to_date: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._cluster = cluster
+        self._supervisor = supervisor
+        self._prove = prove
+        self._is_up_to_date = is_up_to_date
+        self._clock = clock
+        self._under_way: set[Action] = set()
+        self._failures = Failures(clock.now)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            await self._supervisor.keep("placement", partial(self._keep_placing, tasks))
+
+    async def _keep_placing(self, tasks: asyncio.TaskGroup) -> None:
+        async for state in self._cluster.states():
+            if state.is_leader and self._is_up_to_date():
+                self._retry_failed()
+                for action in self._next_actions():
+                    what = f"placing {action.instance_id.model_id}"
+                    with self._supervisor.containing(what):  # the other models go on
+                        self._act(tasks, action)
+
+    def place(self, model: ModelDescription, wish: LoadWish) -> Instance:
+        """Place a model, or return it as it is where it already runs as wished.
+
+        Idle models leave where it needs their room; none does where that would not be enough. Raises ModelDoesNotFit,
+        or NotReady where it would fit if nodes reached each other.
+        """
+        existing = self._written.instance_of(model.model_id)
+        is_any_good = wish.is_on_demand and existing is not None
+        options = existing.options if existing is not None and is_any_good else wish.resolve(model.spec)
+        if existing is not None and existing.state != "failed" and existing.options == options:
+            return self._keep(existing, wish)
+        room = self._room(model, options)
+        if isinstance(room, Refusal):
+            raise NotReady(room.reason) if room.broken_links else ModelDoesNotFit(room.reason)
+        reason = "a request asked for it" if wish.is_on_demand else None
+        return self._place(model, room, reason, placing.kept_s(existing, wish))
+
+    def _keep(self, existing: Instance, wish: LoadWish) -> Instance:
+        """The same instance, kept for as long as is wished now."""
+        kept = replace(existing, keep_alive_s=placing.kept_s(existing, wish))
+        if kept != existing:
+            self._publish(placing.changed(self._written, kept))
+        return kept
+
+    def _place(self, model: ModelDescription, room: Room, reason: str | None, keep_alive_s: float) -> Instance:
+        instance = placing.new_instance(self._written, model, room.plan, reason, keep_alive_s)
+        self._publish(placing.placed(self._written, instance, room.leaving))
+        return instance
+
+    def plan(self, model: ModelDescription, options: LoadOptions) -> Plan | Refusal:
+        """What would be placed where now, on the living nodes, perhaps in place of idle models."""
+        room = self._room(model, options)
+        return room if isinstance(room, Refusal) else room.plan
+
+    def _room(self, model: ModelDescription, options: LoadOptions) -> Room | Refusal:
+        return find_room(self._cluster.state, model, options, self._failures.doubtful)
+
+    def offers(self, model_id: ModelId, fingerprint: str | None = None) -> list[NodeOffer]:
+        """What the living nodes can give to a model; with a fingerprint, only those that have these very files."""
+        return offers(self._cluster.state, model_id, fingerprint)
+
+    def unplace(self, model_id: ModelId) -> None:
+        """Take a model out of memory everywhere. Raises ModelNotFound."""
+        if self._written.instance_of(model_id) is None:
+            raise ModelNotFound(f"{model_id} is not loaded")
+        self._publish(placing.unloaded(self._written, model_id))
+
+    def _act(self, tasks: asyncio.TaskGroup, action: Action) -> None:
+        if action in self._under_way or not (isinstance(action, EvictSibling) or self._is_current(action)):
+            return
+        model_id = action.instance_id.model_id
+        match action:
+            case EvictIdle(instance_id, reason):
+                self._publish(placing.evicted(self._written, instance_id, reason))
+            case GiveUp(instance_id, reason, cause):
+                self._give_up(instance_id, reason, cause, is_permanent=True)
+            case PlaceAnew(failed_link=None):
+                self._place_anew(action)
+            case PlaceAnew():
+                self._under_way.add(action)
+                tasks.create_task(self._supervisor.contain(f"placing {model_id}", self._place_around(action)))
+            case EvictSibling():
+                self._publish(placing.without_sibling(self._written, action.dot))
+            case WarmUp():
+                self._under_way.add(action)
+                tasks.create_task(self._supervisor.contain(f"warming up {model_id}", self._warm_up(action)))
+
+    def _place_anew(self, action: PlaceAnew) -> None:
+        instance = self._written.find(action.instance_id)
+        if instance is None:
+            return
+        if not action.is_loss and self._failures.is_too_often(instance.model_id, action.reason, action.cause):
+            reason = f"it failed again and again, the last time: {action.reason}"
+            self._give_up(action.instance_id, reason, action.cause)
+            return
+        model = ModelDescription(instance.model_id, instance.fingerprint, instance.spec)
+        room = self._room(model, instance.options)
+        if isinstance(room, Refusal):
+            cause = cause_of(room)
+            is_for_loss = action.is_loss and cause == ModelDoesNotFit.code
+            self._give_up(action.instance_id, f"{action.reason}; {room.reason}", action.cause if is_for_loss else cause)
+        else:
+            self._place(model, room, action.reason, instance.keep_alive_s)
+
+    async def _place_around(self, action: PlaceAnew) -> None:
+        """A stream broke off. Where nothing else explains it in time, the next plan leaves that link alone."""
+        try:
+            await asyncio.sleep(UNEXPLAINED_FOR_S)
+            if not self._is_current(action):
+                return
+            explained = next((one for one in self._next_actions() if one.instance_id == action.instance_id), action)
+            if isinstance(explained, PlaceAnew) and explained.failed_link is None:
+                self._place_anew(explained)
+            elif action.failed_link is not None:
+                self._failures.doubt(action.failed_link)
+                self._place_anew(action)
+        finally:
+            self._under_way.discard(action)
+
+    def _next_actions(self) -> list[Action]:
+        return next_actions(self._cluster.state)
+
+    def _give_up(self, instance_id: InstanceId, reason: str, cause: str, *, is_permanent: bool = False) -> None:
+        self._failures.give_up(instance_id.model_id, self._cluster.state, is_permanent=is_permanent)
+        self._set_state(instance_id, "failed", reason, cause)
+
+    def _retry_failed(self) -> None:
+        """A failed model gets another try when the nodes, their links or the leader are others than at its failure."""
+        state = self._cluster.state
+        for one in self._written.instances:
+            if one.state != "failed":
+                continue
+            reason = self._failures.retry_reason(one.model_id, state, is_pinned=one.is_pinned)
+            if reason is not None:
+                with self._supervisor.containing(f"placing {one.model_id}"):
+                    cause = one.cause or ModelDoesNotFit.code
+                    self._place_anew(PlaceAnew(one.id, reason, is_loss=True, cause=cause))
+
+    async def _warm_up(self, action: WarmUp) -> None:
+        try:
+            await self._prove(self._set_state(action.instance_id, "warming"))
+        except ExoLiteError as error:
+            await self._note_warm_up_failure(action, error)
+        except Exception as error:  # a task's top
+            self._supervisor.note(f"warming up {action.instance_id.model_id}", error)
+            await self._note_warm_up_failure(action, ExoLiteError(f"{type(error).__name__}: {error}"))
+        else:
+            if self._is_current(action):
+                self._failures.is_over(action.instance_id.model_id)
+                self._set_state(action.instance_id, "ready")
+        finally:
+            self._under_way.discard(action)
+
+    async def _note_warm_up_failure(self, action: WarmUp, error: ExoLiteError) -> None:
+        """The workers' own words, if they come in time, are the better ones."""
+        await asyncio.sleep(UNTOLD_FOR_S)
+        if not self._is_current(action):
+            return
+        told = next((one for one in self._next_actions() if one.instance_id == action.instance_id), None)
+        if isinstance(told, PlaceAnew | GiveUp):
+            return  # that one is acted on
+        reason = f"warming up failed: {error}"
+        self._place_anew(PlaceAnew(action.instance_id, reason, is_loss=False, cause=error.code))
+
+    def _is_current(self, action: Action) -> bool:
+        is_placed = any(one.id == action.instance_id for one in self._written.instances)
+        return self._cluster.state.is_leader and is_placed
+
+    @property
+    def _written(self) -> Placement:
+        return self._cluster.state.written
+
+    def _set_state(
+        self, instance_id: InstanceId, state: InstanceState, reason: str | None = None, cause: str | None = None
+    ) -> Instance:
+        old = next(one for one in self._written.instances if one.id == instance_id)
+        new = replace(old, state=state, reason=reason, cause=cause)
+        self._publish(placing.changed(self._written, new))
+        return new
+
+    def _publish(self, new: Placement) -> None:
+        news = signed(self._written, new, self._cluster.state.self_id, wall_s=self._clock.wall())
+        self._cluster.apply(PlacementSeen(news))
