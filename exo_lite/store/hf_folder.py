@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exo_lite.catalog.hf_config import spec_from_config
+from exo_lite.checkpoint.json_files import read_json_object
+from exo_lite.checkpoint.tensor_checks import check_tensors
+from exo_lite.checkpoint.tensor_names import EMBEDDING_TENSOR, HEAD_TENSOR, all_tensors
+from exo_lite.checkpoint.tied_head import is_same_matrix
+from exo_lite.checkpoint.weight_index import INDEX_FILE
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.engine.torch_c.tied_head import is_same_matrix
 from exo_lite.store.file_kinds import refuse_pointer
-from exo_lite.store.hf_weights import INDEX_FILE, Weights, has_weights, read_weights
+from exo_lite.store.hf_weights import Weights, has_weights, read_weights
 from exo_lite.store.hub_cache import check_stays_within
 from exo_lite.store.source import ModelSource, SourceFile, content_file, copied_file
-from exo_lite.store.tensor_checks import EMBEDDING_TENSOR, HEAD_TENSOR, all_tensors, check_tensors
-from exo_lite.tokenizer.json_files import read_json_object
 
 CONFIG_FILE = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"

@@ -1,31 +1,19 @@
-"""The weight files of a Hugging Face folder, read by their own headers: an index may be wrong, they are what is loaded.
-
-Format: https://github.com/huggingface/safetensors#format
-"""
+"""The weight files of a Hugging Face folder, read by their own headers: an index may be wrong, these are loaded."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from exo_lite.checkpoint.safetensors_file import STORED_DTYPES, TensorEntry, read_header
+from exo_lite.checkpoint.weight_index import INDEX_FILE, SINGLE_FILE, SUFFIX, read_weight_map
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
-from exo_lite.engine.torch_c.tensor_names import Shape
 from exo_lite.store.file_kinds import PICKLE_SUFFIXES, refuse_pointer
 from exo_lite.store.hub_cache import check_stays_within
-from exo_lite.tokenizer.json_files import read_json_object
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-DTYPE_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
-
-_SUFFIX = ".safetensors"
 _OTHERS = ("adapter_model.safetensors", "consolidated.safetensors")
 """Beside a model's own weights: an adapter, and Mistral's form of the same."""
 _PART = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})\.safetensors")
@@ -43,25 +31,11 @@ _QUANTIZED_NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor in one of the files. `dtype` is the file's own name for it, such as BF16."""
-
-    path: Path
-    dtype: str
-    shape: Shape
-    offset_bytes: int
-
-    @property
-    def size_bytes(self) -> int:
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
-
-
-@dataclass(frozen=True, slots=True)
 class Weights:
     """`files` with the names that they get in the store; `index` is what stands in its index there, if it needs one."""
 
     files: Mapping[str, Path]
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, TensorEntry]
     missing_files: tuple[str, ...] = ()
     """Files that the index names and the folder lacks."""
 
@@ -91,11 +65,11 @@ def read_weights(folder: Path) -> Weights:
     if found:
         raise InvalidModel(f"{folder.name} has {len(found)} safetensors files, but no {INDEX_FILE}: fetch it as well")
     _refuse_others(folder)
-    raise InvalidModel(f"{folder.name} has no *{_SUFFIX} file: fetch the model's weights in this format")
+    raise InvalidModel(f"{folder.name} has no *{SUFFIX} file: fetch the model's weights in this format")
 
 
 def _candidates(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob(f"*{_SUFFIX}") if path.name not in _OTHERS)
+    return sorted(path.name for path in folder.glob(f"*{SUFFIX}") if path.name not in _OTHERS)
 
 
 def _refuse_others(folder: Path) -> None:
@@ -124,7 +98,7 @@ def _indexed_files(folder: Path) -> Weights:
     missing = tuple(name for name in named if name not in present)
     if not present:
         raise InvalidModel(f"{missing[0]} is missing: fetch it as well")
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, TensorEntry] = {}
     for name in present:
         for tensor_name, tensor in _read_header(folder, folder / name).items():
             if tensor_name not in tensors or weight_map.get(tensor_name) == name:
@@ -146,48 +120,23 @@ def _siblings(folder: Path, named: Iterable[str]) -> list[str]:
 def _weight_map(folder: Path) -> dict[str, str]:
     check_stays_within(folder / INDEX_FILE, folder)
     refuse_pointer(folder / INDEX_FILE)
-    weight_map = read_json_object(folder / INDEX_FILE).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InvalidModel(f"{INDEX_FILE} has no weight_map, which says the file of each tensor")
-    for name in weight_map.values():
-        if not isinstance(name, str) or not _is_file_name(name):
-            raise InvalidModel(
-                f"{INDEX_FILE}: {reprlib.repr(name)} is not the name of a safetensors file in its own folder"
-            )
-    return weight_map
+    return read_weight_map(folder)
 
 
-def _is_file_name(name: str) -> bool:
-    return name.isprintable() and Path(name).name == name and name.endswith(_SUFFIX) and len(name.encode()) <= 255
-
-
-def _read_header(folder: Path, path: Path) -> dict[str, StoredTensor]:
-    """The library checks the header, the ranges in it and the file's length; then the offsets are read."""
+def _read_header(folder: Path, path: Path) -> dict[str, TensorEntry]:
     check_stays_within(path, folder)
     refuse_pointer(path)
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-        with path.open("rb") as file:
-            length_bytes = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length_bytes))
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise InvalidModel(f"{path.name} is truncated or damaged ({error}): fetch it again") from error
-    tensors = {
-        name: StoredTensor(path, one["dtype"], tuple(one["shape"]), 8 + length_bytes + one["data_offsets"][0])
-        for name, one in header.items()
-        if name != "__metadata__"
-    }
-    for name, tensor in tensors.items():
-        _check_type(path, name, tensor)
+    tensors = read_header(path, where=path.name)
+    for tensor in tensors.values():
+        _check_type(tensor)
     return tensors
 
 
-def _check_type(path: Path, name: str, tensor: StoredTensor) -> None:
-    method = _QUANTIZED_NAMES.get(name.rpartition(".")[2])
-    if method is not None or tensor.dtype not in DTYPE_BYTES:
+def _check_type(tensor: TensorEntry) -> None:
+    method = _QUANTIZED_NAMES.get(tensor.name.rpartition(".")[2])
+    if method is not None or tensor.dtype not in STORED_DTYPES:
         found = f"which quantizing with {method} leaves" if method else f"of type {tensor.dtype}"
         raise UnsupportedModel(
-            f"{path.name}: tensor {name} is one {found}; only {', '.join(DTYPE_BYTES)} can be read: "
+            f"{tensor.path.name}: tensor {tensor.name} is one {found}; only {', '.join(STORED_DTYPES)} can be read: "
             "fetch the model's unquantized weights, and load them with --quant int8 or int4"
         )

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.domain.errors import InvalidModel, InvalidRequest
 from exo_lite.domain.ids import ModelId, parse_model_id
-from exo_lite.tokenizer.json_files import read_json_object
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
-from exo_lite.tokenizer.json_files import read_json_object
 
 _MODEL = "application/vnd.ollama.image.model"
 _ADAPTER = "application/vnd.ollama.image.adapter"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.catalog.table import load_table
+from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.domain.errors import InvalidModel, StorageError
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.store.hf_folder import CONFIG_FILE
 from exo_lite.store.manifest import MANIFEST_FILE, Manifest, read_manifest
-from exo_lite.tokenizer.json_files import read_json_object
 
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """These say nothing about the file that they came from."""

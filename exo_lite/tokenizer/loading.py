@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from exo_lite.checkpoint.json_files import optional_bool, read_json_object_if_present
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.tokenizer import tiktoken_ranks
 from exo_lite.tokenizer.added_tokens import AddedTokens, gather_added_tokens
 from exo_lite.tokenizer.end_tokens import end_tokens
-from exo_lite.tokenizer.json_files import optional_bool, read_json_object_if_present
 from exo_lite.tokenizer.model_tokenizer import Backend, ModelTokenizer
 from exo_lite.tokenizer.sentencepiece_backend import Prefixed, SentencePieceBackend
 from exo_lite.tokenizer.special_tokens import TokenSources, gather_special_tokens

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from exo_lite.checkpoint.json_files import read_json_object_if_present
 from exo_lite.domain.errors import InvalidModel, InvalidRequest
 from exo_lite.tokenizer.bounded_template import BoundedTemplate
 from exo_lite.tokenizer.chat_template import ChatTemplate
-from exo_lite.tokenizer.json_files import read_json_object_if_present
 from exo_lite.tokenizer.special_tokens import SpecialTokens
 
 _PLAIN_TEXT = "ask it to complete plain text instead (`exo-lite run --raw`, or POST /v1/completions)"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exo_lite.catalog.hf_config import spec_from_config
+from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.plan import LoadOptions, LoadWish
 from exo_lite.domain.shard import Shard
@@ -13,7 +14,6 @@ from exo_lite.engine.torch_c.integer_shard import IntegerShard
 from exo_lite.engine.torch_c.kv_cache import KVCache
 from exo_lite.engine.torch_c.llama import LlamaShard
 from exo_lite.engine.torch_c.open_shard import open_shard
-from exo_lite.tokenizer.json_files import read_json_object
 
 
 @dataclass(frozen=True, slots=True)

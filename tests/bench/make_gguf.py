@@ -9,10 +9,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from exo_lite.checkpoint.tensor_names import Shape, all_tensors
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.engine.torch_c.tensor_names import Shape
 from exo_lite.store.gguf.spec import ROPE_FACTORS, llama3_factors
-from exo_lite.store.tensor_checks import all_tensors
 from tests.bench.shapes import MERGE, Bits, RandomWeights, as_float32, vocabulary
 
 GGUF_TYPES = {

@@ -20,14 +20,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from exo_lite.catalog.hf_config import spec_to_config
+from exo_lite.checkpoint.safetensors_file import TensorForm, header_bytes
+from exo_lite.checkpoint.tensor_names import Shape, all_tensors
+from exo_lite.checkpoint.weight_index import INDEX_FILE, SINGLE_FILE
 from exo_lite.domain.model_spec import DTYPE_BYTES, ModelSpec
-from exo_lite.engine.torch_c.tensor_names import Shape
-from exo_lite.store.gguf.tensors import safetensors_header
 from exo_lite.store.hf_folder import CONFIG_FILE
-from exo_lite.store.hf_weights import INDEX_FILE, SINGLE_FILE
 from exo_lite.store.manifest import MANIFEST_FILE, FileEntry, Manifest
 from exo_lite.store.staging import publish, staging_folder, sweep
-from exo_lite.store.tensor_checks import all_tensors
 from tests.bench.make_gguf import GGUF_TYPES, write_gguf
 from tests.bench.shapes import RandomWeights, shape_names, spec_of, tokenizer_files
 
@@ -94,7 +93,7 @@ def split(tensors: Mapping[str, Shape], max_bytes: int) -> list[dict[str, Shape]
 
 def _weight_chunks(tensors: Mapping[str, Shape], spec: ModelSpec) -> Iterator[Chunk]:
     weights = RandomWeights()
-    yield safetensors_header(tensors, spec.dtype)
+    yield header_bytes(TensorForm(name, spec.dtype, shape) for name, shape in tensors.items())
     for name, shape in tensors.items():
         yield weights.tensor(name, shape).data.cast("B")
 

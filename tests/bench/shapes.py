@@ -13,8 +13,8 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from exo_lite.catalog.table import load_table
+from exo_lite.checkpoint.tensor_names import Shape
 from exo_lite.domain.model_spec import ModelSpec, RopeScaling
-from exo_lite.engine.torch_c.tensor_names import Shape
 
 BLOCK_ELEMENTS = 2**22 + 1
 """Of the random block that every tensor is cut from; odd, so that no two rows of a matrix are the same."""

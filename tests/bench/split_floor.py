@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from exo_lite.catalog.hf_config import spec_from_config
+from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import Sampling
@@ -26,7 +27,6 @@ from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import Admission, SequenceChunk, Step, StepMessage
 from exo_lite.engine.torch_c.open_shard import open_shard
 from exo_lite.pipeline.stage import Stage, StageOutput
-from exo_lite.tokenizer.json_files import read_json_object
 from exo_lite.worker.awake_cores import AwakeCores
 from tests.bench.models import MODEL_NAMES, MODELS_DIR, model_folder
 

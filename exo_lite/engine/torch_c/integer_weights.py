@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from exo_lite.checkpoint.shard_entries import shard_entries
+from exo_lite.checkpoint.tensor_names import EMBEDDING, NORM, head_name, layer_prefix
 from exo_lite.domain.model_spec import DType, ModelSpec
 from exo_lite.domain.shard import Shard
 from exo_lite.engine.torch_c.dtypes import TORCH_DTYPES
@@ -16,8 +18,7 @@ from exo_lite.engine.torch_c.native.kernels import NativeKernels, native_library
 from exo_lite.engine.torch_c.quantized import TILE, Kind, QuantizedLinear, empty_linear, padded
 from exo_lite.engine.torch_c.quantized_cache import QuantizedCache
 from exo_lite.engine.torch_c.quantizing import quantize_rows
-from exo_lite.engine.torch_c.tensor_names import EMBEDDING, NORM, head_name, layer_prefix
-from exo_lite.engine.torch_c.weights import TensorReader, shard_entries
+from exo_lite.engine.torch_c.weights import TensorReader
 
 _LAYER_LINEARS = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from exo_lite.checkpoint.safetensors_file import TensorEntry, read_header
 from exo_lite.domain.errors import InvalidModel
-from exo_lite.engine.torch_c.checkpoint import TensorEntry, read_header, read_whole
 from exo_lite.engine.torch_c.huge_pages import advise_huge_pages
 from exo_lite.engine.torch_c.quantized import Kind, QuantizedLinear
+from exo_lite.engine.torch_c.stored_tensors import read_whole
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class QuantizedCache:
         try:
             with safe_open(path, framework="pt") as file:
                 sizes = json.loads(file.metadata()[_SIZES])
-            tensors = {part: _read(entry) for part, entry in read_header(path).items()}
+            tensors = {part: _read(entry) for part, entry in read_header(path, where=path.name).items()}
             return _unflatten(self._kind, tensors, sizes)
         except (InvalidModel, SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             log.warning("a quantized file is damaged and made anew", extra={"file": path.name, "cause": str(error)})

@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exo_lite.domain.errors import InvalidModel, InvalidShard
+from exo_lite.checkpoint.safetensors_file import TensorEntry
+from exo_lite.checkpoint.shard_entries import shard_entries
+from exo_lite.checkpoint.tensor_names import EMBEDDING, NORM, head_name, layer_prefix
+from exo_lite.domain.errors import InvalidModel
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType, ModelSpec
 from exo_lite.domain.shard import Shard
 from exo_lite.engine.torch_c.attention import Attention
-from exo_lite.engine.torch_c.checkpoint import Checkpoint, TensorEntry, read_blocks
 from exo_lite.engine.torch_c.dtypes import TORCH_DTYPES
 from exo_lite.engine.torch_c.finite import is_finite
 from exo_lite.engine.torch_c.huge_pages import advise_huge_pages
@@ -21,16 +23,7 @@ from exo_lite.engine.torch_c.layers import Linear, SwiGLU
 from exo_lite.engine.torch_c.llama import DecoderLayer, LlamaShard
 from exo_lite.engine.torch_c.native.few_rows import few_rows_for
 from exo_lite.engine.torch_c.native.float_layers import FloatLayers, fits
-from exo_lite.engine.torch_c.tensor_names import (
-    EMBEDDING,
-    HEAD,
-    NORM,
-    expected_tensors,
-    head_name,
-    layer_prefix,
-    unexpected_tensors,
-)
-from exo_lite.engine.torch_c.tied_head import is_same_matrix
+from exo_lite.engine.torch_c.stored_tensors import read_blocks
 
 BLOCK_BYTES = 4 * 2**20
 """Read at once: small next to any shard, and the block is still in the processor's cache when it is checked."""
@@ -67,36 +60,6 @@ def load_shard(
         head and replace(head, few_rows=few_rows),
         FloatLayers(few_rows, spec, layers) if few_rows is not None and fits(spec) else None,
     )
-
-
-def shard_entries(model_dir: Path, spec: ModelSpec, shard: Shard) -> dict[str, TensorEntry]:
-    """Where each tensor of the shard lies. Raises InvalidModel where one is missing, unfit or not asked for."""
-    if shard.n_layers != spec.n_layers:
-        raise InvalidShard(f"{shard} is of {shard.n_layers} layers, the config has {spec.n_layers}")
-    checkpoint = Checkpoint(model_dir)
-    expected = expected_tensors(spec, shard)
-    entries = {name: checkpoint.entry(name, shape) for name, shape in expected.items()}
-    if unexpected := unexpected_tensors(checkpoint.names, expected, shard):
-        raise InvalidModel(f"{model_dir}: holds {unexpected[0]}, which a model of its config does not have")
-    if shard.is_last and spec.tie_word_embeddings:
-        _check_tied(checkpoint, spec, model_dir)
-    return entries
-
-
-def _check_tied(checkpoint: Checkpoint, spec: ModelSpec, model_dir: Path) -> None:
-    """Earlier versions dropped a head that is another matrix than the embedding, and answered with other tokens."""
-    embedding_name, name, shape = f"{EMBEDDING}.weight", f"{HEAD}.weight", (spec.vocab_size, spec.hidden_size)
-    if name not in checkpoint.names:
-        return
-    try:
-        is_tied = is_same_matrix(checkpoint.entry(embedding_name, shape), checkpoint.entry(name, shape))
-    except OSError as error:
-        raise InvalidModel(f"{model_dir}: {name} cannot be read ({error})") from error
-    if not is_tied:
-        raise InvalidModel(
-            f"{model_dir}: {name} is another matrix than the embedding, and config.json says that they are one: "
-            f"`exo-lite rm {model_dir.name}` and import it again, which uses the head that is there"
-        )
 
 
 def _layer(reader: TensorReader, spec: ModelSpec, layer: int) -> DecoderLayer:

@@ -23,7 +23,7 @@ def open_gguf(path: Path) -> ModelSource:
     refuse_other_kinds(file)
     spec = spec_of(file)
     config = spec_to_config(spec)  # also checks that the numbers fit each other
-    weights = safetensors_file(file, spec, name="model.safetensors")
+    weights = safetensors_file(file, spec)
     texts = tokenizer_files(file, spec.context_length)
     texts["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
     small_files = (content_file(name, content) for name, content in sorted(texts.items()))

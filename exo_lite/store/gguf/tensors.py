@@ -1,32 +1,29 @@
-"""A GGUF file's tensors as one safetensors file, written a few rows at a time.
-
-Format: https://github.com/huggingface/safetensors#format
-"""
+"""A GGUF file's tensors as one safetensors file, written a few rows at a time."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 
+from exo_lite.checkpoint.safetensors_file import TensorForm, header_bytes
+from exo_lite.checkpoint.tensor_checks import MAX_NAME_CHARS, check_tensors
+from exo_lite.checkpoint.tensor_names import Shape, all_tensors
+from exo_lite.checkpoint.weight_index import SINGLE_FILE
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType, ModelSpec
-from exo_lite.engine.torch_c.tensor_names import Shape
 from exo_lite.store.gguf.file import GGUFFile, GGUFTensor, gguf_faults
 from exo_lite.store.gguf.spec import ROPE_FACTORS
 from exo_lite.store.source import SourceFile
-from exo_lite.store.tensor_checks import MAX_NAME_CHARS, all_tensors, check_tensors
 
 CHUNK_ELEMENTS = 4 << 20
 """Dequantized at once: 16 MiB of float32, and a few times that while it is converted."""
 
-_SAFETENSORS_DTYPES: dict[DType, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _OUTER_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -52,13 +49,13 @@ _ROTATED = re.compile(r"\.self_attn\.[qk]_proj\.(weight|bias)$")
 Floats = npt.NDArray[np.float32]
 
 
-def safetensors_file(file: GGUFFile, spec: ModelSpec, *, name: str) -> SourceFile:
+def safetensors_file(file: GGUFFile, spec: ModelSpec) -> SourceFile:
     """Check names, shapes and types now; the values are read when the file is written. Raises InvalidModel."""
     tensors = _renamed(file)
     check_tensors({one: tensor.shape for one, tensor in tensors.items()}, spec, where=file.name)
     _refuse_unknown_types(file)
     shapes = all_tensors(spec)
-    header = safetensors_header(shapes, spec.dtype)
+    header = header_bytes(TensorForm(one, spec.dtype, shape) for one, shape in shapes.items())
 
     def chunks() -> Iterator[bytes]:
         yield header
@@ -66,24 +63,11 @@ def safetensors_file(file: GGUFFile, spec: ModelSpec, *, name: str) -> SourceFil
             with gguf_faults(file.name):
                 yield from _tensor_bytes(tensor_name, tensors[tensor_name], spec)
 
-    return SourceFile(name, len(header) + weight_bytes(spec), chunks)
+    return SourceFile(SINGLE_FILE, len(header) + weight_bytes(spec), chunks)
 
 
 def weight_bytes(spec: ModelSpec) -> int:
     return sum(math.prod(shape) for shape in all_tensors(spec).values()) * DTYPE_BYTES[spec.dtype]
-
-
-def safetensors_header(shapes: Mapping[str, Shape], dtype: DType) -> bytes:
-    """The header of a file that holds these tensors one behind the other, all of one type."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
-    offset = 0
-    for name, shape in shapes.items():
-        end = offset + math.prod(shape) * DTYPE_BYTES[dtype]
-        header[name] = {"dtype": _SAFETENSORS_DTYPES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    padded = text.ljust(-(-len(text) // 8) * 8)  # so that the tensors are aligned
-    return len(padded).to_bytes(8, "little") + padded
 
 
 def to_bytes(values: Floats, dtype: DType) -> bytes:

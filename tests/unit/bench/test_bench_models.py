@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from exo_lite.engine.torch_c.tensor_names import Shape
+from exo_lite.checkpoint.tensor_names import Shape, all_tensors
 from exo_lite.store.model_store import ModelStore
-from exo_lite.store.tensor_checks import all_tensors
 from exo_lite.tokenizer.loading import load_tokenizer
 from tests.bench import make_model
 from tests.bench.make_model import make_checkpoint, make_gguf, split

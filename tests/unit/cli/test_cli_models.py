@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.catalog.table import load_table
-from exo_lite.store.tensor_checks import all_tensors
+from exo_lite.checkpoint.tensor_names import all_tensors
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from exo_lite.checkpoint.tensor_names import expected_tensors
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.shard import Shard
 from exo_lite.engine.torch_c.kv_cache import KVCache
-from exo_lite.engine.torch_c.tensor_names import expected_tensors
 from exo_lite.engine.torch_c.weights import load_shard
 from exo_lite.pipeline.stage import Stage
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from exo_lite.checkpoint.tensor_names import expected_tensors
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.model_spec import ModelSpec, Quantization
 from exo_lite.domain.plan import LoadOptions
@@ -16,7 +17,6 @@ from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import StageTiming, Step, StepMessage, StepResult
 from exo_lite.engine.torch_c.open_shard import open_shard
-from exo_lite.engine.torch_c.tensor_names import expected_tensors
 from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage, StageOutput
 

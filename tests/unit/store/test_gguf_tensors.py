@@ -9,15 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from safetensors import safe_open
 
 from exo_lite.domain.errors import InvalidModel
-from exo_lite.domain.model_spec import DTYPE_BYTES, DType, RopeScaling
+from exo_lite.domain.model_spec import DType, RopeScaling
 from exo_lite.engine.torch_c.rope import inverse_frequencies
 from exo_lite.store.gguf import tensors
 from exo_lite.store.gguf.file import open_gguf_file
 from exo_lite.store.gguf.spec import llama3_factors, spec_of
-from exo_lite.store.gguf.tensors import half_split, safetensors_header, to_bytes
+from exo_lite.store.gguf.tensors import half_split, to_bytes
 from exo_lite.store.model_store import ModelStore
 from tests.unit.store.tiny_models import SPEC, GGUFRecipe, interleaved
 
@@ -50,18 +49,6 @@ def test_rows_come_back_in_the_order_of_hugging_face(num_heads: int, half: int, 
     rows = np.arange(num_heads * head_dim * columns, dtype=np.float32).reshape(-1, columns)
     assert np.array_equal(half_split(interleaved(rows, num_heads), head_dim), rows)
     assert np.array_equal(half_split(interleaved(rows[:, 0], num_heads), head_dim), rows[:, 0])
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_library_reads_the_header(tmp_path: Path, dtype: DType) -> None:
-    shapes = {"a": (2, 3), "b": (5,), "c": (1, 1)}
-    path = tmp_path / "a.safetensors"
-    header = safetensors_header(shapes, dtype)
-    path.write_bytes(header + bytes(12 * DTYPE_BYTES[dtype]))
-    with safe_open(path, framework="pt") as file:
-        assert {name: tuple(file.get_tensor(name).shape) for name in shapes} == shapes
-        assert file.metadata() == {"format": "pt"}
-    assert len(header) % 8 == 0
 
 
 def test_the_size_of_a_chunk_changes_nothing(

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 from tokenizers import models
 
 from exo_lite.catalog.hf_config import spec_to_config
+from exo_lite.checkpoint.tensor_names import all_tensors
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.store.tensor_checks import all_tensors
 
 SPEC = ModelSpec(
     model_type="llama",

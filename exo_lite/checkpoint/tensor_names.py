@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.shard import Shard
 
@@ -13,6 +14,9 @@ Shape = tuple[int, ...]
 EMBEDDING = "model.embed_tokens"
 NORM = "model.norm"
 HEAD = "lm_head"
+EMBEDDING_TENSOR = f"{EMBEDDING}.weight"
+NORM_TENSOR = f"{NORM}.weight"
+HEAD_TENSOR = f"{HEAD}.weight"
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _IGNORED = "rotary_emb.inv_freq"  # old checkpoints carry the frequencies, which follow from the config
@@ -23,25 +27,40 @@ def layer_prefix(layer: int) -> str:
 
 
 def head_name(spec: ModelSpec) -> str:
-    """Of the tensor that scores tokens: a tied model's embedding does."""
+    """Return the name of the matrix that scores tokens: a tied model's embedding does."""
     return EMBEDDING if spec.tie_word_embeddings else HEAD
 
 
 def expected_tensors(spec: ModelSpec, shard: Shard) -> dict[str, Shape]:
     """Every tensor that a shard needs, in the order of loading."""
     outer = (spec.vocab_size, spec.hidden_size)
-    tensors: dict[str, Shape] = {f"{EMBEDDING}.weight": outer} if shard.is_first else {}
+    tensors: dict[str, Shape] = {EMBEDDING_TENSOR: outer} if shard.is_first else {}
     for layer in shard.layers:
-        tensors |= {layer_prefix(layer) + name: shape for name, shape in _layer_tensors(spec).items()}
+        tensors |= layer_tensors(spec, layer)
     if shard.is_last:
-        tensors |= {f"{NORM}.weight": (spec.hidden_size,), f"{head_name(spec)}.weight": outer}
+        tensors |= {NORM_TENSOR: (spec.hidden_size,), f"{head_name(spec)}.weight": outer}
     return tensors
+
+
+def all_tensors(spec: ModelSpec) -> dict[str, Shape]:
+    """Every tensor of a whole model, in the order of its layers."""
+    return expected_tensors(spec, Shard(ModelId("all"), 0, spec.n_layers - 1, spec.n_layers))
+
+
+def layer_tensors(spec: ModelSpec, layer: int) -> dict[str, Shape]:
+    """Every tensor of one decoder layer, in the order of loading."""
+    return {layer_prefix(layer) + name: shape for name, shape in _layer_tensors(spec).items()}
 
 
 def unexpected_tensors(names: Iterable[str], expected: Iterable[str], shard: Shard) -> list[str]:
     """Tensors of the shard's own layers that nothing asks for: a bias left out would give wrong answers in silence."""
-    own = (name for name in names if (match := _LAYER.match(name)) and int(match[1]) in shard.layers)
-    return sorted(set(own) - set(expected) - {name for name in names if name.endswith(_IGNORED)})
+    own = {name for name in names if (match := _LAYER.match(name)) and int(match[1]) in shard.layers}
+    return sorted(name for name in own - set(expected) if not is_ignored(name))
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a tensor holds nothing that the config does not say."""
+    return name.endswith(_IGNORED)
 
 
 def _layer_tensors(spec: ModelSpec) -> dict[str, Shape]:

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from exo_lite.checkpoint.tensor_names import HEAD_TENSOR, Shape, all_tensors, is_ignored
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
-from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.shard import Shard
-from exo_lite.engine.torch_c.tensor_names import EMBEDDING, HEAD, Shape, expected_tensors
 
-_IGNORED = ("rotary_emb.inv_freq",)  # follows from the config
 MAX_NAME_CHARS = 200
-"""Of a tensor's name, in an error."""
-EMBEDDING_TENSOR = f"{EMBEDDING}.weight"
-HEAD_TENSOR = f"{HEAD}.weight"
-
-
-def all_tensors(spec: ModelSpec) -> dict[str, Shape]:
-    """Every tensor of a whole model, in the order of its layers."""
-    return expected_tensors(spec, Shard(ModelId("all"), 0, spec.n_layers - 1, spec.n_layers))
+"""How much of a tensor's name an error quotes."""
 
 
 def check_tensors(
     shapes: Mapping[str, Shape], spec: ModelSpec, *, where: str, missing_files: Sequence[str] = ()
 ) -> None:
-    """Raises InvalidModel for a missing or misshapen tensor, UnsupportedModel for one that nothing here computes.
+    """Raise InvalidModel for a missing or misshapen tensor, UnsupportedModel for one that nothing here computes.
 
     `missing_files` should be there: a tensor that is missing may be in one of them.
     """
@@ -36,12 +26,9 @@ def check_tensors(
     for name, shape in expected.items():
         if name not in shapes:
             _refuse_missing_files(missing_files)
-            raise InvalidModel(f"{where}: tensor {name} is missing; expected one of shape {list(shape)}")
-        if shapes[name] != shape:
-            raise InvalidModel(
-                f"{where}: tensor {name} has the shape {list(shapes[name])}, the config asks for {list(shape)}"
-            )
-    unexpected = sorted(name for name in shapes.keys() - expected.keys() if not _is_ignored(name, spec))
+            raise InvalidModel(f"{where}: {missing_text(name, shape)}")
+        check_shape(name, shapes[name], shape, where=where)
+    unexpected = sorted(name for name in shapes.keys() - expected.keys() if not _follows(name, spec))
     if unexpected:
         raise UnsupportedModel(
             f"{where}: {len(unexpected)} tensors have no part in a {spec.model_type} model as configured, "
@@ -49,11 +36,22 @@ def check_tensors(
         )
 
 
+def check_shape(name: str, found: Shape, expected: Shape, *, where: str) -> None:
+    """Raise InvalidModel where a tensor has another shape than the config gives it."""
+    if found != expected:
+        raise InvalidModel(f"{where}: tensor {name} has the shape {list(found)}, the config asks for {list(expected)}")
+
+
+def missing_text(name: str, shape: Shape) -> str:
+    """Say that a tensor is not there."""
+    return f"tensor {name} is missing; expected one of shape {list(shape)}"
+
+
 def _refuse_missing_files(missing_files: Sequence[str]) -> None:
     if missing_files:
         raise InvalidModel(f"{missing_files[0]} is missing: fetch it as well")
 
 
-def _is_ignored(name: str, spec: ModelSpec) -> bool:
-    """A tied model may carry a copy of its embedding as its head."""
-    return name.endswith(_IGNORED) or (name == HEAD_TENSOR and spec.tie_word_embeddings)
+def _follows(name: str, spec: ModelSpec) -> bool:
+    """Whether a tensor follows from others: a tied model may carry a copy of its embedding as its head."""
+    return is_ignored(name) or (name == HEAD_TENSOR and spec.tie_word_embeddings)
