@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from exo_lite.checkpoint.pieces import HEAD_PIECE, layer_piece
 from exo_lite.checkpoint.shard_entries import shard_entries
 from exo_lite.checkpoint.tensor_names import EMBEDDING, NORM, head_name, layer_prefix
 from exo_lite.domain.model_spec import DType, ModelSpec
@@ -66,7 +67,7 @@ def load_integer_shard(
 def _layer(loader: _Loader, spec: ModelSpec, layer: int) -> IntegerLayer:
     prefix = layer_prefix(layer)
     linears = loader.linears(
-        f"layer-{layer:05d}",
+        layer_piece(layer),
         {name: tuple(prefix + part for part in parts) for name, parts in _LAYER_LINEARS.items()},
     )
     return IntegerLayer(
@@ -88,7 +89,7 @@ def _head(loader: _Loader, spec: ModelSpec) -> QuantizedLinear:
 
     int8 also beside layers of int4: of a model's weights, the head's errors cost the most.
     """
-    return loader.linears("head", {"head": (head_name(spec),)})["head"]
+    return loader.linears(HEAD_PIECE, {"head": (head_name(spec),)})["head"]
 
 
 class _Loader:
