@@ -10,10 +10,9 @@ import sentencepiece
 
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.tokenizer.added_tokens import AddedToken, AddedTokens, check_distinct
+from exo_lite.tokenizer.metaspace import SPACE
 from exo_lite.tokenizer.token_lengths import TELLING_TEXT, TokenLengths
 from exo_lite.tokenizer.whole_tokens import WholeTokens
-
-SPACE = "▁"
 
 Prefixed = Literal["every", "first", "none"]
 """Which stretches of a text between added tokens are led by a space, as SentencePiece does with a whole text."""

@@ -12,7 +12,8 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.tokenizer.added_tokens import AddedToken, AddedTokens, check_distinct
-from exo_lite.tokenizer.byte_level import byte_characters
+from exo_lite.tokenizer.byte_level import LLAMA3_WORDS, byte_characters
+from exo_lite.tokenizer.merges import pairs_of
 from exo_lite.tokenizer.tokenizers_backend import TokenizersBackend, add_named_tokens
 from exo_lite.tokenizer.whole_tokens import library_token
 
@@ -22,11 +23,6 @@ EOS_TOKEN = "<|end_of_text|>"
 NUM_RANKS = 128_000
 NUM_SPECIAL_TOKENS = 256
 
-# How Llama 3 cuts text before merging, published with it.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _NAMED = (
     BOS_TOKEN,
     EOS_TOKEN,
@@ -109,7 +105,7 @@ def _byte_level_bpe(ranks: Ranks, special: list[AddedToken]) -> tokenizers.Token
             raise InvalidModel(f"the added token {token.content!r} stands in tokenizer.model already")
     merges = [(words[left], words[right]) for left, right in merges_by_rank(ranks)]
     library = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
-    split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated", invert=False)
+    split = pre_tokenizers.Split(Regex(LLAMA3_WORDS), behavior="isolated", invert=False)
     to_characters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     library.pre_tokenizer = pre_tokenizers.Sequence([split, to_characters])
     library.decoder = decoders.ByteLevel()
@@ -121,10 +117,8 @@ def merges_by_rank(ranks: Ranks) -> list[tuple[bytes, bytes]]:
 
     tiktoken always joins the neighbours whose whole ranks lowest; a list of merges in this order does the same.
     """
-    return [pair for token in sorted(ranks, key=ranks.__getitem__) for pair in _splits(token, ranks)]
+    return [pair for token in sorted(ranks, key=ranks.__getitem__) for pair in _ranked_pairs(token, ranks)]
 
 
-def _splits(token: bytes, ranks: Ranks) -> list[tuple[bytes, bytes]]:
-    pairs = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
-    known = [pair for pair in pairs if pair[0] in ranks and pair[1] in ranks]
-    return sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+def _ranked_pairs(token: bytes, ranks: Ranks) -> list[tuple[bytes, bytes]]:
+    return sorted(pairs_of(token, ranks), key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))

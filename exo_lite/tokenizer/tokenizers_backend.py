@@ -11,10 +11,10 @@ import tokenizers
 from exo_lite.tokenizer.added_tokens import AddedTokens
 from exo_lite.tokenizer.byte_level import byte_characters
 from exo_lite.tokenizer.library_faults import LibraryFaults
+from exo_lite.tokenizer.metaspace import SPACE
 from exo_lite.tokenizer.token_lengths import TokenLengths, token_lengths
 from exo_lite.tokenizer.whole_tokens import library_token
 
-SPACE = "▁"
 _FAULTS = LibraryFaults("the model's tokenizer")
 _BYTES = {character: byte for byte, character in byte_characters().items()}
 

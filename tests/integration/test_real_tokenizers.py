@@ -21,11 +21,12 @@ from exo_lite.catalog.table import load_table
 from exo_lite.store.gguf.file import GGUFFile
 from exo_lite.store.gguf.vocabulary import tokenizer_files
 from exo_lite.store.model_store import ModelStore
+from exo_lite.tokenizer.byte_level import LLAMA3_WORDS
 from exo_lite.tokenizer.chat_template import ChatTemplate
 from exo_lite.tokenizer.incremental import IncrementalDetokenizer
 from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
-from exo_lite.tokenizer.tiktoken_ranks import WORDS, merges_by_rank, read_ranks
+from exo_lite.tokenizer.tiktoken_ranks import merges_by_rank, read_ranks
 from tests.unit.store.tiny_models import SPEC, random_tensors, write_hf_folder
 
 KINDS = ["llama3", "sentencepiece", "llama3 in GGUF", "sentencepiece in GGUF"]
@@ -98,7 +99,7 @@ def pairs(
     bare = load_bare(llama3_tokenizer_model, tmp_path_factory.mktemp("llama3"))
     names = [bare.decode([token_id], skip_special=False) for token_id in range(128_000, 128_256)]
     special = {name: 128_000 + index for index, name in enumerate(names)}
-    encoding = tiktoken.Encoding("llama3", pat_str=WORDS, mergeable_ranks=ranks, special_tokens=special)
+    encoding = tiktoken.Encoding("llama3", pat_str=LLAMA3_WORDS, mergeable_ranks=ranks, special_tokens=special)
     processor = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_tokenizer_model.read_bytes())
     by_meta, by_google = Tiktoken(encoding), SentencePiece(processor)
     in_gguf = {"llama3": llama3_metadata(ranks, names), "sentencepiece": sentencepiece_metadata(processor)}

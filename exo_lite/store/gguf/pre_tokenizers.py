@@ -11,21 +11,17 @@ from dataclasses import dataclass
 from tokenizers import Regex, pre_tokenizers
 from tokenizers.pre_tokenizers import PreTokenizer
 
+from exo_lite.tokenizer.byte_level import CONTRACTIONS, LLAMA3_WORDS, word_pattern
+
 _EACH_DIGIT = r"\p{N}"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = (
-    _CONTRACTIONS + r"|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
-    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3 = _WORDS.format(digits=r"\p{N}{1,3}")
-_QWEN2 = _WORDS.format(digits=_EACH_DIGIT)
+_QWEN2 = word_pattern(_EACH_DIGIT)
 _QWEN35 = (
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SEED_CODER = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SEED_CODER = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 # Words break where a small letter is followed by a capital one.
 _CAMEL = (
@@ -34,7 +30,7 @@ _CAMEL = (
     r"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _TEKKEN = _CAMEL.format(suffix="", digits=_EACH_DIGIT)
-_GPT4O = _CAMEL.format(suffix=_CONTRACTIONS + "?", digits=r"\p{N}{1,3}")
+_GPT4O = _CAMEL.format(suffix=CONTRACTIONS + "?", digits=r"\p{N}{1,3}")
 
 _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, _EACH_DIGIT)
@@ -47,7 +43,7 @@ _DEEPSEEK3 = (
 _FALCON = (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
 _VIKING = (r" ?[^(\s|.,!?…。，、।۔،)]+", _EACH_DIGIT)  # noqa: RUF001  # its own punctuation marks
-_MINICPM5 = (r"\p{N}{1,3}", _WORDS.format(digits=r"\p{N}+"))
+_MINICPM5 = (r"\p{N}{1,3}", word_pattern(r"\p{N}+"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +69,9 @@ CUTTINGS: Mapping[str, Cutting] = {
     **_named("smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", Cutting((_EACH_DIGIT, _GPT2))),
     **_named(
         "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
-        Cutting((_LLAMA3,), ignores_merges=True, adds_bos=True),
+        Cutting((LLAMA3_WORDS,), ignores_merges=True, adds_bos=True),
     ),
-    **_named("smaug-bpe dbrx glm4 chatglm-bpe", Cutting((_LLAMA3,))),
+    **_named("smaug-bpe dbrx glm4 chatglm-bpe", Cutting((LLAMA3_WORDS,))),
     **_named("minicpm5", Cutting(_MINICPM5, ignores_merges=True)),
     **_named("qwen2 deepseek-r1-qwen", Cutting((_QWEN2,), composes=True)),
     **_named("megrez kormo stablelm2 hunyuan solar-open grok-2", Cutting((_QWEN2,))),

@@ -10,8 +10,8 @@ from tokenizers import decoders, models, normalizers
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.store.gguf.file import GGUFFile
 from exo_lite.tokenizer.byte_level import byte_characters
-
-SPACE = "▁"
+from exo_lite.tokenizer.merges import pairs_of
+from exo_lite.tokenizer.metaspace import SPACE
 
 
 def sentencepiece_tokenizer(
@@ -53,12 +53,7 @@ def merges_by_score(pieces: dict[str, float], vocab: dict[str, int]) -> list[tup
     the same piece go by the lengths and ids of the parts, as the published Llama files have them.
     """
     ranked = sorted(pieces, key=lambda piece: (-pieces[piece], vocab[piece]))
-    return [pair for piece in ranked for pair in sorted(_splits(piece, pieces), key=lambda pair: _rank(pair, vocab))]
-
-
-def _splits(piece: str, pieces: dict[str, float]) -> list[tuple[str, str]]:
-    pairs = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-    return [(left, right) for left, right in pairs if left in pieces and right in pieces]
+    return [pair for piece in ranked for pair in sorted(pairs_of(piece, pieces), key=lambda pair: _rank(pair, vocab))]
 
 
 def _rank(pair: tuple[str, str], vocab: dict[str, int]) -> tuple[int, int, int]:

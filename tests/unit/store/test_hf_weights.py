@@ -12,12 +12,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import LlamaForCausalLM
 
+from exo_lite.checkpoint.shard_entries import shard_entries
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import SequenceChunk
 from exo_lite.engine.torch_c.kv_cache import KVCache
-from exo_lite.engine.torch_c.weights import load_shard, shard_entries
+from exo_lite.engine.torch_c.weights import load_shard
 from exo_lite.store.model_store import ModelStore
 from exo_lite.store.stored_model import StoredModel
 from tests.unit.store.tiny_models import SPEC, Arrays, split_in_two

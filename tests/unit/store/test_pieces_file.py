@@ -86,7 +86,7 @@ def test_a_disk_without_room_costs_only_time(
     def fail(*paths: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pieces_file.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     assert pieces_of(model) == hash_pieces(model.path, SPEC)
     assert "not kept" in caplog.text
     assert not (model.path / PIECES_FILE).exists()
