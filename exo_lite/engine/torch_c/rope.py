@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exo_lite.domain.errors import UnsupportedModel
+from exo_lite.domain.llama3_rope import llama3_stretch
 from exo_lite.domain.model_spec import ModelSpec, RopeScaling
 
 
@@ -81,8 +82,5 @@ def _dynamic_theta(spec: ModelSpec, context_length: int) -> float:
 
 
 def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Slow pairs divided by the factor, fast ones as they are, those between interpolated (Llama 3.1)."""
     turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
-    width = scaling.high_freq_factor - scaling.low_freq_factor
-    is_fast = (turns - scaling.low_freq_factor).div(width).clamp(0.0, 1.0)
-    return frequencies * ((1 - is_fast) / scaling.factor + is_fast)
+    return frequencies * llama3_stretch(turns, scaling)

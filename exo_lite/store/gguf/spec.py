@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
+from exo_lite.domain.llama3_rope import llama3_stretch
 from exo_lite.domain.model_spec import DType, ModelSpec, ModelType, RopeScaling
 from exo_lite.store.gguf.file import GGUFFile
 
@@ -133,7 +134,4 @@ def _llama3_scaling(file: GGUFFile, rope_theta: float, head_dim: int) -> RopeSca
 def llama3_factors(scaling: RopeScaling, rope_theta: float, head_dim: int) -> npt.NDArray[np.float64]:
     """Divisor of each of the head_dim / 2 frequencies under Llama 3.1's rule: long waves stretched, short ones kept."""
     wavelengths = 2 * np.pi * rope_theta ** (np.arange(0, head_dim, 2) / head_dim)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    blend = (scaling.original_max_position_embeddings / wavelengths - low) / (high - low)
-    kept_share = np.clip(blend, 0.0, 1.0)
-    return np.asarray(1.0 / ((1.0 - kept_share) / scaling.factor + kept_share), dtype=np.float64)
+    return 1.0 / llama3_stretch(scaling.original_max_position_embeddings / wavelengths, scaling)
