@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from exo_lite.checkpoint.checkpoint import Checkpoint
 from exo_lite.checkpoint.safetensors_file import TensorEntry
@@ -134,7 +134,6 @@ def test_matrices_are_the_same_where_type_shape_and_bytes_are(tmp_path: Path) ->
         {"one": one, "copy": one.copy(), "other": one + 1, "turned": one.reshape(3, 2), "bits": one.view(np.int32)},
         tmp_path / "model.safetensors",
     )
-    assert load_file(tmp_path / "model.safetensors").keys() == {"one", "copy", "other", "turned", "bits"}
     checkpoint = Checkpoint(tmp_path)
     first = checkpoint.entry("one", (2, 3))
     assert is_same_matrix(first, checkpoint.entry("copy", (2, 3)))

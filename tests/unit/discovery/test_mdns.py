@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from zeroconf.asyncio import AsyncServiceInfo
 
-from exo_lite.discovery.mdns import SERVICE_TYPE, Announcement, Sighting, read_sighting, service_info
+from exo_lite.discovery.mdns import (
+    SERVICE_TYPE,
+    Announcement,
+    Sighting,
+    multicast_interfaces,
+    read_sighting,
+    service_info,
+)
 from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.node import PROTOCOL_VERSION, NodeIdentity
 
@@ -54,3 +63,34 @@ def test_what_is_no_address_is_passed_over_for_those_of_the_service(listed: byte
 
 def test_a_service_without_any_address_is_nobody():
     assert read_sighting(AsyncServiceInfo(SERVICE_TYPE, NAME, properties={"cluster": "home"}), "home") is None
+
+
+def test_a_service_without_an_id_and_a_name_is_seen_all_the_same():
+    info = AsyncServiceInfo(SERVICE_TYPE, NAME, properties={"cluster": "home", "at": "10.0.0.9:7"})
+    assert read_sighting(info, "home") == Sighting(None, None, ("10.0.0.9:7",))
+
+
+def test_a_long_name_is_cut():
+    identity = replace(announcement("10.0.0.1:52414").identity, name="n" * 300)
+    sighting = read_sighting(service_info(Announcement(identity, 52414, ("10.0.0.1",)), NAME), "home")
+    assert sighting is not None
+    assert sighting.name == "n" * 64
+
+
+def test_bytes_that_are_no_text_are_read_all_the_same():
+    """Anybody on the network can announce anything: the handshake finds out who it is."""
+    properties = {"id": b"\xff", "name": b"\xfe", "cluster": b"home", "at": b"10.0.0.9:7"}
+    info = AsyncServiceInfo(SERVICE_TYPE, NAME, properties=properties)
+    assert read_sighting(info, "home") == Sighting(NodeId("\ufffd"), "\ufffd", ("10.0.0.9:7",))
+    assert read_sighting(AsyncServiceInfo(SERVICE_TYPE, NAME, properties={"cluster": b"\xff"}), "home") is None
+
+
+@pytest.mark.parametrize("hosts", [("127.0.0.1",), ("::1",), ("127.0.0.1", "::1")])
+def test_loopback_alone_stays_on_loopback(hosts: tuple[str, ...]):
+    assert multicast_interfaces(hosts) == ["127.0.0.1"]
+
+
+def test_an_address_that_cannot_join_does_not_spoil_it_for_the_others():
+    assert multicast_interfaces(["192.0.2.1", "127.0.0.1"]) == ["127.0.0.1"]
+    with pytest.raises(OSError):  # noqa: PT011  # the text is the system's
+        multicast_interfaces(["192.0.2.1"])
