@@ -71,7 +71,7 @@ class Collected:
 
 def usage_document(jobs: Sequence[Job], watch: Stopwatch) -> Document:
     """The `usage` and `timings` of a call over all of its prompts and answers; each prompt counts once."""
-    prompt_tokens = sum(len(job.token_ids) for job in jobs if job.after is None)
+    prompt_tokens = sum(len(job.request.token_ids) for job in jobs if job.after is None)
     return {
         "usage": {
             "prompt_tokens": prompt_tokens,

@@ -9,7 +9,7 @@ from typing import Protocol
 from exo_lite.domain.chat import ChatStyle
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
-from exo_lite.domain.request import Sampling, Terms, Token
+from exo_lite.domain.request import AnswerRequest, Token
 from exo_lite.domain.trace import TraceReport
 
 
@@ -60,6 +60,22 @@ class TextModel(Protocol):
         ...
 
 
+class HeldModel(Protocol):
+    """One model for one call: it is ready, and does not leave as idle before the call ends."""
+
+    @property
+    def text(self) -> TextModel: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for two answers only if weights, types and placement are the same."""
+        ...
+
+    def answer(self, request: AnswerRequest) -> AsyncGenerator[Token, None]:
+        """The answer's tokens in order; closing the generator cancels on every node. Several may run side by side."""
+        ...
+
+
 class Backend(Protocol):
     """The daemon, as seen from HTTP. Methods raise ExoLiteError; `api.errors` turns each into a status."""
 
@@ -95,26 +111,10 @@ class Backend(Protocol):
         """Find a model by id or alias. Raises ModelNotFound where a request for it would."""
         ...
 
-    def text_model(self, model: str, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[TextModel]:
-        """A model that answers, loaded first if need be; it does not leave as idle before the end of the context.
+    def serve(self, model: str, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[HeldModel]:
+        """Hold a model for one call, and load it first if need be.
 
         `keep_alive_s` is how long it stays when it is idle. Entering raises ModelNotFound, ModelDoesNotFit, or NotReady
         when it takes too long.
         """
-        ...
-
-    def generate(
-        self,
-        model: str,
-        token_ids: Sequence[int],
-        max_tokens: int,
-        sampling: Sampling,
-        stop_token_ids: frozenset[int],
-        terms: Terms,
-    ) -> AsyncGenerator[Token, None]:
-        """The answer's tokens in order; closing the generator cancels on every node."""
-        ...
-
-    def fingerprint(self, model: str) -> str:
-        """The same for two answers only if weights, types and placement are the same."""
         ...

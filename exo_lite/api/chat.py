@@ -20,7 +20,7 @@ from exo_lite.api.answers import (
     new_head,
     usage_document,
 )
-from exo_lite.api.backend import TextModel
+from exo_lite.api.backend import HeldModel, TextModel
 from exo_lite.api.bodies import read_body
 from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
@@ -65,12 +65,12 @@ async def _prepared(service: Service, body: ChatBody, tenant: str) -> AsyncGener
     refuse_unsupported(body)
     style = style_of(body, max_tokens=body.max_completion_tokens or body.max_tokens, tenant=tenant)
     messages, form = template_messages(body.messages), chat_style(body)
-    async with service.backend.text_model(body.model, body.keep_alive_s) as model:
-        encode = partial(_prompt_token_ids, model, messages, form, bool(body.add_special_tokens))
+    async with service.backend.serve(body.model, body.keep_alive_s) as model:
+        encode = partial(_prompt_token_ids, model.text, messages, form, bool(body.add_special_tokens))
         num_chars = sum(len(str(message["content"])) for message in messages)
         token_ids = await service.text_work.run(num_chars, encode)
-        jobs = repeated([make_job(body.model, model, token_ids, style, param="messages")], body.n or 1)
-        head = new_head("chatcmpl", body.model, service.backend.fingerprint(body.model))
+        jobs = repeated([make_job(model.text, token_ids, style, param="messages")], body.n or 1)
+        head = new_head("chatcmpl", body.model, model.fingerprint)
         yield _ChatCall(service, body, model, jobs, head)
 
 
@@ -84,13 +84,13 @@ def _prompt_token_ids(
 class _ChatCall:
     """One call that nothing speaks against."""
 
-    def __init__(self, service: Service, body: ChatBody, model: TextModel, jobs: list[Job], head: Head) -> None:
+    def __init__(self, service: Service, body: ChatBody, model: HeldModel, jobs: list[Job], head: Head) -> None:
         self._service = service
         self._model = model
         self._jobs = jobs
         self._head = head
         self._include_usage = body.include_usage
-        describe = partial(chat_logprobs, model) if body.logprobs else None
+        describe = partial(chat_logprobs, model.text) if body.logprobs else None
         self._extras = Extras(bool(body.return_token_ids), describe)
 
     async def whole(self) -> dict[str, object]:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from exo_lite.api.answers import Collected, Extras, Head, completion_choice, completion_chunk, new_head, usage_document
-from exo_lite.api.backend import TextModel
+from exo_lite.api.backend import HeldModel, TextModel
 from exo_lite.api.bodies import read_body
 from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation import Service, answer_all
@@ -61,16 +61,16 @@ async def _prepared(service: Service, body: CompletionBody, tenant: str) -> Asyn
     style = style_of(body, max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens, tenant=tenant)
     prompts = prompts_of(body.prompt)
     check_num_choices(len(prompts), body.num_candidates)
-    async with service.backend.text_model(body.model, body.keep_alive_s) as model:
+    async with service.backend.serve(body.model, body.keep_alive_s) as model:
         num_chars = sum(map(len, prompts))
-        encode = partial(_encoded, model, prompts, body.add_special_tokens is not False)
+        encode = partial(_encoded, model.text, prompts, body.add_special_tokens is not False)
         encoded = await service.text_work.run(num_chars, encode)
-        singles = [make_job(body.model, model, token_ids, style, param="prompt") for token_ids in encoded]
+        singles = [make_job(model.text, token_ids, style, param="prompt") for token_ids in encoded]
         jobs = repeated(singles, body.num_candidates)
-        echo = partial(_echoes, model, prompts)
+        echo = partial(_echoes, model.text, prompts)
         echoes = await service.text_work.run(num_chars, echo) if body.echo else [""] * len(prompts)
-        head = new_head("cmpl", body.model, service.backend.fingerprint(body.model))
-        describe = None if body.logprobs is None else partial(completion_logprobs, model)
+        head = new_head("cmpl", body.model, model.fingerprint)
+        describe = None if body.logprobs is None else partial(completion_logprobs, model.text)
         extras = Extras(bool(body.return_token_ids), describe)
         options = _Options(echoes, body.include_usage, extras, body.num_candidates, body.n or 1)
         yield _CompletionCall(service, model, jobs, head, options)
@@ -107,7 +107,7 @@ class _Options:
 class _CompletionCall:
     """One call that nothing speaks against."""
 
-    def __init__(self, service: Service, model: TextModel, jobs: list[Job], head: Head, options: _Options) -> None:
+    def __init__(self, service: Service, model: HeldModel, jobs: list[Job], head: Head, options: _Options) -> None:
         self._service = service
         self._model = model
         self._jobs = jobs
@@ -136,8 +136,8 @@ class _CompletionCall:
 
     def _echoed(self, job: int, logprobs: Sequence[Logprobs]) -> list[ScoredToken]:
         """A prompt's tokens, where they are scored."""
-        asked = self._jobs[job]
-        return echoed_tokens(self._model, asked.token_ids, logprobs) if asked.sampling.prompt_logprobs else []
+        asked = self._jobs[job].request
+        return echoed_tokens(self._model.text, asked.token_ids, logprobs) if asked.sampling.prompt_logprobs else []
 
     def _best(self, answers: Sequence[Collected], prompt: int) -> Sequence[Collected]:
         """The answers to a prompt that are told."""

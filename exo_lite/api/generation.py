@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from exo_lite.api.backend import Backend, TextModel
+from exo_lite.api.backend import Backend, HeldModel
 from exo_lite.api.jobs import Job
 from exo_lite.api.metrics import RequestMetrics
 from exo_lite.api.pieces import Piece, Transcript, nothing_of
@@ -81,7 +81,7 @@ def _ratio(value: float, by: float) -> float:
     return round(value / by, 3) if by > 0 else 0.0
 
 
-async def answer_all(service: Service, model: TextModel, jobs: Sequence[Job], emit: Emit) -> Stopwatch:
+async def answer_all(service: Service, model: HeldModel, jobs: Sequence[Job], emit: Emit) -> Stopwatch:
     """Answer jobs side by side. The first error ends all of them and is raised."""
     watch = Stopwatch(service.clock)
     places = asyncio.Semaphore(MAX_PARALLEL_JOBS)
@@ -114,15 +114,13 @@ class _Listener:
     """Set with the first token."""
 
 
-async def _answer(service: Service, model: TextModel, job: Job, listener: _Listener) -> None:
+async def _answer(service: Service, model: HeldModel, job: Job, listener: _Listener) -> None:
     """However this ends, the generation ends with it on every node."""
-    tokens = service.backend.generate(
-        job.model, job.token_ids, job.max_tokens, job.sampling, job.stop_token_ids, job.terms
-    )
-    text = model.text_stream(job.stops, min_tokens=job.sampling.min_tokens, skip_special=job.skip_special)
-    transcript = Transcript(text, job.stop_token_ids, scores_end=job.sampling.prompt_logprobs)
-    with service.metrics.request(service.clock, num_prompt_tokens=len(job.token_ids)) as observed:
-        async with aclosing(tokens):
+    request, sampling = job.request, job.request.sampling
+    text = model.text.text_stream(job.stops, min_tokens=sampling.min_tokens, skip_special=job.skip_special)
+    transcript = Transcript(text, request.stop_token_ids, scores_end=sampling.prompt_logprobs)
+    with service.metrics.request(service.clock, num_prompt_tokens=len(request.token_ids)) as observed:
+        async with aclosing(model.answer(request)) as tokens:
             async for token in tokens:
                 observed.token_seen()
                 listener.watch.token_seen(token, job)
@@ -134,7 +132,7 @@ async def _answer(service: Service, model: TextModel, job: Job, listener: _Liste
                 if piece.finish_reason is not None:
                     observed.finished(piece.finish_reason)
                     return
-    raise ExoLiteError(f"the answer of {job.model} broke off without a reason: ask again, and report it if it stays")
+    raise ExoLiteError("the answer broke off without a reason: ask again, and report it if it stays")
 
 
 def _first_error(error: BaseException) -> BaseException:

@@ -10,23 +10,18 @@ from dataclasses import dataclass, replace
 from exo_lite.api.backend import TextModel
 from exo_lite.api.openai_bodies import GenerateBody, stop_strings
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest
-from exo_lite.domain.request import Sampling, Terms
+from exo_lite.domain.request import AnswerRequest, Sampling
 
 _TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One prompt, and how to answer it."""
+    """One prompt, and how to answer it in text."""
 
-    model: str
-    token_ids: tuple[int, ...]
-    max_tokens: int
-    sampling: Sampling
-    stop_token_ids: frozenset[int]
+    request: AnswerRequest
     stops: tuple[str, ...]
     skip_special: bool
-    terms: Terms
     is_prompt_only: bool = False
     """Nothing is wanted of the answer, of which one token is drawn all the same."""
     after: int | None = None
@@ -44,7 +39,8 @@ class AnswerStyle:
     """Beside the model's own."""
     stops: tuple[str, ...]
     skip_special: bool
-    terms: Terms
+    tenant: str
+    timeout_s: float | None
 
 
 def repeated(jobs: Sequence[Job], count: int) -> list[Job]:
@@ -53,13 +49,12 @@ def repeated(jobs: Sequence[Job], count: int) -> list[Job]:
 
 
 def _repetition(job: Job, index: int, number: int, count: int) -> Job:
-    sampling = replace(job.sampling, seed=(job.sampling.seed + number) % 2**64)
-    return replace(job, sampling=sampling, after=index * count if number else None)
+    sampling = replace(job.request.sampling, seed=(job.request.sampling.seed + number) % 2**64)
+    return replace(job, request=replace(job.request, sampling=sampling), after=index * count if number else None)
 
 
 def style_of(body: GenerateBody, *, max_tokens: int | None, tenant: str) -> AnswerStyle:
     """Raises InvalidRequest."""
-    terms = Terms(tenant, body.timeout)
     return AnswerStyle(
         max_tokens,
         sampling_of(body),
@@ -67,7 +62,8 @@ def style_of(body: GenerateBody, *, max_tokens: int | None, tenant: str) -> Answ
         frozenset(body.stop_token_ids or ()),
         stop_strings(body.stop),
         body.skip_special_tokens is not False,
-        terms,
+        tenant,
+        body.timeout,
     )
 
 
@@ -97,7 +93,7 @@ def _logit_bias(biases: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
     return tuple((int(key), bias) for key, bias in biases.items() if bias)
 
 
-def make_job(model_id: str, model: TextModel, token_ids: Sequence[int], style: AnswerStyle, *, param: str) -> Job:
+def make_job(model: TextModel, token_ids: Sequence[int], style: AnswerStyle, *, param: str) -> Job:
     """A prompt with its budget: what the context leaves, or `max_tokens` if that is less.
 
     `param` names the field that the prompt came in. Raises InvalidRequest, ContextLengthExceeded.
@@ -115,14 +111,12 @@ def make_job(model_id: str, model: TextModel, token_ids: Sequence[int], style: A
         raise InvalidRequest(message, param="min_tokens")
     stop_token_ids = style.stop_token_ids | (frozenset[int]() if style.ignore_eos else model.stop_token_ids)
     late = tuple(sorted(stop_token_ids)) if style.sampling.min_tokens else ()
-    return Job(
-        model=model_id,
+    request = AnswerRequest(
         token_ids=tuple(token_ids),
         max_tokens=max_tokens,
         sampling=replace(style.sampling, late_token_ids=late),
         stop_token_ids=stop_token_ids,
-        stops=style.stops,
-        skip_special=style.skip_special,
-        terms=style.terms,
-        is_prompt_only=style.max_tokens == 0,
+        tenant=style.tenant,
+        timeout_s=style.timeout_s,
     )
+    return Job(request, style.stops, style.skip_special, is_prompt_only=style.max_tokens == 0)

@@ -52,7 +52,9 @@ class ExoLiteError(Exception):
 
     code: ClassVar[str] = "internal_error"
     is_permanent: ClassVar[bool] = True
-    """Whether the same call would fail again."""
+    """Whether the same call would fail again: advice to clients."""
+    is_recoverable: ClassVar[bool] = False
+    """Whether an answer that it cut off can go on elsewhere: what computed it is gone, and the request is sound."""
 
     param: str | None = None
     """The request parameter at fault, if it is one."""
@@ -119,10 +121,12 @@ class ModelDoesNotFit(ExoLiteError):
 class NotReady(ExoLiteError):
     code = "not_ready"
     is_permanent = False
+    is_recoverable = True
 
 
 class DaemonBusy(NotReady):
     code = "daemon_busy"
+    is_recoverable = False
 
 
 class QueueFull(ExoLiteError):
@@ -141,6 +145,7 @@ class Unauthorized(ExoLiteError):
 class NodeLost(ExoLiteError):
     code = "node_lost"
     is_permanent = False
+    is_recoverable = True
 
     is_unanswered: bool = False
     """The other side itself said nothing: its process, or the way to it, is gone."""
@@ -187,6 +192,7 @@ class StepHangs(WorkerHangs):
 class StaleEpoch(ExoLiteError):
     code = "stale_epoch"
     is_permanent = False
+    is_recoverable = True
 
 
 class MalformedMessage(ExoLiteError):

@@ -122,23 +122,13 @@ class Logprobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """Whose a request is, and how long its answer may take: see GenerateRequest."""
+class AnswerRequest:
+    """A prompt and how to answer it, whichever placement of the model does so."""
 
-    tenant: str = ""
-    timeout_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateRequest:
-    """Tokens in, tokens out. `attempt` counts the placements that a request has lived through."""
-
-    request_id: RequestId
-    model_id: ModelId
-    epoch: Epoch
-    attempt: int
     token_ids: tuple[int, ...]
+    """The prompt."""
     max_tokens: int
+    """Of the whole answer, what earlier attempts brought included."""
     sampling: Sampling
     stop_token_ids: frozenset[int] = frozenset()
     """Sampling one of these ends the answer; the token itself is still reported."""
@@ -147,10 +137,33 @@ class GenerateRequest:
     timeout_s: float | None = None
     """For the whole answer, counted from the request's arrival at the head."""
 
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One attempt at an answer, by one placement. `attempt` counts the placements that the answer has lived through."""
+
+    request_id: RequestId
+    model_id: ModelId
+    epoch: Epoch
+    attempt: int
+    asked: AnswerRequest
+    answer_token_ids: tuple[int, ...] = ()
+    """What earlier attempts brought: the answer goes on after them."""
+
     @property
     def num_tokens(self) -> int:
-        """That it may come to, prompt and answer: what is reserved for it."""
-        return len(self.token_ids) + self.max_tokens
+        """Tokens that it may come to, prompt and answer: what is reserved for it."""
+        return len(self.asked.token_ids) + self.asked.max_tokens
+
+    @property
+    def prefill_token_ids(self) -> tuple[int, ...]:
+        """Tokens that are computed before the next one is drawn."""
+        return self.asked.token_ids + self.answer_token_ids
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log probabilities of the prompt are still to be told: they stand on the answer's first token."""
+        return self.asked.sampling.prompt_logprobs and not self.answer_token_ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,13 @@ from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.units import format_bytes
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.config import DEFAULT_PORT, NodeConfig
 from exo_lite.node.data_folder import DataFolder, new_boot_id
 from exo_lite.node.descriptors import max_peer_connections
 from exo_lite.node.events import EventLog
+from exo_lite.node.heads import Heads
 from exo_lite.node.leader import Leader
 from exo_lite.node.machine import default_name, find_device, torch_device
 from exo_lite.node.membership import HEARTBEAT_EVERY_S, Membership
@@ -41,7 +43,6 @@ from exo_lite.node.offer import MachineOffer, Offer
 from exo_lite.node.peers import Peers
 from exo_lite.node.presence import Presence
 from exo_lite.node.proving import Prover
-from exo_lite.node.requests import Requests
 from exo_lite.node.service import NodeService
 from exo_lite.node.shards import ShardHost, StartWorker
 from exo_lite.node.supervisor import Supervisor
@@ -121,10 +122,11 @@ class Daemon:
             hang_timeout_s=config.hang_timeout_s,
             supervisor=self.supervisor,
         )
-        self._requests = Requests(self._cluster, peers, machine.binding.own_host)
+        self._heads = Heads(self._cluster, peers, machine.binding.own_host)
+        self._attempts = Attempts(self._cluster, peers, self._heads)
         self._leader = Leader(
             self._cluster,
-            Prover(self._cluster, self._connect_shard, self._requests.generate_on).prove,
+            Prover(self._cluster, self._connect_shard, self._attempts.tokens).prove,
             clock,
             self.supervisor,
             is_up_to_date=lambda: self._membership.is_up_to_date,
@@ -135,7 +137,8 @@ class Daemon:
             events=self._events,
             membership=self._membership,
             leader=self._leader,
-            requests=self._requests,
+            heads=self._heads,
+            attempts=self._attempts,
             store=self._store,
             keep_alive_s=config.keep_alive_s,
             on_demand=self._tell_of_demand,
@@ -155,11 +158,12 @@ class Daemon:
                     *discovery,
                     ("the node's workers", self._shards.run),
                     ("placement", self._leader.run),
+                    ("answers under way", self._attempts.run),
                     ("the file of wishes", self._wishes.keep),
                 ):
                     tasks.create_task(self.supervisor.keep(what, work))
         finally:
-            await self._requests.close()
+            await self._heads.close()
 
     async def leave(self) -> None:
         await self._membership.leave()
@@ -205,7 +209,7 @@ class Daemon:
         await self._connect_shard(node_id or self._cluster.state.self_id, order)
 
     def on_relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
-        return self._requests.relay(request, num_relays)
+        return self._attempts.relay(request, num_relays)
 
     # What the parts need of each other.
 

@@ -11,7 +11,7 @@ from exo_lite.domain.errors import DeadlineExceeded, NodeLost
 from exo_lite.domain.ids import NodeId, RequestId
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Instance
-from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.worker import MAX_STEP_S
 from exo_lite.node.cluster import Cluster
 
@@ -41,14 +41,13 @@ class Prover:
             raise DeadlineExceeded(f"no token came through within {WARM_UP_TIMEOUT_S:.0f} s") from error
 
     async def _send_token(self, instance: Instance) -> None:
+        num_tokens = max(1, min(WARM_UP_TOKENS, instance.options.context_length - 1))
         request = GenerateRequest(
             request_id=RequestId(f"warm-up-{instance.epoch}"),
             model_id=instance.model_id,
             epoch=instance.epoch,
             attempt=0,
-            token_ids=(0,) * max(1, min(WARM_UP_TOKENS, instance.options.context_length - 1)),
-            max_tokens=1,
-            sampling=Sampling(temperature=0.0),
+            asked=AnswerRequest((0,) * num_tokens, max_tokens=1, sampling=Sampling(temperature=0.0)),
         )
         async with aclosing(self._generate(instance, request)) as tokens:
             async for _ in tokens:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import TypeVar
@@ -28,17 +27,19 @@ from exo_lite.domain.links import next_hop
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ModelDescription, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
-from exo_lite.domain.request import Sampling, Terms, Token
 from exo_lite.domain.trace import TraceReport
+from exo_lite.node.answers import Answers
+from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
 from exo_lite.node.events import EventLog
+from exo_lite.node.heads import Heads
+from exo_lite.node.held_model import HeldModel
 from exo_lite.node.leader import Leader
 from exo_lite.node.membership import Membership
 from exo_lite.node.model_list import ModelList
 from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.peers import PeerNode, Peers
-from exo_lite.node.requests import Requests
 from exo_lite.node.served_text import ServedText
 from exo_lite.node.state_document import state_document
 from exo_lite.planning.plan import plan
@@ -67,7 +68,8 @@ class NodeService:
         events: EventLog,
         membership: Membership,
         leader: Leader,
-        requests: Requests,
+        heads: Heads,
+        attempts: Attempts,
         store: ModelStore,
         keep_alive_s: float = DEFAULT_KEEP_ALIVE_S,
         on_demand: Callable[[], None] = lambda: None,
@@ -78,11 +80,12 @@ class NodeService:
         self._events = events
         self._membership = membership
         self._leader = leader
-        self._requests = requests
+        self._heads = heads
         self._store = store
         self._texts: dict[tuple[ModelId, str, int], ServedText] = {}
         self._keep_alive_s = keep_alive_s
         self._demand = Demand(cluster, self.place, keep_alive_s=keep_alive_s, on_change=on_demand)
+        self._answers = Answers(attempts, self._demand.ready)
         self._search = search or ModelSearch(cluster, peers, membership)
         self._models = ModelList(cluster, self._find_description)
         self._is_draining = False
@@ -113,7 +116,7 @@ class NodeService:
     def _model_not_ready_reason(self, instance: Instance) -> str | None:
         if instance.state != "ready":
             return f"{instance.model_id} is {instance.state}" + (f": {instance.reason}" if instance.reason else "")
-        proof_age_s = self._requests.proof_age_s(instance)
+        proof_age_s = self._heads.proof_age_s(instance)
         if proof_age_s is None or proof_age_s > PROOF_IS_FRESH_S:
             return f"{instance.model_id}: nothing has gone through every hop for {PROOF_IS_FRESH_S:.0f} s"
         return None
@@ -198,7 +201,7 @@ class NodeService:
         return model
 
     @asynccontextmanager
-    async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[ServedText]:
+    async def serve(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[HeldModel]:
         """Loads it if need be. Raises ModelNotFound, ModelDoesNotFit, NotReady, and what reading its files raises."""
         if self._is_draining:
             raise NotReady("this node is shutting down: ask another one")
@@ -208,7 +211,8 @@ class NodeService:
             if model_id not in self._held_models():
                 raise self._not_found(model_id)
         with self._demand.hold(model_id):
-            yield await self._text(await self._demand.ready(model_id, keep_alive_s))
+            instance = await self._demand.ready(model_id, keep_alive_s)
+            yield HeldModel(instance, await self._text(instance), self._answers.answer)
 
     async def _text(self, instance: Instance) -> ServedText:
         model_id = instance.model_id
@@ -238,30 +242,8 @@ class NodeService:
                 f"(`exo-lite import PATH --as {model_id}`), or ask a node that has them"
             ) from error
 
-    async def generate(
-        self,
-        model: str,
-        token_ids: Sequence[int],
-        max_tokens: int,
-        sampling: Sampling,
-        stop_token_ids: frozenset[int],
-        terms: Terms,
-    ) -> AsyncGenerator[Token, None]:
-        model_id = self._model_id(model)
-        await self._demand.ready(model_id)  # again: it may have been placed anew while the prompt was read
-        answer = self._requests.generate(model_id, token_ids, max_tokens, sampling, stop_token_ids, terms)
-        async with aclosing(answer) as tokens:
-            async for token in tokens:
-                yield token
-
     async def traces(self, model: str) -> TraceReport:
-        return await self._requests.traces(self._model_id(model))
-
-    def fingerprint(self, model: str) -> str:
-        instance = self._requests.ready_instance(self._model_id(model))
-        split = [(part.shard.start_layer, part.shard.end_layer) for part in instance.assignments]
-        text = f"{instance.fingerprint} {instance.options.dtype} {instance.options.quant} {split}"
-        return f"fp_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return await self._heads.traces(self._model_id(model))
 
     async def describe_model(self, model_id: ModelId) -> ModelDescription:
         """From this node's own store. Raises ModelNotFound or InvalidModel."""

@@ -101,16 +101,18 @@ class Head:
         """
         if self._error is not None:
             raise self._error
-        answer: asyncio.Queue[Token | ExoLiteError] = asyncio.Queue()
+        # more never come: each token, an error of the request's own, and one of the pipeline
+        answer: asyncio.Queue[Token | ExoLiteError] = asyncio.Queue(request.asked.max_tokens + 2)
         with self._lock:
             self._submit(request)
             self._traces.begin(request.request_id, self._clock())
             self._answers[request.request_id] = answer
             self._pump()
-        deadline_s = None if request.timeout_s is None else self._loop.time() + request.timeout_s
+        timeout_s = request.asked.timeout_s
+        deadline_s = None if timeout_s is None else self._loop.time() + timeout_s
         try:
             while True:
-                item = await _next_before(deadline_s, answer, request)
+                item = await _next_before(deadline_s, answer, timeout_s)
                 if isinstance(item, ExoLiteError):
                     raise item
                 yield item
@@ -219,11 +221,11 @@ def _averaged(average: float | None, measured: float) -> float:
 
 
 async def _next_before(
-    deadline_s: float | None, answer: asyncio.Queue[Token | ExoLiteError], request: GenerateRequest
+    deadline_s: float | None, answer: asyncio.Queue[Token | ExoLiteError], timeout_s: float | None
 ) -> Token | ExoLiteError:
     """What comes next; raises DeadlineExceeded. `deadline_s`: of the event loop's clock."""
     try:
         async with asyncio.timeout_at(deadline_s):
             return await answer.get()
     except TimeoutError as error:
-        raise DeadlineExceeded(f"the answer was not complete within the {request.timeout_s:g} s allowed") from error
+        raise DeadlineExceeded(f"the answer was not complete within the {timeout_s:g} s allowed") from error

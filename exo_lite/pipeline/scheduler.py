@@ -148,7 +148,7 @@ class Scheduler:
         self._check(request)
         displaced = None
         if self._waiting.is_full and not self._has_room(request):
-            displaced = self._waiting.make_room(request.tenant)
+            displaced = self._waiting.make_room(request.asked.tenant)
             if displaced is None:
                 raise QueueFull(
                     f"{self.num_running} requests run and {self.num_waiting} wait, which is all: try again later"
@@ -237,22 +237,24 @@ class Scheduler:
             raise StaleEpoch(f"request of epoch {request.epoch} came to epoch {self._epoch}: ask for the state anew")
         if request.request_id in self._running or request.request_id in self._waiting:
             raise InvalidRequest(f"request {request.request_id} is under way already: give each its own id")
-        if not request.token_ids or request.max_tokens < 1:
+        if not request.asked.token_ids or request.asked.max_tokens < 1:
             raise InvalidRequest("a request needs at least one prompt token and max_tokens of at least 1")
-        if request.timeout_s is not None and not request.timeout_s > 0:
-            raise InvalidRequest(f"timeout must be more than 0 s, not {request.timeout_s:g}", param="timeout")
+        if len(request.answer_token_ids) >= request.asked.max_tokens:
+            raise InvalidRequest(f"all {request.asked.max_tokens} tokens of the answer have been drawn already")
+        if request.asked.timeout_s is not None and not request.asked.timeout_s > 0:
+            raise InvalidRequest(f"timeout must be more than 0 s, not {request.asked.timeout_s:g}", param="timeout")
         self._check_token_ids(request)
         if request.num_tokens > self._context_length:
             raise ContextLengthExceeded.of(
-                num_prompt_tokens=len(request.token_ids),
-                num_answer_tokens=request.max_tokens,
+                num_prompt_tokens=len(request.asked.token_ids),
+                num_answer_tokens=request.asked.max_tokens,
                 context_length=self._context_length,
             )
 
     def _check_token_ids(self, request: GenerateRequest) -> None:
         """Whatever a stage refuses ends the whole step, and with it the requests of others."""
-        biased = (token_id for token_id, _ in request.sampling.logit_bias)
-        greatest = max(*request.token_ids, *biased, *request.sampling.late_token_ids, 0)
+        biased = (token_id for token_id, _ in request.asked.sampling.logit_bias)
+        greatest = max(*request.prefill_token_ids, *biased, *request.asked.sampling.late_token_ids, 0)
         if greatest >= self._vocab_size:
             raise InvalidRequest(f"token id {greatest} is not within 0..{self._vocab_size - 1}")
 
@@ -283,22 +285,22 @@ class Scheduler:
             sequence = SequenceState(request, slot, blocks, num_cached_tokens, key, chunk_tokens=chunk_tokens)
             self._running[request.request_id] = sequence
             admissions.append(sequence.admission())
-            self._num_prompt_tokens += len(request.token_ids)
+            self._num_prompt_tokens += len(sequence.prefill_token_ids)
             self._num_cached_tokens += num_cached_tokens
         return admissions
 
     def _owner(self, request: GenerateRequest, chunk_tokens: int) -> str:
         """Say who finds the blocks of a prompt again: where the size of chunks changes numbers, only the same size."""
-        return request.tenant if self._features.is_exact else f"{chunk_tokens} {request.tenant}"
+        return request.asked.tenant if self._features.is_exact else f"{chunk_tokens} {request.asked.tenant}"
 
     def _reusable_keys(self, request: GenerateRequest, chunk_tokens: int) -> list[Key]:
         """Of the blocks of a prompt but for its last token: that one is always computed, to draw the next.
 
         None where the whole prompt is to be scored, for which it has to be computed.
         """
-        if not self._features.prefix_cache or request.sampling.prompt_logprobs:
+        if not self._features.prefix_cache or request.scores_prompt:
             return []
-        return block_keys(request.token_ids[:-1], self._owner(request, chunk_tokens))
+        return block_keys(request.prefill_token_ids[:-1], self._owner(request, chunk_tokens))
 
     def _reusable(self, found: list[int], chunk_tokens: int) -> list[int]:
         """Those up to where the rest of the prompt may begin."""
@@ -364,14 +366,14 @@ class Scheduler:
             room -= num_tokens
             prompts.remove(sequence)
             parts.append((sequence, sequence.prompt_chunk(num_tokens)))
-            self._prompt_share.charge(sequence.request.tenant, num_tokens)
+            self._prompt_share.charge(sequence.request.asked.tenant, num_tokens)
         return parts
 
     def _next_prompt(self, prompts: Iterable[SequenceState]) -> SequenceState:
         """Tenants in turn, the requests of each in the order of their admission."""
         heads: dict[str, SequenceState] = {}
         for sequence in prompts:
-            heads.setdefault(sequence.request.tenant, sequence)
+            heads.setdefault(sequence.request.asked.tenant, sequence)
         return heads[self._prompt_share.first(heads)]
 
     def _move_to_back(self, sequence: SequenceState) -> None:

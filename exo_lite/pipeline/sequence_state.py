@@ -29,7 +29,10 @@ class SequenceState:
     """Of the last block that is known to be full on every stage."""
     position: int = field(init=False)
     num_full_blocks: int = field(init=False)
-    answer: list[int] = field(default_factory=list)
+    prefill_token_ids: tuple[int, ...] = field(init=False)
+    """The prompt, and what earlier attempts brought of the answer: computed before the first draw."""
+    answer: list[int] = field(init=False)
+    """Tokens so far, those of earlier attempts included."""
     next_token: int | None = None
     """Sampled, and not yet sent down."""
     chunk_tokens: int = PREFILL_CHUNK_TOKENS
@@ -42,10 +45,12 @@ class SequenceState:
     def __post_init__(self) -> None:
         self.position = self.num_cached_tokens
         self.num_full_blocks = self.num_cached_tokens // KV_BLOCK_TOKENS
+        self.prefill_token_ids = self.request.prefill_token_ids
+        self.answer = [*self.request.answer_token_ids]
 
     @property
     def num_prompt_left(self) -> int:
-        return max(0, len(self.request.token_ids) - self.position)
+        return max(0, len(self.prefill_token_ids) - self.position)
 
     def num_in_chunk(self, limit: int) -> int:
         """Count the prompt tokens up to the next multiple of `chunk_tokens`, or of `limit` if that is less."""
@@ -54,7 +59,7 @@ class SequenceState:
 
     @property
     def is_decoding(self) -> bool:
-        return self.position >= len(self.request.token_ids)
+        return self.position >= len(self.prefill_token_ids)
 
     @property
     def num_unused(self) -> int:
@@ -62,12 +67,12 @@ class SequenceState:
         return self.request.num_tokens - self.position
 
     def admission(self) -> Admission:
-        request = self.request
-        prompt_token_ids = tuple(sorted(set(request.token_ids))) if request.sampling.needs_prompt else ()
+        asked = self.request.asked
         return Admission(
             self.slot,
-            request.sampling,
-            prompt_token_ids,
+            asked.sampling,
+            tuple(sorted(set(asked.token_ids))) if asked.sampling.needs_prompt else (),
+            self.request.answer_token_ids if asked.sampling.changes_scores else (),
             blocks=self.blocks,
             num_cached_tokens=self.num_cached_tokens,
         )
@@ -75,8 +80,8 @@ class SequenceState:
     def proposals(self, most: int, price: Callable[[], Price]) -> tuple[int, ...]:
         """Guesses at the tokens after `next_token`, as far as the answer may go."""
         if self._speculator is None:
-            self._speculator = Speculator([*self.request.token_ids, *self.answer])
-        return self._speculator.propose(min(most, self.request.max_tokens - len(self.answer) - 1), price)
+            self._speculator = Speculator([*self.request.asked.token_ids, *self.answer])
+        return self._speculator.propose(min(most, self.request.asked.max_tokens - len(self.answer) - 1), price)
 
     def decode_chunk(self, proposed: tuple[int, ...]) -> SequenceChunk:
         assert self.next_token is not None
@@ -89,14 +94,14 @@ class SequenceState:
     def prompt_chunk(self, num_tokens: int) -> SequenceChunk:
         start, end = self.position, self.position + num_tokens
         self.position = end
-        sample_index = 0 if self.is_decoding else None
-        token_ids = self.request.token_ids
-        scored = token_ids[start + 1 : end + 1] if self.request.sampling.prompt_logprobs else ()
+        sample_index = len(self.answer) if self.is_decoding else None
+        token_ids = self.prefill_token_ids
+        scored = token_ids[start + 1 : end + 1] if self.request.scores_prompt else ()
         return SequenceChunk(self.slot, start, num_tokens, token_ids[start:end], sample_index, scored_token_ids=scored)
 
     def newly_full_blocks(self, num_computed: int) -> Iterator[tuple[int, Key]]:
         """Blocks with their keys, filled since the last call: all stages have computed so many tokens by now."""
-        num_known = min(num_computed, len(self.request.token_ids) + len(self.answer))
+        num_known = min(num_computed, len(self.request.asked.token_ids) + len(self.answer))
         while (end := (self.num_full_blocks + 1) * KV_BLOCK_TOKENS) <= num_known:
             self.key = next_key(self.key, self._tokens(end - KV_BLOCK_TOKENS, end))
             yield self.blocks[self.num_full_blocks], self.key
@@ -128,11 +133,11 @@ class SequenceState:
 
     def _tokens(self, start: int, end: int) -> list[int]:
         """Of prompt and answer."""
-        num_prompt = len(self.request.token_ids)
-        answered = self.answer[max(0, start - num_prompt) : max(0, end - num_prompt)]
-        return [*self.request.token_ids[start:end], *answered]
+        prompt = self.request.asked.token_ids
+        answered = self.answer[max(0, start - len(prompt)) : max(0, end - len(prompt))]
+        return [*prompt[start:end], *answered]
 
     def _finish_reason(self, token_id: int) -> FinishReason | None:
-        if token_id in self.request.stop_token_ids:
+        if token_id in self.request.asked.stop_token_ids:
             return "stop"
-        return "length" if len(self.answer) >= self.request.max_tokens else None
+        return "length" if len(self.answer) >= self.request.asked.max_tokens else None

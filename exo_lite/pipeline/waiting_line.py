@@ -48,11 +48,11 @@ class WaitingLine:
 
     def make_room(self, tenant: str) -> RequestId | None:
         """Take out the last request of the tenant that has the most; None where `tenant` has its share already."""
-        counts = Counter(request.tenant for request in self.requests)
+        counts = Counter(request.asked.tenant for request in self.requests)
         greedy, count = next(iter(counts.most_common(1)), ("", 0))
         if counts[tenant] + 1 >= count:
             return None
-        last = next(one for one in reversed(self._waiting) if self._waiting[one].request.tenant == greedy)
+        last = next(one for one in reversed(self._waiting) if self._waiting[one].request.asked.tenant == greedy)
         del self._waiting[last]
         return last
 
@@ -62,7 +62,7 @@ class WaitingLine:
         for waiting in self._waiting.values():
             if waiting.num_overtaken >= MAX_OVERTAKEN:
                 return waiting.request
-            heads.setdefault(waiting.request.tenant, waiting.request)
+            heads.setdefault(waiting.request.asked.tenant, waiting.request)
         return heads[self._share.first(heads)] if heads else None
 
     def take(self, request: GenerateRequest) -> None:
@@ -72,11 +72,11 @@ class WaitingLine:
                 break
             waiting.num_overtaken += 1
         del self._waiting[request.request_id]
-        self._share.charge(request.tenant, request.num_tokens)
+        self._share.charge(request.asked.tenant, request.num_tokens)
 
     def refund(self, request: GenerateRequest, num_unused: int) -> None:
         """A request that was taken ended with so many tokens less than it might have come to."""
-        self._share.refund(request.tenant, num_unused)
+        self._share.refund(request.asked.tenant, num_unused)
 
     def remove(self, request_id: RequestId) -> None:
         self._waiting.pop(request_id, None)

@@ -16,7 +16,8 @@ from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.transport import cluster_codec as codec
 from exo_lite.transport.errors import errors_from_status
-from exo_lite.transport.step_codec import request_to_proto, token_from_proto
+from exo_lite.transport.step_codec import request_to_proto
+from exo_lite.transport.token_stream import received_tokens
 from exo_lite.transport.v1 import node_pb2, relay_pb2
 from exo_lite.transport.v1.node_pb2_grpc import NodeStub
 from exo_lite.transport.v1.relay_pb2_grpc import RelayStub
@@ -88,16 +89,10 @@ class NodeClient:
         request.node_id = node_id
         await self._answer(self._stub.ConnectShard(request, timeout=timeout_s))
 
-    async def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
+    def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
         """The answer of a head that this node does not reach. Closing the generator cancels the request everywhere."""
         message = relay_pb2.RelayRequest(request=request_to_proto(request), num_relays=num_relays)
-        call = RelayStub(self._channel).Generate(message)
-        try:
-            with errors_from_status(self.address):
-                async for token in call:
-                    yield token_from_proto(token)
-        finally:
-            call.cancel()
+        return received_tokens(lambda: RelayStub(self._channel).Generate(message), peer=self.address)
 
     async def _answer(self, call: Awaitable[T]) -> T:
         with errors_from_status(self.address):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -19,8 +18,9 @@ from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.transport import cluster_codec as codec
 from exo_lite.transport.errors import errors_as_status
-from exo_lite.transport.step_codec import request_from_proto, token_to_proto
-from exo_lite.transport.v1 import cluster_pb2, node_pb2, relay_pb2, worker_pb2
+from exo_lite.transport.step_codec import request_from_proto
+from exo_lite.transport.token_stream import send_tokens
+from exo_lite.transport.v1 import cluster_pb2, node_pb2, relay_pb2
 from exo_lite.transport.v1.node_pb2_grpc import NodeServicer, add_NodeServicer_to_server
 from exo_lite.transport.v1.relay_pb2_grpc import RelayServicer, add_RelayServicer_to_server
 
@@ -128,9 +128,9 @@ class _RelayServicer(RelayServicer):
     def __init__(self, handler: NodeHandler) -> None:
         self._handler = handler
 
-    async def Generate(self, request: relay_pb2.RelayRequest, context: Context) -> AsyncIterator[worker_pb2.Token]:
+    async def Generate(  # type: ignore[override]  # gRPC takes coroutines that write, its stubs know iterators only
+        self, request: relay_pb2.RelayRequest, context: Context
+    ) -> None:
         async with errors_as_status(context):
-            answer = self._handler.on_relay(request_from_proto(request.request), request.num_relays)
-            async with aclosing(answer) as tokens:
-                async for token in tokens:
-                    yield token_to_proto(token)
+            tokens = self._handler.on_relay(request_from_proto(request.request), request.num_relays)
+            await send_tokens(tokens, context)

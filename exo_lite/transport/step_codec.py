@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.model_spec import DType
-from exo_lite.domain.request import GenerateRequest, Token
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Token
 from exo_lite.domain.step import (
     Admission,
     HiddenStates,
@@ -54,12 +54,13 @@ def request_to_proto(request: GenerateRequest) -> worker_pb2.GenerateRequest:
         model_id=request.model_id,
         epoch=request.epoch,
         attempt=request.attempt,
-        token_ids=request.token_ids,
-        max_tokens=request.max_tokens,
-        sampling=sampling_to_proto(request.sampling),
-        stop_token_ids=sorted(request.stop_token_ids),
-        tenant=request.tenant,
-        timeout_s=request.timeout_s,
+        token_ids=request.asked.token_ids,
+        max_tokens=request.asked.max_tokens,
+        sampling=sampling_to_proto(request.asked.sampling),
+        stop_token_ids=sorted(request.asked.stop_token_ids),
+        tenant=request.asked.tenant,
+        timeout_s=request.asked.timeout_s,
+        answer_token_ids=request.answer_token_ids,
     )
 
 
@@ -70,12 +71,15 @@ def request_from_proto(message: worker_pb2.GenerateRequest) -> GenerateRequest:
         model_id=ModelId(message.model_id),
         epoch=Epoch(message.epoch),
         attempt=message.attempt,
-        token_ids=tuple(message.token_ids),
-        max_tokens=message.max_tokens,
-        sampling=sampling_from_proto(message.sampling),
-        stop_token_ids=frozenset(message.stop_token_ids),
-        tenant=message.tenant,
-        timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
+        asked=AnswerRequest(
+            token_ids=tuple(message.token_ids),
+            max_tokens=message.max_tokens,
+            sampling=sampling_from_proto(message.sampling),
+            stop_token_ids=frozenset(message.stop_token_ids),
+            tenant=message.tenant,
+            timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
+        ),
+        answer_token_ids=tuple(message.answer_token_ids),
     )
 
 

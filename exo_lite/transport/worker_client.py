@@ -12,7 +12,8 @@ from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport.cluster_codec import order_to_proto, shard_status_from_proto
 from exo_lite.transport.errors import errors_from_status
-from exo_lite.transport.step_codec import request_to_proto, token_from_proto, trace_from_proto
+from exo_lite.transport.step_codec import request_to_proto, trace_from_proto
+from exo_lite.transport.token_stream import received_tokens
 from exo_lite.transport.v1 import worker_pb2
 from exo_lite.transport.v1.worker_pb2_grpc import WorkerStub
 
@@ -43,15 +44,9 @@ class WorkerClient:
             reply = await self._stub.Traces(worker_pb2.TracesRequest(), timeout=timeout_s)
         return tuple(trace_from_proto(one) for one in reply.requests)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
         """The answer's tokens as they come. Closing the generator cancels the request on every stage."""
-        call = self._stub.Generate(request_to_proto(request))
-        try:
-            with errors_from_status(self._peer):
-                async for message in call:
-                    yield token_from_proto(message)
-        finally:
-            call.cancel()
+        return received_tokens(lambda: self._stub.Generate(request_to_proto(request)), peer=self._peer)
 
     @property
     def _peer(self) -> str:

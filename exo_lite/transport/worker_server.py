@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 import grpc
@@ -14,11 +13,8 @@ from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.transport.cluster_codec import order_from_proto, shard_status_to_proto
 from exo_lite.transport.errors import errors_as_status
-from exo_lite.transport.step_codec import (
-    request_from_proto,
-    token_to_proto,
-    trace_to_proto,
-)
+from exo_lite.transport.step_codec import request_from_proto, trace_to_proto
+from exo_lite.transport.token_stream import send_tokens
 from exo_lite.transport.v1 import cluster_pb2, node_pb2, worker_pb2
 from exo_lite.transport.v1.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 
@@ -57,7 +53,8 @@ class _WorkerServicer(WorkerServicer):
         async with errors_as_status(context):
             return worker_pb2.TracesReply(requests=[trace_to_proto(one) for one in self._handler.traces()])
 
-    async def Generate(self, request: worker_pb2.GenerateRequest, context: Context) -> AsyncIterator[worker_pb2.Token]:
-        async with errors_as_status(context), aclosing(self._handler.generate(request_from_proto(request))) as tokens:
-            async for token in tokens:
-                yield token_to_proto(token)
+    async def Generate(  # type: ignore[override]  # gRPC takes coroutines that write, its stubs know iterators only
+        self, request: worker_pb2.GenerateRequest, context: Context
+    ) -> None:
+        async with errors_as_status(context):
+            await send_tokens(self._handler.generate(request_from_proto(request)), context)

@@ -196,14 +196,9 @@ class Worker:
         """Of the last requests, the newest first. Raises as `generate`."""
         return self._require_head().traces
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
-        """Raises NotReady without a pipeline, InvalidRequest anywhere but at the head."""
-        tokens = self._require_head().generate(request)
-        try:
-            async for token in tokens:
-                yield token
-        finally:
-            await tokens.aclose()
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
+        """The head's answer. Raises NotReady without a pipeline, InvalidRequest anywhere but at the head."""
+        return self._require_head().generate(request)
 
     def outputs_of(self, epoch: Epoch) -> Session:
         """Raises NotReady without a pipeline, StaleEpoch for another one's. From any thread."""

@@ -24,7 +24,7 @@ from exo_lite.domain.ids import Epoch, RequestId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.plan import LoadOptions
-from exo_lite.domain.request import GenerateRequest, Sampling
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.served_text import ServedText
@@ -83,10 +83,7 @@ class Pipeline:
             model_id=MODEL,
             epoch=self.epoch,
             attempt=0,
-            token_ids=tuple(prompt),
-            max_tokens=num_tokens,
-            sampling=sampling,
-            stop_token_ids=stop_token_ids,
+            asked=AnswerRequest(tuple(prompt), num_tokens, sampling, stop_token_ids),
         )
         async with aclosing(self.client.generate(request)) as tokens:
             async for token in tokens:

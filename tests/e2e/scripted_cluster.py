@@ -17,7 +17,7 @@ from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import Assignment, LoadOptions, LoadWish, NodeOffer, Plan, Refusal
-from exo_lite.domain.request import Sampling, Terms, Token
+from exo_lite.domain.request import AnswerRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.trace import RequestTrace, TraceReport
 from exo_lite.node.supervisor import Supervisor
@@ -62,6 +62,28 @@ class LetterModel:
 
     def token_bytes(self, token_id: int) -> bytes:
         return chr(token_id).encode()
+
+
+class ScriptedModel:
+    """One call's hold on the model of a cluster."""
+
+    fingerprint = "fp"
+    text = LetterModel()
+
+    def __init__(self, cluster: ScriptedCluster) -> None:
+        self._cluster = cluster
+
+    async def answer(self, request: AnswerRequest) -> AsyncGenerator[Token, None]:
+        cluster = self._cluster
+        try:
+            for index, letter in enumerate(cluster.answer):
+                if index == cluster.hold_at:
+                    await asyncio.Event().wait()
+                yield Token(index, ord(letter))
+            yield Token(len(cluster.answer), EOS, "stop")
+        except (asyncio.CancelledError, GeneratorExit):
+            cluster.was_cancelled.set()
+            raise
 
 
 class ScriptedCluster:
@@ -167,32 +189,10 @@ class ScriptedCluster:
         _not_played(name)
 
     @asynccontextmanager
-    async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[LetterModel]:
+    async def serve(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[ScriptedModel]:
         if all(one["state"] != "ready" for one in self._document["models"]):
             raise NotReady(f"{model} is loading")
-        yield LetterModel()
-
-    async def generate(
-        self,
-        model: str,
-        token_ids: Sequence[int],
-        max_tokens: int,
-        sampling: Sampling,
-        stop_token_ids: frozenset[int],
-        terms: Terms,
-    ) -> AsyncGenerator[Token, None]:
-        try:
-            for index, letter in enumerate(self.answer):
-                if index == self.hold_at:
-                    await asyncio.Event().wait()
-                yield Token(index, ord(letter))
-            yield Token(len(self.answer), EOS, "stop")
-        except (asyncio.CancelledError, GeneratorExit):
-            self.was_cancelled.set()
-            raise
-
-    def fingerprint(self, model: str) -> str:
-        return "fp"
+        yield ScriptedModel(self)
 
 
 def _not_played(model: str) -> NoReturn:

@@ -17,7 +17,7 @@ from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.plan import LoadOptions
-from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.worker_process import WorkerProcess
@@ -184,9 +184,7 @@ def request(epoch: Epoch, prompt: Sequence[int], num_tokens: int) -> GenerateReq
         model_id=MODEL,
         epoch=epoch,
         attempt=0,
-        token_ids=tuple(prompt),
-        max_tokens=num_tokens,
-        sampling=Sampling(temperature=0.0),
+        asked=AnswerRequest(tuple(prompt), num_tokens, Sampling(temperature=0.0)),
     )
 
 

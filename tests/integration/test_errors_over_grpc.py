@@ -25,7 +25,7 @@ from exo_lite.domain.errors import (
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
-from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import HiddenStates, Step, StepMessage, StepResult
 from exo_lite.domain.trace import RequestTrace
@@ -43,7 +43,7 @@ SILENCE_S = 2.0
 IMPATIENT = GrpcPeers(Credentials(), hang_timeout_s=SILENCE_S)
 EPOCH = Epoch(1)
 ORDER = ConnectOrder(ModelId("m"), EPOCH, stage=0, num_stages=1, previous=None, tail=None, next_name="attic")
-REQUEST = GenerateRequest(RequestId("r"), ModelId("m"), Epoch(1), 0, (1, 2), 4, Sampling())
+REQUEST = GenerateRequest(RequestId("r"), ModelId("m"), Epoch(1), 0, AnswerRequest((1, 2), 4, Sampling()))
 LONG = "a sentence about one of many nodes; " * 100
 
 

@@ -15,7 +15,7 @@ import torch
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.plan import LoadOptions
-from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import SequenceChunk
 from exo_lite.domain.worker import WorkerConfig
@@ -96,9 +96,8 @@ async def joined_workers(model_dir: Path) -> AsyncIterator[Hop]:
 
 
 async def answered(head: WorkerClient, index: int, sampling: Sampling) -> list[Token]:
-    request = GenerateRequest(
-        RequestId(f"r{index}"), MODEL, Epoch(1), 0, prompt_of(index), NUM_TOKENS, sampling, frozenset()
-    )
+    asked = AnswerRequest(prompt_of(index), NUM_TOKENS, sampling)
+    request = GenerateRequest(RequestId(f"r{index}"), MODEL, Epoch(1), 0, asked)
     async with aclosing(head.generate(request)) as tokens:
         return [token async for token in tokens]
 

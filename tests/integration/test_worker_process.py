@@ -193,7 +193,8 @@ async def test_tokens_that_the_model_does_not_have_are_refused_and_hurt_nobody(
     head = workers["front"]
     epoch = await join(head, workers["back"])
     sound = asyncio.ensure_future(answer(head, request(epoch, PROMPT, 40)))
-    biased = replace(request(epoch, PROMPT, 3), sampling=Sampling(temperature=0.0, logit_bias=((97, 1.0),)))
+    plain, sampling = request(epoch, PROMPT, 3), Sampling(temperature=0.0, logit_bias=((97, 1.0),))
+    biased = replace(plain, asked=replace(plain.asked, sampling=sampling))
     for bad in (request(epoch, (1, 97), 3), biased):
         with pytest.raises(InvalidRequest, match="token id 97"):
             await answer(head, bad)

@@ -13,7 +13,7 @@ from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import Assignment, Exclusion, LoadOptions, LoadWish, NodeOffer, Plan, Refusal
-from exo_lite.domain.request import FinishReason, Logprobs, Sampling, Terms, Token
+from exo_lite.domain.request import AnswerRequest, FinishReason, Logprobs, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.trace import RequestTrace, TraceReport
 
@@ -80,15 +80,19 @@ class LetterModel:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One call of `generate`."""
+class ScriptedModel:
+    """One call's hold on the model."""
 
+    backend: ScriptedBackend
     model: str
-    token_ids: tuple[int, ...]
-    max_tokens: int
-    sampling: Sampling
-    stop_token_ids: frozenset[int]
-    terms: Terms
+    text: LetterModel
+
+    @property
+    def fingerprint(self) -> str:
+        return f"fp_{self.model}"
+
+    def answer(self, request: AnswerRequest) -> AsyncGenerator[Token, None]:
+        return self.backend.answer_to(self.model, request)
 
 
 @dataclass
@@ -101,15 +105,15 @@ class ScriptedBackend:
     num_cached_tokens: int = 0
     """Of each prompt."""
     error: ExoLiteError | None = None
-    """Raised by `generate` after `error_after` tokens, and by load and plan."""
+    """Raised by answers after `error_after` tokens, and by load and plan."""
     error_after: int = 0
     not_ready: str | None = None
     pause: asyncio.Event | None = None
-    """If set, `generate` waits for it before the token at `pause_at`."""
+    """If set, answers wait for it before the token at `pause_at`."""
     pause_at: int = 0
     outcome: Plan | Refusal | None = None
     document: dict[str, object] = field(default_factory=lambda: dict(STATE))
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[AnswerRequest] = field(default_factory=list)
     wishes: list[tuple[str, LoadWish]] = field(default_factory=list)
     offers: Sequence[NodeOffer] | None = None
     traced: tuple[RequestTrace, ...] = ()
@@ -173,7 +177,7 @@ class ScriptedBackend:
         raise ModelNotFound(f"there is no model {name!r}")
 
     @asynccontextmanager
-    async def text_model(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[LetterModel]:
+    async def serve(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[ScriptedModel]:
         if model != MODEL:
             raise ModelNotFound(f"{model} is not loaded")
         self.keep_alives_s.append(keep_alive_s)
@@ -183,27 +187,20 @@ class ScriptedBackend:
             raise self.load_error
         self.num_held += 1
         try:
-            yield LetterModel()
+            yield ScriptedModel(self, model, LetterModel())
         finally:
             self.num_held -= 1
 
-    async def generate(
-        self,
-        model: str,
-        token_ids: Sequence[int],
-        max_tokens: int,
-        sampling: Sampling,
-        stop_token_ids: frozenset[int],
-        terms: Terms,
-    ) -> AsyncGenerator[Token, None]:
-        self.asked.append(Asked(model, tuple(token_ids), max_tokens, sampling, stop_token_ids, terms))
+    async def answer_to(self, model: str, request: AnswerRequest) -> AsyncGenerator[Token, None]:
+        self.asked.append(request)
+        token_ids, max_tokens, sampling = request.token_ids, request.max_tokens, request.sampling
         self.num_open += 1
         self.started.put_nowait(model)
         try:
             sampled = [ord(letter) for letter in (self.answers.pop(0) if self.answers else self.answer)] + [EOS]
             for index, token_id in enumerate(sampled[:max_tokens]):
                 await self._before(index)
-                is_end = token_id in stop_token_ids
+                is_end = token_id in request.stop_token_ids
                 is_last = index == min(max_tokens, len(sampled)) - 1
                 reason: FinishReason | None = "stop" if is_end else "length" if is_last else None
                 cached = 0 if index else self.num_cached_tokens
@@ -231,9 +228,6 @@ class ScriptedBackend:
             await self.pause.wait()
         if self.error is not None and index == self.error_after:
             raise self.error
-
-    def fingerprint(self, model: str) -> str:
-        return f"fp_{model}"
 
 
 SPEC = ModelSpec("llama", 30, 576, 1536, 9, 3, 64, 49152, 2048)

@@ -131,12 +131,12 @@ async def test_the_tenant_is_the_key_however_it_is_written(
         for value in SAME_KEY:
             response = await http.post("/v1/completions", json=ASK, headers={b"Authorization": value.encode()})
             assert (response.status_code, value) == (200, value)
-    assert len({asked.terms.tenant for asked in backend.asked}) == 1
+    assert len({asked.tenant for asked in backend.asked}) == 1
     await client.post("/v1/completions", json=ASK, headers={"Authorization": "Bearer another"})
-    assert backend.asked[-1].terms.tenant not in ("", backend.asked[0].terms.tenant)
+    assert backend.asked[-1].tenant not in ("", backend.asked[0].tenant)
     for nobody in ("Bearer", "Basic the-key"):
         await client.post("/v1/completions", json=ASK, headers={"Authorization": nobody})
-        assert backend.asked[-1].terms.tenant == ""
+        assert backend.asked[-1].tenant == ""
 
 
 async def test_a_body_that_is_declared_as_nothing_is_json(client: httpx2.AsyncClient) -> None:

@@ -91,6 +91,6 @@ async def test_a_request_for_a_model_that_nobody_has_is_refused_once_all_have_lo
 ) -> None:
     service = service_of(seen_by(node("a", models={}), peer))
     with pytest.raises(ModelNotFound, match="there is no model 'absent'"):
-        async with service.text_model("absent"):
+        async with service.serve("absent"):
             pass
     assert peer.num_looks == 1

@@ -12,7 +12,7 @@ import pytest
 
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.model_spec import Quantization
-from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.pipeline.scheduler import Features
 from tests.unit.pipeline.local_pipeline import SPEC, LocalPipeline, open_pipeline, write_checkpoint
 
@@ -36,7 +36,8 @@ def token_ids(count: int, seed: int) -> list[int]:
 
 def request(prompt: Sequence[int], sampling: Sampling, num_tokens: int = 12, tenant: str = "") -> GenerateRequest:
     name = RequestId(f"r{next(_names)}")
-    return GenerateRequest(name, ModelId("m"), Epoch(1), 0, tuple(prompt), num_tokens, sampling, tenant=tenant)
+    asked = AnswerRequest(tuple(prompt), num_tokens, sampling, tenant=tenant)
+    return GenerateRequest(name, ModelId("m"), Epoch(1), 0, asked)
 
 
 def bare(answers: list[list[Token]]) -> list[list[Token]]:

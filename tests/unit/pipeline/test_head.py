@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 
 import pytest
 
 from exo_lite.domain.errors import DeadlineExceeded, InvalidRequest, MalformedStep, NodeLost, QueueFull, StaleEpoch
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
-from exo_lite.domain.request import GenerateRequest, Sampling, Token
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.step import SampledToken, StageTiming, Step, StepFailure, StepResult
 from exo_lite.pipeline.head import AVERAGE_WEIGHT, RATE_WINDOW_S, Head
 from exo_lite.pipeline.scheduler import Scheduler
 from exo_lite.pipeline.trace_ring import MAX_TRACED_REQUESTS
+from tests.unit.pipeline.asking import asking
 
 STOP = 9
 
@@ -57,10 +57,12 @@ def request(name: str, *, max_tokens: int = 4, epoch: int = 1, num_prompt: int =
         model_id=ModelId("m"),
         epoch=Epoch(epoch),
         attempt=0,
-        token_ids=tuple(range(100, 100 + num_prompt)),
-        max_tokens=max_tokens,
-        sampling=Sampling(seed=1),
-        stop_token_ids=frozenset({STOP}),
+        asked=AnswerRequest(
+            token_ids=tuple(range(100, 100 + num_prompt)),
+            max_tokens=max_tokens,
+            sampling=Sampling(seed=1),
+            stop_token_ids=frozenset({STOP}),
+        ),
     )
 
 
@@ -294,7 +296,7 @@ async def test_results_of_steps_that_nobody_sent_change_nothing():
 
 async def test_an_answer_that_takes_too_long_ends_and_frees_everything():
     pipeline = Pipeline(num_slots=1)
-    slow = pipeline.head.generate(replace(request("a"), timeout_s=1e-9))
+    slow = pipeline.head.generate(asking(request("a"), timeout_s=1e-9))
     with pytest.raises(DeadlineExceeded, match="not complete within the 1e-09 s allowed"):
         await anext(slow)
     assert pipeline.head.num_running == 0
@@ -327,7 +329,7 @@ async def test_whoever_makes_room_for_another_tenant_is_told():
     pipeline = Pipeline(num_slots=1, max_waiting=2)
     running = await started(pipeline.head.generate(request("a")))
     waiting = [await started(pipeline.head.generate(request(name))) for name in "bc"]
-    other = await started(pipeline.head.generate(replace(request("d"), tenant="other")))
+    other = await started(pipeline.head.generate(asking(request("d"), tenant="other")))
     with pytest.raises(QueueFull, match="smaller share"):
         await waiting[1]
     assert not other.done()

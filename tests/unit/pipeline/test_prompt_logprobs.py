@@ -11,7 +11,7 @@ import pytest
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.model_spec import Quantization
-from exo_lite.domain.request import GenerateRequest, Logprobs, Sampling
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Logprobs, Sampling
 from exo_lite.domain.step import PromptScores, SampledToken, SequenceChunk, Step, StepMessage, StepResult
 from exo_lite.pipeline.scheduler import Features
 from tests.unit.pipeline.local_pipeline import SPEC, LocalPipeline, open_pipeline, write_checkpoint
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def request(
     name: str, prompt: tuple[int, ...] = PROMPT, sampling: Sampling = SCORING, max_tokens: int = 1
 ) -> GenerateRequest:
-    return GenerateRequest(RequestId(name), ModelId("m"), Epoch(1), 0, prompt, max_tokens, sampling)
+    return GenerateRequest(RequestId(name), ModelId("m"), Epoch(1), 0, AnswerRequest(prompt, max_tokens, sampling))
 
 
 def drawn_at(pipeline: LocalPipeline, place: int) -> Logprobs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +10,10 @@ from hypothesis import strategies as st
 
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest, MalformedStep, QueueFull, StaleEpoch
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
-from exo_lite.domain.request import GenerateRequest, Logprobs, Sampling, Token
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Logprobs, Sampling, Token
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SampledToken, StageTiming, Step, StepResult
 from exo_lite.pipeline.scheduler import Features, Scheduler
+from tests.unit.pipeline.asking import asking
 
 STOP = 9
 VOCAB_SIZE = 1000
@@ -26,10 +26,12 @@ def request(name: str, num_prompt: int = 3, max_tokens: int = 4, epoch: int = 1)
         model_id=ModelId("m"),
         epoch=Epoch(epoch),
         attempt=0,
-        token_ids=tuple(range(100, 100 + num_prompt)),
-        max_tokens=max_tokens,
-        sampling=Sampling(seed=1),
-        stop_token_ids=frozenset({STOP}),
+        asked=AnswerRequest(
+            token_ids=tuple(range(100, 100 + num_prompt)),
+            max_tokens=max_tokens,
+            sampling=Sampling(seed=1),
+            stop_token_ids=frozenset({STOP}),
+        ),
     )
 
 
@@ -87,7 +89,7 @@ def test_a_prompt_then_its_tokens_until_max_tokens():
 )
 def test_the_prompts_tokens_go_to_the_sampler_only_where_a_penalty_counts_them(sampling, expected):
     subject = scheduler()
-    subject.submit(replace(request("a"), token_ids=(9, 4, 9, 7), sampling=sampling))
+    subject.submit(asking(request("a"), token_ids=(9, 4, 9, 7), sampling=sampling))
     [admission] = next_step(subject).admissions
     assert (admission.sampling, admission.prompt_token_ids, admission.answer_token_ids) == (sampling, expected, ())
 
@@ -212,8 +214,8 @@ def test_tokens_that_are_missing_not_asked_for_or_in_another_order_are_refused_a
 def test_tokens_beyond_the_vocabulary_are_refused_before_they_can_end_the_steps_of_others():
     subject = scheduler()
     for bad in (
-        replace(request("a"), token_ids=(1, VOCAB_SIZE)),
-        replace(request("a"), sampling=Sampling(logit_bias=((VOCAB_SIZE, 1.0),))),
+        asking(request("a"), token_ids=(1, VOCAB_SIZE)),
+        asking(request("a"), sampling=Sampling(logit_bias=((VOCAB_SIZE, 1.0),))),
     ):
         with pytest.raises(InvalidRequest, match=f"token id {VOCAB_SIZE} is not within 0..{VOCAB_SIZE - 1}"):
             subject.submit(bad)
@@ -362,7 +364,7 @@ def test_where_the_size_of_chunks_changes_numbers_no_other_size_finds_what_was_c
     subject = scheduler(num_stages=1, features=Features(is_exact=False))
 
     def num_cached(name: str, ms_per_token: float, tenant: str = "") -> int:
-        subject.submit(replace(request(name, num_prompt=600, max_tokens=1), tenant=tenant))
+        subject.submit(asking(request(name, num_prompt=600, max_tokens=1), tenant=tenant))
         step = next_step(subject)
         cached = step.admissions[0].num_cached_tokens
         while True:
@@ -380,10 +382,10 @@ def test_where_the_size_of_chunks_changes_numbers_no_other_size_finds_what_was_c
 
 def test_a_prompt_waits_for_no_more_than_its_share_of_another_tenants():
     subject = scheduler(num_stages=1, num_slots=4)
-    subject.submit(replace(request("long", num_prompt=800), tenant="a"))
-    subject.submit(replace(request("longer", num_prompt=850), tenant="a"))
+    subject.submit(asking(request("long", num_prompt=800), tenant="a"))
+    subject.submit(asking(request("longer", num_prompt=850), tenant="a"))
     first = next_step(subject)
-    subject.submit(replace(request("short", num_prompt=300), tenant="b"))
+    subject.submit(asking(request("short", num_prompt=300), tenant="b"))
     steps = [first]
     for _ in range(4):
         subject.complete(result(steps[-1]))
@@ -399,7 +401,7 @@ def test_a_flood_of_one_tenant_does_not_shut_out_another():
     for name in "abc":
         subject.submit(request(name))
         subject.next_step()
-    assert subject.submit(replace(request("d"), tenant="other")) == "c"
+    assert subject.submit(asking(request("d"), tenant="other")) == "c"
     with pytest.raises(QueueFull):
         subject.submit(request("e"))
     assert subject.num_waiting == 2
@@ -407,12 +409,12 @@ def test_a_flood_of_one_tenant_does_not_shut_out_another():
 
 def test_a_timeout_is_more_than_nothing():
     with pytest.raises(InvalidRequest, match="timeout must be more than 0 s, not 0"):
-        scheduler().submit(replace(request("a"), timeout_s=0.0))
+        scheduler().submit(asking(request("a"), timeout_s=0.0))
 
 
 def test_right_guesses_are_taken_up_to_where_the_answer_ends():
     subject = scheduler(num_stages=1, num_slots=16)
-    subject.submit(replace(request("a", max_tokens=9), token_ids=(1, 2, 3, 4, STOP, 6, 1, 2)))
+    subject.submit(asking(request("a", max_tokens=9), token_ids=(1, 2, 3, 4, STOP, 6, 1, 2)))
     subject.complete(result(next_step(subject), 3))
     step = next_step(subject)
     [chunk] = step.chunks
@@ -428,7 +430,7 @@ def test_right_guesses_are_taken_up_to_where_the_answer_ends():
 
 def test_no_more_is_guessed_than_the_answer_may_still_hold():
     subject = scheduler(num_stages=1, num_slots=16)
-    subject.submit(replace(request("a", max_tokens=3), token_ids=(7, 7, 7, 7)))
+    subject.submit(asking(request("a", max_tokens=3), token_ids=(7, 7, 7, 7)))
     subject.complete(result(next_step(subject), 7))
     [chunk] = next_step(subject).chunks
     assert chunk.proposed_token_ids == (7,)

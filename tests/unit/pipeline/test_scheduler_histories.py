@@ -10,7 +10,7 @@ import pytest
 
 from exo_lite.domain.errors import QueueFull
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
-from exo_lite.domain.request import GenerateRequest, Sampling
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, Step
 from exo_lite.pipeline.block_pool import BlockPool
 from exo_lite.pipeline.scheduler import Features, Scheduler
@@ -74,24 +74,21 @@ class History:
 
     def beginning(self) -> list[int]:
         """Nothing, what others begin with too, or a chat so far."""
-        chats = [[*answer.request.token_ids, *answer.token_ids] for answer in self.answers.values()]
+        chats = [[*answer.request.asked.token_ids, *answer.token_ids] for answer in self.answers.values()]
         return self.rng.choice([[], *self.preambles, *chats[-1:]])
 
     def arrive(self) -> None:
         prompt = self.beginning() + self.token_ids(self.rng.choice((1, 3, 70)))
         prompt = prompt[: CONTEXT_LENGTH - 20]
         name = RequestId(f"r{len(self.answers)}")
-        request = GenerateRequest(
-            request_id=name,
-            model_id=ModelId("m"),
-            epoch=Epoch(1),
-            attempt=0,
+        asked = AnswerRequest(
             token_ids=tuple(prompt),
             max_tokens=self.rng.choice((1, 2, 6, 20)),
             sampling=Sampling(seed=len(self.answers)),  # names the request in its admission
             stop_token_ids=STOP,
             tenant=self.rng.choice("abc"),
         )
+        request = GenerateRequest(name, ModelId("m"), Epoch(1), 0, asked)
         try:
             displaced = self.subject.submit(request)
         except QueueFull:
@@ -99,7 +96,7 @@ class History:
             return
         self.answers[name] = Answer(request)
         if displaced is not None:
-            assert self.answers[displaced].request.tenant != request.tenant
+            assert self.answers[displaced].request.asked.tenant != request.asked.tenant
             self.answers[displaced].end = "displaced"
 
     def send(self) -> bool:
@@ -161,16 +158,16 @@ class History:
     def check_turn(self, number: int) -> None:
         """Whoever is admitted was the first of its tenant's that waited."""
         request_ids = list(self.answers)
-        tenant = self.answers[request_ids[number]].request.tenant
+        tenant = self.answers[request_ids[number]].request.asked.tenant
         before = [self.answers[one] for one in request_ids[:number]]
-        waiting = [one for one in before if one.end is None and one.request.sampling.seed not in self.admitted]
-        assert all(one.request.tenant != tenant for one in waiting), "out of order"
+        waiting = [one for one in before if one.end is None and one.request.asked.sampling.seed not in self.admitted]
+        assert all(one.request.asked.tenant != tenant for one in waiting), "out of order"
         self.admitted.add(number)
 
     def check_the_end(self) -> None:
         for answer in self.answers.values():
             request = answer.request
-            expected = expected_answer(request.token_ids, request.max_tokens, STOP)
+            expected = expected_answer(request.asked.token_ids, request.asked.max_tokens, STOP)
             assert answer.end is not None, f"{request.request_id} never ended"
             if answer.end in ("stop", "length"):
                 assert answer.token_ids == expected

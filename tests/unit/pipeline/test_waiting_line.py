@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
-from exo_lite.domain.request import GenerateRequest, Sampling
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.pipeline.fair_share import FairShare
 from exo_lite.pipeline.waiting_line import MAX_OVERTAKEN, WaitingLine
 
 
 def request(name: str, tenant: str, num_tokens: int = 10) -> GenerateRequest:
     prompt = (1,) * (num_tokens - 1)
-    return GenerateRequest(RequestId(name), ModelId("m"), Epoch(1), 0, prompt, 1, Sampling(), tenant=tenant)
+    asked = AnswerRequest(prompt, 1, Sampling(), tenant=tenant)
+    return GenerateRequest(RequestId(name), ModelId("m"), Epoch(1), 0, asked)
 
 
 def taken(line: WaitingLine, count: int) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from exo_lite.domain.errors import ExoLiteError, MalformedMessage, MalformedStep, NodeLost, StaleEpoch
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.pipeline import ConnectOrder, Hop
-from exo_lite.domain.request import GenerateRequest, Sampling
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.step import SampledToken, SequenceChunk, StageTiming, Step, StepMessage, StepResult
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Scheduler
@@ -111,7 +111,7 @@ def step(step_id: int, *, epoch: Epoch = EPOCH) -> Step:
 def ask(bench: Bench, num_tokens: int) -> asyncio.Future[list[int]]:
     async def collect() -> list[int]:
         assert bench.session.head is not None
-        request = GenerateRequest(RequestId("r"), ModelId("m"), EPOCH, 0, (1, 2), num_tokens, Sampling())
+        request = GenerateRequest(RequestId("r"), ModelId("m"), EPOCH, 0, AnswerRequest((1, 2), num_tokens, Sampling()))
         return [token.token_id async for token in bench.session.head.generate(request)]
 
     return asyncio.ensure_future(collect())

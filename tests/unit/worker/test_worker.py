@@ -15,7 +15,7 @@ from exo_lite.domain.errors import MalformedMessage, NodeLost, NotReady, StaleEp
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.plan import LoadOptions
-from exo_lite.domain.request import GenerateRequest, Sampling
+from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import StepMessage
 from exo_lite.domain.worker import MAX_STEP_S, WorkerConfig
@@ -68,9 +68,8 @@ def order(epoch: int) -> ConnectOrder:
 
 
 async def tokens_of(worker: Worker, epoch: int, num_tokens: int = 3) -> list[int]:
-    request = GenerateRequest(
-        RequestId("r"), MODEL, Epoch(epoch), 0, (1, 2, 3), num_tokens, Sampling(temperature=0.0), frozenset()
-    )
+    asked = AnswerRequest((1, 2, 3), num_tokens, Sampling(temperature=0.0))
+    request = GenerateRequest(RequestId("r"), MODEL, Epoch(epoch), 0, asked)
     async with aclosing(worker.generate(request)) as tokens:
         return [token.token_id async for token in tokens]
 

@@ -1,0 +1,106 @@
+"""The heads of instances, as this node reaches them: long-lived channels, and what a head tells of itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from exo_lite.domain.addresses import join_address, split_address
+from exo_lite.domain.errors import ExoLiteError, NotReady
+from exo_lite.domain.ids import ModelId, NodeId
+from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.placement import Instance
+from exo_lite.domain.trace import TraceReport
+from exo_lite.node.cluster import Cluster
+from exo_lite.node.peers import Peers, PeerWorker
+
+TRACES_TIMEOUT_S = 5.0
+
+
+class Heads:
+    """`own_host`: where this node reaches its own worker."""
+
+    def __init__(self, cluster: Cluster, peers: Peers, own_host: str = "127.0.0.1") -> None:
+        self._cluster = cluster
+        self._peers = peers
+        self._own_host = own_host
+        self._channels: dict[Hop, PeerWorker] = {}
+        self._num_users: Counter[Hop] = Counter()
+
+    @property
+    def num_channels(self) -> int:
+        return len(self._channels)
+
+    @contextmanager
+    def use(self, instance: Instance) -> Iterator[PeerWorker]:
+        """The channel to an instance's head, which stays open at least so long. Raises NotReady."""
+        hop = self._hop(instance)
+        channel = self._channels.get(hop)
+        if channel is None:
+            channel = self._channels[hop] = self._peers.worker(hop)
+        self._num_users[hop] += 1
+        try:
+            yield channel
+        finally:
+            self._num_users[hop] -= 1
+
+    async def close_gone(self) -> None:
+        """Close the channels that nobody uses and that lead to no head any more."""
+        heads = self._placed_heads()
+        gone = [hop for hop in self._channels if hop not in heads and not self._num_users[hop]]
+        await self._close(gone)
+
+    async def close(self) -> None:
+        await self._close([*self._channels])
+
+    async def _close(self, hops: list[Hop]) -> None:
+        closing = [self._channels.pop(hop) for hop in hops]
+        for hop in hops:
+            self._num_users.pop(hop, None)
+        await asyncio.gather(*(channel.close() for channel in closing))
+
+    async def traces(self, model_id: ModelId) -> TraceReport:
+        """Steps of its last requests, wherever they entered. Raises NotReady where it is not loaded."""
+        instance = self.instance(model_id)
+        try:
+            with self.use(instance) as head:
+                return TraceReport(instance, await head.traces(timeout_s=TRACES_TIMEOUT_S))
+        except ExoLiteError as error:
+            return TraceReport(instance, reason=str(error))
+
+    def proof_age_s(self, instance: Instance) -> float | None:
+        """Seconds since something went through every hop of an instance."""
+        status = self._cluster.state.shard_status(instance, instance.assignments[0])
+        return status.proof_age_s if status and status.epoch == instance.epoch else None
+
+    def instance(self, model_id: ModelId) -> Instance:
+        """The model as it is placed. Raises NotReady where it is not."""
+        instance = self._cluster.state.instance_of(model_id)
+        if instance is None:
+            raise NotReady(f"{model_id} is not loaded any more: ask again")
+        return instance
+
+    def _placed_heads(self) -> set[Hop]:
+        written = self._cluster.state.written
+        hops: set[Hop] = set()
+        for instance in (*written.instances, *written.siblings):
+            with suppress(NotReady):
+                hops.add(self._hop(instance))
+        return hops
+
+    def _hop(self, instance: Instance) -> Hop:
+        """Raises NotReady."""
+        head = instance.assignments[0]
+        status = self._cluster.state.shard_status(instance, head)
+        host = self._host_of(head.node_id)
+        if status is None or status.worker_port is None or host is None:
+            raise NotReady(f"the worker on {head.name}, the head of {instance.model_id}, is not there yet")
+        return Hop(head.name, join_address(host, status.worker_port))
+
+    def _host_of(self, node_id: NodeId) -> str | None:
+        if node_id == self._cluster.state.self_id:
+            return self._own_host
+        address = self._cluster.state.address_of(node_id)
+        return split_address(address)[0] if address else None
