@@ -1,1 +1,1 @@
-"""HTTP: OpenAI routes, state and events, the status page."""
+"""HTTP: answers in the API dialects that clients speak, state and events, the status page."""

@@ -10,18 +10,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from exo_lite.api.backend import Backend
-from exo_lite.api.chat import chat_router
-from exo_lite.api.completions import completions_router
 from exo_lite.api.control import control_router
-from exo_lite.api.errors import handle_error
+from exo_lite.api.dialects import Dialect
+from exo_lite.api.error_responses import error_handler
 from exo_lite.api.events import events_router
 from exo_lite.api.gate import AccessRules, Gate
-from exo_lite.api.generation import Clock, Service
+from exo_lite.api.generation import Service
+from exo_lite.api.health import HEALTH_PATH, health_router
 from exo_lite.api.limits import HttpLimits
 from exo_lite.api.metrics import RequestMetrics
-from exo_lite.api.models import models_router
+from exo_lite.api.openai.dialect import OPENAI
 from exo_lite.api.page import page_files, page_router
-from exo_lite.api.probes import HEALTH_PATH, probes_router
+from exo_lite.api.usage import Clock
 
 
 def create_app(
@@ -32,29 +32,31 @@ def create_app(
     clock: Clock = time.monotonic,
     keep_alive_s: float = 10.0,
     limits: HttpLimits | None = None,
+    dialects: Sequence[Dialect] = (OPENAI,),
 ) -> FastAPI:
     """The ASGI app over a daemon.
 
     With `api_key`, every route but GET /health and the page's files wants it. Without one, `allowed_hosts` are the host
     names that requests may carry besides plain addresses (`*`: any). `keep_alive_s` is the longest silence in a
-    streamed answer. Raises InvalidRequest for a key that can't be one.
+    streamed answer. The first of `dialects` has the form of all errors at paths that no other one names. Raises
+    InvalidRequest for a key that can't be one.
     """
     limits = limits or HttpLimits()
     service = Service(backend, RequestMetrics(backend.state), clock, keep_alive_s)
     files = page_files()
+    handle_error = error_handler(dialects)
     app = FastAPI(
         openapi_url=None,  # the generated description would not know our errors
         redirect_slashes=False,
         strict_content_type=False,  # a body that is declared as nothing is JSON
         exception_handlers={HTTPException: handle_error, RequestValidationError: handle_error},
     )
-    app.include_router(probes_router(backend, service.metrics))
-    app.include_router(models_router(backend))
-    app.include_router(chat_router(service))
-    app.include_router(completions_router(service))
+    app.include_router(health_router(backend, service.metrics))
+    for dialect in dialects:
+        app.include_router(dialect.routes(service))
     app.include_router(control_router(backend, service.text_work))
     app.include_router(events_router(backend, max_streams=limits.event_streams))
     app.include_router(page_router(files))
     rules = AccessRules(api_key, frozenset(allowed_hosts), frozenset({HEALTH_PATH, *files}))
-    app.add_middleware(Gate, rules=rules, max_requests=limits.requests)
+    app.add_middleware(Gate, rules=rules, dialects=dialects, max_requests=limits.requests)
     return app

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from exo_lite.domain.chat import ChatStyle
+from exo_lite.domain.chat import PromptFormat
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import AnswerRequest, Token
@@ -47,7 +47,7 @@ class TextModel(Protocol):
         """`encode` gives no fewer than these, and this takes next to no time; 0 where nothing can be said."""
         ...
 
-    def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle) -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, object]], prompt_format: PromptFormat) -> str:
         """The prompt up to where the assistant speaks, begin-of-sequence text included. Raises InvalidRequest."""
         ...
 

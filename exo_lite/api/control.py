@@ -12,12 +12,11 @@ from starlette.responses import JSONResponse, Response
 
 from exo_lite.api.backend import Backend
 from exo_lite.api.bodies import read_body
-from exo_lite.api.openai_bodies import KeepAlive
 from exo_lite.api.plan_document import plan_document
 from exo_lite.api.text_work import TextWork
 from exo_lite.api.trace_document import traces_document
 from exo_lite.domain.ids import NodeId
-from exo_lite.domain.keep_alive import parse_keep_alive
+from exo_lite.domain.keep_alive import KeepAlive, parse_keep_alive
 from exo_lite.domain.model_spec import DType, Quantization
 from exo_lite.domain.plan import MAX_NUM_SLOTS, LoadWish, NodeOffer, Strategy
 

@@ -11,7 +11,9 @@ from starlette.responses import Response
 
 from exo_lite.api.backend import Backend
 from exo_lite.api.limits import MAX_EVENT_STREAMS
-from exo_lite.api.sse import EventStream, Write, sse_event
+from exo_lite.api.openai.framing import FRAMING
+from exo_lite.api.sse import sse_event
+from exo_lite.api.streamed_response import StreamedResponse, Write
 from exo_lite.domain.errors import DaemonBusy
 
 MIN_INTERVAL_S = 0.25
@@ -61,6 +63,6 @@ def events_router(backend: Backend, *, max_streams: int = MAX_EVENT_STREAMS) -> 
 
     @router.get("/api/v1/events", response_model=None)
     async def events() -> Response:
-        return EventStream(take_place, keep_alive_s=KEEP_ALIVE_S, stall_s=STALL_S)
+        return StreamedResponse(take_place, framing=FRAMING, keep_alive_s=KEEP_ALIVE_S, stall_s=STALL_S)
 
     return router

@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import re
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -18,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exo_lite.api.body_headers import check_body_headers
-from exo_lite.api.errors import error_response
+from exo_lite.api.dialects import Dialect, dialect_of
+from exo_lite.api.error_responses import error_response
 from exo_lite.api.limits import MAX_REQUESTS
 from exo_lite.api.log import log_unexpected
 from exo_lite.domain.api_key import parse_api_key
@@ -29,7 +30,7 @@ BODY_TIMEOUT_S = 30.0
 """For all of a request's body to arrive."""
 ANY_HOST = "*"
 MAX_HOST_CHARS = 253
-PROBE_PATHS = frozenset({"/health", "/readyz", "/metrics"})
+HEALTH_PATHS = frozenset({"/health", "/readyz", "/metrics"})
 """They answer however many requests are under way."""
 
 _TENANT = "exo_lite.tenant"
@@ -74,9 +75,12 @@ class AccessRules:
 class Gate:
     """ASGI middleware: outermost, so that nothing can be added to the app that escapes it."""
 
-    def __init__(self, app: ASGIApp, *, rules: AccessRules, max_requests: int = MAX_REQUESTS) -> None:
+    def __init__(
+        self, app: ASGIApp, *, rules: AccessRules, dialects: Sequence[Dialect], max_requests: int = MAX_REQUESTS
+    ) -> None:
         self._app = app
         self._rules = rules
+        self._dialects = dialects
         self._max_requests = max_requests
         self._num_requests = 0
 
@@ -84,22 +88,24 @@ class Gate:
         if scope["type"] != "http":
             return  # no lifespan, no websockets
         scope["path"] = re.sub("/{2,}", "/", scope["path"])  # clients join base URL and path carelessly
+        dialect = dialect_of(scope["path"], self._dialects)
         outgoing = _Outgoing(send)
         try:
             headers = Headers(scope=scope)
-            scope[_TENANT] = check_access(self._rules, scope["method"], scope["path"], headers)
+            given = given_key(headers, dialect.key_headers)
+            scope[_TENANT] = check_access(self._rules, scope["method"], scope["path"], headers, given)
             check_body_headers(scope["method"], headers)
             with self._place(scope["path"]):
                 await self._app(scope, _LimitedBody(receive, headers).receive, outgoing.send)
-        except Exception as error:  # the top of a request: whatever happens gets the one error format
+        except Exception as error:  # the top of a request: whatever happens gets the form that its clients know
             log_unexpected(error)
             if not outgoing.has_started:
-                await error_response(error)(scope, receive, outgoing.send)
+                await error_response(error, dialect)(scope, receive, outgoing.send)
 
     @contextmanager
     def _place(self, path: str) -> Iterator[None]:
         """One of the requests under way. Raises DaemonBusy; probes and the page's files always get through."""
-        if path in PROBE_PATHS or path in self._rules.open_paths:
+        if path in HEALTH_PATHS or path in self._rules.open_paths:
             yield
             return
         if self._num_requests >= self._max_requests:
@@ -111,12 +117,12 @@ class Gate:
             self._num_requests -= 1
 
 
-def check_access(rules: AccessRules, method: str, path: str, headers: Headers) -> str:
-    """Whose request it is, as an opaque name for the key that opened, or for the one that nobody asked for.
+def check_access(rules: AccessRules, method: str, path: str, headers: Headers, given: str) -> str:
+    """Name whose request it is, opaquely: by the key that opened, or by the one `given` though nobody asked for it.
 
     Raises HTTPException 403 for a foreign host or origin, Unauthorized for a missing or wrong key.
     """
-    host, given = headers.get("host", ""), _bearer_token(headers.get("authorization", ""))
+    host = headers.get("host", "")
     if rules.api_key is None and not is_host_allowed(host, rules.allowed_hosts):
         raise HTTPException(403, _foreign_host_message(host))
     if path in rules.open_paths and method in ("GET", "HEAD"):
@@ -133,6 +139,12 @@ def check_access(rules: AccessRules, method: str, path: str, headers: Headers) -
 def tenant_of(scope: Mapping[str, object]) -> str:
     """Whose request it is; the key itself goes no further than the gate."""
     return str(scope.get(_TENANT, ""))
+
+
+def given_key(headers: Headers, key_headers: Sequence[str]) -> str:
+    """Read the key out of Authorization, or else out of one of `key_headers`; empty without one."""
+    others = (headers.get(name, "").strip() for name in key_headers)
+    return next(filter(None, (_bearer_token(headers.get("authorization", "")), *others)), "")
 
 
 def _bearer_token(authorization: str) -> str:

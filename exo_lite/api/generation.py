@@ -13,11 +13,8 @@ from exo_lite.api.jobs import Job
 from exo_lite.api.metrics import RequestMetrics
 from exo_lite.api.pieces import Piece, Transcript, nothing_of
 from exo_lite.api.text_work import TextWork
+from exo_lite.api.usage import Clock, Stopwatch, Usage
 from exo_lite.domain.errors import ExoLiteError
-from exo_lite.domain.request import Token
-
-Clock = Callable[[], float]
-"""Seconds, monotonic."""
 
 MAX_PARALLEL_JOBS = 8
 """Of one call with several prompts; the others follow as these end."""
@@ -38,50 +35,7 @@ Emit = Callable[[int, Piece], Awaitable[None]]
 """Takes the index of a job and its next piece."""
 
 
-class Stopwatch:
-    """Times of one call over all of its jobs."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._started_at_s = clock()
-        self._first_at_s: float | None = None
-        self._last_at_s = self._started_at_s
-        self.num_tokens = 0
-        self.num_cached_tokens = 0
-
-    def token_seen(self, token: Token, job: Job) -> None:
-        self._last_at_s = self._clock()
-        self._first_at_s = self._last_at_s if self._first_at_s is None else self._first_at_s
-        self.num_tokens += not job.is_prompt_only
-        if job.after is None:  # what further answers of a prompt find in the cache is no news
-            self.num_cached_tokens += token.num_cached_tokens
-
-    def timings(self, num_prompt_tokens: int) -> dict[str, float]:
-        """As llama.cpp's server has them: `prompt_n` counts what was computed, `cache_n` what was found in the cache.
-
-        `prompt_ms` is the time to the first token; the second rate is that of the tokens after it.
-        """
-        first_at_s = self._last_at_s if self._first_at_s is None else self._first_at_s
-        prompt_s, decode_s = first_at_s - self._started_at_s, self._last_at_s - first_at_s
-        num_computed, num_decoded = num_prompt_tokens - self.num_cached_tokens, max(0, self.num_tokens - 1)
-        return {
-            "cache_n": self.num_cached_tokens,
-            "prompt_n": num_computed,
-            "prompt_ms": round(1000 * prompt_s, 3),
-            "prompt_per_token_ms": _ratio(1000 * prompt_s, num_computed),
-            "prompt_per_second": _ratio(num_computed, prompt_s),
-            "predicted_n": self.num_tokens,
-            "predicted_ms": round(1000 * decode_s, 3),
-            "predicted_per_token_ms": _ratio(1000 * decode_s, num_decoded),
-            "predicted_per_second": _ratio(num_decoded, decode_s),
-        }
-
-
-def _ratio(value: float, by: float) -> float:
-    return round(value / by, 3) if by > 0 else 0.0
-
-
-async def answer_all(service: Service, model: HeldModel, jobs: Sequence[Job], emit: Emit) -> Stopwatch:
+async def answer_all(service: Service, model: HeldModel, jobs: Sequence[Job], emit: Emit) -> Usage:
     """Answer jobs side by side. The first error ends all of them and is raised."""
     watch = Stopwatch(service.clock)
     places = asyncio.Semaphore(MAX_PARALLEL_JOBS)
@@ -95,14 +49,14 @@ async def answer_all(service: Service, model: HeldModel, jobs: Sequence[Job], em
 
     if len(jobs) == 1:
         await one(0, jobs[0])
-        return watch
+        return watch.usage(jobs)
     try:
         async with asyncio.TaskGroup() as tasks:
             for index, job in enumerate(jobs):
                 tasks.create_task(one(index, job))
     except BaseExceptionGroup as group:
         raise _first_error(group) from group
-    return watch
+    return watch.usage(jobs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from exo_lite.api.backend import TextStream
 from exo_lite.domain.request import FinishReason, Logprobs, Token
@@ -33,6 +34,34 @@ class Piece:
     scored: tuple[ScoredToken, ...] = ()
     prompt_logprobs: tuple[Logprobs, ...] = ()
     """Of the prompt's second token and those after it, on the first piece, where they are asked for."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """One whole answer, from its pieces."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    scored: list[ScoredToken] = field(default_factory=list)
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    def add(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
+        self.token_ids.extend(piece.token_ids)
+        self.scored.extend(piece.scored)
+        self.prompt_logprobs.extend(piece.prompt_logprobs)
+        self.finish_reason = piece.finish_reason
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def mean_logprob(self) -> float:
+        """The average over its tokens; an answer without any is the least likely."""
+        logprobs = [one.logprobs.chosen for one in self.scored if one.logprobs is not None]
+        return sum(logprobs) / len(logprobs) if logprobs else -math.inf
 
 
 def nothing_of(token: Token) -> Piece:

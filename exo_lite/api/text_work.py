@@ -7,9 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from exo_lite.api.backend import TextModel
-from exo_lite.domain.errors import ContextLengthExceeded
-
 T = TypeVar("T")
 
 LONG_TEXT_CHARS = 32 * 1024
@@ -28,18 +25,3 @@ class TextWork:
         """What `call`, which reads about so many characters, returns or raises."""
         threads = self._long if num_chars > LONG_TEXT_CHARS else self._short
         return await asyncio.get_running_loop().run_in_executor(threads, call)
-
-
-def encode_within_context(model: TextModel, text: str, *, add_bos: bool, param: str) -> list[int]:
-    """The text's tokens. Raises ContextLengthExceeded before it reads a text that must be longer than the context."""
-    if len(text) >= model.context_length:
-        num_tokens = model.min_tokens(text)
-        if num_tokens >= model.context_length:
-            raise ContextLengthExceeded.of(
-                num_prompt_tokens=num_tokens,
-                num_answer_tokens=1,
-                context_length=model.context_length,
-                param=param,
-                is_at_least=True,
-            )
-    return model.encode(text, add_bos=add_bos)

@@ -7,6 +7,9 @@ import re
 
 from exo_lite.domain.errors import InvalidRequest
 
+KeepAlive = str | float
+"""What people write: seconds, or a duration as in 5m; below 0: for ever."""
+
 FOR_EVER = math.inf
 """Seconds: until somebody unloads it. Such a model is pinned: it does not make room for others either."""
 DEFAULT_KEEP_ALIVE_S = 300.0
@@ -18,7 +21,7 @@ _DURATION = re.compile(r"\s*(-?)((?:[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+)\
 _PART = re.compile(r"([0-9.]+)(ms|s|m|h)")
 
 
-def parse_keep_alive(value: str | float) -> float:
+def parse_keep_alive(value: KeepAlive) -> float:
     """Seconds of `300`, `5m` or `1h30m`; 0 leaves as soon as it is idle, and anything below it stays FOR_EVER.
 
     Raises InvalidRequest.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from exo_lite.domain.chat import ChatStyle
+from exo_lite.domain.chat import PromptFormat
 from exo_lite.tokenizer.bounded_template import BoundedTemplate
 from exo_lite.tokenizer.chat_template import ChatTemplate
 from exo_lite.tokenizer.incremental import IncrementalDetokenizer
@@ -65,14 +65,14 @@ class ServedText:
     def min_tokens(self, text: str) -> int:
         return self._tokenizer.min_tokens(text)
 
-    def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle | None = None) -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, object]], prompt_format: PromptFormat | None = None) -> str:
         """Raises InvalidRequest, InvalidModel or NotReady."""
-        style = style or ChatStyle()
+        prompt_format = prompt_format or PromptFormat()
         return self._chat_template.render(
             messages,
-            add_generation_prompt=style.add_generation_prompt,
-            continues_last=style.continues_last,
-            variables=style.variables,
+            add_generation_prompt=prompt_format.add_generation_prompt,
+            continues_last=prompt_format.continues_last,
+            variables=prompt_format.variables,
         )
 
     @cached_property

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from exo_lite.api.app import create_app
 from exo_lite.api.server import serve_http
-from exo_lite.domain.chat import ChatStyle
+from exo_lite.domain.chat import PromptFormat
 from exo_lite.domain.errors import ModelNotFound, NotReady
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
@@ -54,7 +54,7 @@ class LetterModel:
     def min_tokens(self, text: str) -> int:
         return len(text)
 
-    def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle) -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, object]], prompt_format: PromptFormat) -> str:
         return "".join(str(message["content"]) for message in messages)
 
     def text_stream(self, stops: Sequence[str], *, min_tokens: int = 0, skip_special: bool = True) -> LetterStream:

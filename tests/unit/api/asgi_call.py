@@ -25,6 +25,12 @@ class AsgiCall:
     def hang_up(self) -> None:
         self._received.put_nowait({"type": "http.disconnect"})
 
+    async def begins(self) -> int:
+        """The status, once the response has begun."""
+        async with asyncio.timeout(DEADLINE_S):
+            message = await self._sent.get()
+        return int(message["status"])
+
     async def event(self) -> str:
         """The next thing that is sent: an event or a comment, without its empty line."""
         async with asyncio.timeout(DEADLINE_S):

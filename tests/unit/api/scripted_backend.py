@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from exo_lite.domain.chat import ChatStyle
+from exo_lite.domain.chat import PromptFormat
 from exo_lite.domain.errors import ExoLiteError, ModelNotFound
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.model_spec import ModelSpec
@@ -64,13 +64,13 @@ class LetterModel:
     def min_tokens(self, text: str) -> int:
         return len(text)
 
-    def render_chat(self, messages: Sequence[Mapping[str, object]], style: ChatStyle) -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, object]], prompt_format: PromptFormat) -> str:
         """Template variables stand in front; a dot ends a chat that nobody is to go on with."""
         turns = "".join(f"<{message['role']}>{message['content']}" for message in messages)
-        given = "".join(f"{name}={value};" for name, value in style.variables.items())
-        if style.continues_last:
+        given = "".join(f"{name}={value};" for name, value in prompt_format.variables.items())
+        if prompt_format.continues_last:
             return given + turns
-        return given + turns + ("<assistant>" if style.add_generation_prompt else ".")
+        return given + turns + ("<assistant>" if prompt_format.add_generation_prompt else ".")
 
     def text_stream(self, stops: Sequence[str], *, min_tokens: int = 0, skip_special: bool = True) -> LetterStream:
         return LetterStream(stops)

@@ -5,7 +5,7 @@ import logging
 import httpx2
 import pytest
 
-from exo_lite.api.errors import MAX_RETRY_AFTER_S, failure_of
+from exo_lite.api.failures import MAX_RETRY_AFTER_S, failure_of
 from exo_lite.api.route_hints import PATHS
 from exo_lite.domain.errors import (
     ContextLengthExceeded,

@@ -10,7 +10,8 @@ from starlette.types import Message
 from exo_lite.api.app import create_app
 from exo_lite.api.events import changed_keys
 from exo_lite.api.limits import HttpLimits
-from exo_lite.api.sse import EventStream, Write
+from exo_lite.api.openai.framing import FRAMING
+from exo_lite.api.streamed_response import StreamedResponse, Write
 from tests.unit.api.asgi_call import AsgiCall, asgi_call
 from tests.unit.api.scripted_backend import STATE, ScriptedBackend
 
@@ -75,6 +76,6 @@ async def test_a_client_that_does_not_read_leaves_its_place() -> None:
         if message["type"] == "http.response.body":
             await asyncio.Event().wait()
 
-    stream = EventStream(produce, keep_alive_s=1000.0, stall_s=0.01)
+    stream = StreamedResponse(produce, framing=FRAMING, keep_alive_s=1000.0, stall_s=0.01)
     with pytest.raises(ClientDisconnect):
         await stream({"type": "http"}, asyncio.Queue[Message]().get, never_read)

@@ -11,13 +11,11 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from exo_lite.api.backend import TextModel
 from exo_lite.api.bodies import MAX_VALUES, check_num_values, parse_body
 from exo_lite.api.control import LoadBody
-from exo_lite.api.openai_bodies import MAX_MESSAGES, ChatBody, CompletionBody
-from exo_lite.api.text_work import LONG_TEXT_CHARS, TextWork, encode_within_context
-from exo_lite.domain.errors import ContextLengthExceeded
-from tests.unit.api.scripted_backend import MODEL, LetterModel
+from exo_lite.api.openai.request_bodies import MAX_MESSAGES, ChatBody, CompletionBody
+from exo_lite.api.text_work import LONG_TEXT_CHARS, TextWork
+from tests.unit.api.scripted_backend import MODEL
 
 MIB = 2**20
 
@@ -102,28 +100,6 @@ async def test_long_texts_have_a_thread_that_short_ones_do_not_wait_for():
     go.set()
     assert await long
     assert (await waiting).name.startswith("long-text")
-
-
-class CountedModel(LetterModel):
-    """Notes what it had to read."""
-
-    def __init__(self) -> None:
-        self.num_read = 0
-
-    def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
-        self.num_read += 1
-        return super().encode(text, add_bos=add_bos)
-
-
-def test_a_prompt_that_must_be_too_long_is_refused_unread():
-    model = CountedModel()
-    counted: TextModel = model
-    fitting = encode_within_context(counted, "a" * (model.context_length - 1), add_bos=True, param="prompt")
-    assert (len(fitting), model.num_read) == (model.context_length, 1)
-    with pytest.raises(ContextLengthExceeded, match=r"64 in the prompt.*by the fewest tokens") as refused:
-        encode_within_context(counted, "a" * model.context_length, add_bos=True, param="prompt")
-    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
-    assert model.num_read == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from exo_lite.domain.errors import NotReady
 HEALTH_PATH = "/health"
 
 
-def probes_router(backend: Backend, metrics: RequestMetrics) -> APIRouter:
+def health_router(backend: Backend, metrics: RequestMetrics) -> APIRouter:
     router = APIRouter()
 
     @router.api_route(HEALTH_PATH, methods=["GET", "HEAD"], response_model=None)

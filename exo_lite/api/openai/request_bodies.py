@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from exo_lite.api.parameters import refuse_unsupported
-from exo_lite.domain.chat import ChatStyle
 from exo_lite.domain.errors import InvalidRequest
-from exo_lite.domain.keep_alive import parse_keep_alive
+from exo_lite.domain.keep_alive import KeepAlive, parse_keep_alive
 from exo_lite.domain.request import MAX_MIN_TOKENS, MAX_TOP_LOGPROBS
 
 MAX_PROMPTS = 128
@@ -17,14 +15,9 @@ MAX_MESSAGES = 8_192
 MAX_CHOICES = 128
 """The limit for one call, over all of its prompts."""
 MAX_N = 16
-MAX_STOPS = 64
-MAX_STOP_CHARS = 1024
 MAX_STOP_TOKENS = 64
-MAX_TEMPLATE_DEPTH = 16
 MAX_TIMEOUT_S = 86_400
 
-KeepAlive = str | float
-"""Seconds, or a duration as in 5m; below 0: for ever."""
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 _FAST = Field(fail_fast=True)
@@ -33,18 +26,8 @@ _Texts = Annotated[list[str], _FAST]
 _TokenIds = Annotated[list[TokenId], _FAST]
 
 
-RESERVED_VARIABLES = frozenset(
-    {
-        *("messages", "add_generation_prompt", "continue_final_message", "tools", "documents"),
-        *("bos_token", "eos_token", "unk_token", "pad_token"),
-        *("raise_exception", "strftime_now", "range", "dict", "lipsum", "cycler", "joiner", "namespace"),
-    }
-)
-"""What every chat template gets, or finds in jinja2."""
-
-
 class _Body(BaseModel):
-    """Unknown parameters are kept aside, for `api.parameters` to judge."""
+    """Unknown parameters are kept aside, for `openai.parameters` to judge."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -115,6 +98,8 @@ class ChatMessage(_Body):
 
 class ChatBody(GenerateBody):
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+    tools: Annotated[list[dict[str, object]], _FAST] | None = None
+    response_format: dict[str, object] | None = None
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -161,101 +146,6 @@ class CompletionBody(GenerateBody):
         return self.best_of
 
 
-def message_text(message: ChatMessage, place: str) -> str:
-    """A message's text parts as lines. Raises InvalidRequest for parts of another kind, and where there is nothing."""
-    content = f"{place}.content"
-    if message.content is None or message.content == []:
-        if message.role == "assistant":
-            return ""
-        raise InvalidRequest(f"{content} is missing: a message of the {message.role} needs a text", param=content)
-    if isinstance(message.content, str):
-        return message.content
-    return "\n".join(_part_text(part, f"{content}.{index}") for index, part in enumerate(message.content))
-
-
-def _part_text(part: ContentPart, place: str) -> str:
-    """Raises InvalidRequest."""
-    if part.type != "text":
-        raise InvalidRequest(f"{place}: parts of type {part.type!r} are not supported yet, only text", param=place)
-    if part.text is None:
-        raise InvalidRequest(f"{place}.text is missing", param=f"{place}.text")
-    return part.text
-
-
-def template_messages(messages: list[ChatMessage]) -> list[dict[str, object]]:
-    """Messages as chat templates know them: text content, and OpenAI's `developer` as the `system` it replaced.
-
-    Raises InvalidRequest.
-    """
-    rendered: list[dict[str, object]] = []
-    for index, message in enumerate(messages):
-        place = f"messages.{index}"
-        refuse_unsupported(message, place=f"{place}.")
-        role = "system" if message.role == "developer" else message.role
-        optional = {
-            "name": message.name,
-            "tool_call_id": message.tool_call_id,
-            "reasoning_content": message.reasoning_content,
-        }
-        kept = {key: value for key, value in optional.items() if value is not None}
-        rendered.append({"role": role, "content": message_text(message, place), **kept})
-    return rendered
-
-
-def chat_style(body: ChatBody) -> ChatStyle:
-    """A last message of the assistant is continued unless the body says otherwise. Raises InvalidRequest."""
-    is_prefilled = body.messages[-1].role == "assistant"
-    if body.continue_final_message and not is_prefilled:
-        raise InvalidRequest(
-            "continue_final_message needs a last message of the assistant", param="continue_final_message"
-        )
-    if body.continue_final_message and body.add_generation_prompt:
-        raise InvalidRequest(
-            "continue_final_message and add_generation_prompt exclude each other", param="continue_final_message"
-        )
-    says_nothing = body.continue_final_message is None and body.add_generation_prompt is None
-    continues_last = bool(body.continue_final_message) or (is_prefilled and says_nothing)
-    opens = not continues_last and body.add_generation_prompt is not False
-    return ChatStyle(opens, continues_last, _template_variables(body))
-
-
-def _template_variables(body: ChatBody) -> dict[str, object]:
-    """What a template does not know of these changes nothing. Raises InvalidRequest."""
-    given = body.chat_template_kwargs or {}
-    for name, value in given.items():
-        if name in RESERVED_VARIABLES:
-            raise InvalidRequest(
-                f"chat_template_kwargs.{name} would hide what the template gets under that name: leave it out",
-                param="chat_template_kwargs",
-            )
-        if _is_deeper(value, MAX_TEMPLATE_DEPTH):
-            raise InvalidRequest(
-                f"chat_template_kwargs holds more than {MAX_TEMPLATE_DEPTH} lists or objects in each other",
-                param="chat_template_kwargs",
-            )
-    if body.reasoning_effort is None:
-        return given
-    thinking = {"enable_thinking": False} if body.reasoning_effort == "none" else {}
-    return {"reasoning_effort": body.reasoning_effort, **thinking, **given}
-
-
-def _is_deeper(value: object, depth: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    return depth == 0 or any(
-        _is_deeper(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value)
-    )
-
-
-def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Empty ones dropped. Raises InvalidRequest."""
-    stops = tuple(one for one in ([stop] if isinstance(stop, str) else stop or []) if one)
-    if len(stops) > MAX_STOPS or any(len(one) > MAX_STOP_CHARS for one in stops):
-        limit = f"at most {MAX_STOPS} stop strings of at most {MAX_STOP_CHARS} characters"
-        raise InvalidRequest(f"stop takes {limit}", param="stop")
-    return stops
-
-
 def check_num_choices(num_prompts: int, num_candidates: int) -> None:
     """Raises InvalidRequest."""
     if num_prompts * num_candidates > MAX_CHOICES:
@@ -266,13 +156,13 @@ def check_num_choices(num_prompts: int, num_candidates: int) -> None:
         )
 
 
-def prompts_of(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
-    """The separate prompts of a completions call, each as text or as token ids. Raises InvalidRequest."""
+def prompts_of(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[str | tuple[int, ...], ...]:
+    """List the separate prompts of a completions call, each as text or as token ids. Raises InvalidRequest."""
     if isinstance(prompt, str):
-        return [prompt]
+        return (prompt,)
     if prompt and all(isinstance(one, int) for one in prompt):
-        return [[one for one in prompt if isinstance(one, int)]]
-    prompts = [one for one in prompt if not isinstance(one, int)]
+        return (tuple(one for one in prompt if isinstance(one, int)),)
+    prompts = tuple(one if isinstance(one, str) else tuple(one) for one in prompt if not isinstance(one, int))
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise InvalidRequest(f"prompt must hold 1 to {MAX_PROMPTS} prompts, not {len(prompts)}", param="prompt")
     return prompts

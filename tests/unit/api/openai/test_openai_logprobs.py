@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.chat.chat_completion import ChoiceLogprobs
 
-from exo_lite.api.logprobs import chat_logprobs, completion_logprobs
+from exo_lite.api.openai.logprobs import chat_logprobs, completion_logprobs
 from exo_lite.api.pieces import ScoredToken
 from exo_lite.domain.request import Logprobs
 from tests.unit.api.scripted_backend import MODEL, LetterModel, ScriptedBackend
