@@ -15,7 +15,7 @@ from exo_lite.api.dialects import Dialect
 from exo_lite.api.error_responses import error_handler
 from exo_lite.api.events import events_router
 from exo_lite.api.gate import AccessRules, Gate
-from exo_lite.api.generation import Service
+from exo_lite.api.generation_context import GenerationContext
 from exo_lite.api.health import HEALTH_PATH, health_router
 from exo_lite.api.limits import HttpLimits
 from exo_lite.api.metrics import RequestMetrics
@@ -34,7 +34,7 @@ def create_app(
     limits: HttpLimits | None = None,
     dialects: Sequence[Dialect] = (OPENAI,),
 ) -> FastAPI:
-    """The ASGI app over a daemon.
+    """Make the ASGI app over a daemon.
 
     With `api_key`, every route but GET /health and the page's files wants it. Without one, `allowed_hosts` are the host
     names that requests may carry besides plain addresses (`*`: any). `keep_alive_s` is the longest silence in a
@@ -42,7 +42,7 @@ def create_app(
     InvalidRequest for a key that can't be one.
     """
     limits = limits or HttpLimits()
-    service = Service(backend, RequestMetrics(backend.state), clock, keep_alive_s)
+    context = GenerationContext(backend, RequestMetrics(backend.state), clock, keep_alive_s)
     files = page_files()
     handle_error = error_handler(dialects)
     app = FastAPI(
@@ -51,10 +51,10 @@ def create_app(
         strict_content_type=False,  # a body that is declared as nothing is JSON
         exception_handlers={HTTPException: handle_error, RequestValidationError: handle_error},
     )
-    app.include_router(health_router(backend, service.metrics))
+    app.include_router(health_router(backend, context.metrics))
     for dialect in dialects:
-        app.include_router(dialect.routes(service))
-    app.include_router(control_router(backend, service.text_work))
+        app.include_router(dialect.routes(context))
+    app.include_router(control_router(backend, context.text_work))
     app.include_router(events_router(backend, max_streams=limits.event_streams))
     app.include_router(page_router(files))
     rules = AccessRules(api_key, frozenset(allowed_hosts), frozenset({HEALTH_PATH, *files}))

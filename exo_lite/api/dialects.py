@@ -1,4 +1,8 @@
-"""What sets one API dialect apart from another: its routes, the form of its errors, the framing of its streams."""
+"""What sets one API dialect apart from another: its routes, the form of its errors, the framing of its streams.
+
+A new one is a folder like `openai/`: its routes make a request of `domain.chat` out of a body and hand it to
+`answering.respond` with a Rendering; `create_app` names it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter
 
 from exo_lite.api.failures import Failure
-from exo_lite.api.generation import Service
+from exo_lite.api.generation_context import GenerationContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Framing:
 class Dialect:
     """One API as its clients know it, over the same answers as the others."""
 
-    routes: Callable[[Service], APIRouter]
+    routes: Callable[[GenerationContext], APIRouter]
     framing: Framing
     error_document: Callable[[Failure], Mapping[str, object]]
     paths: frozenset[str] = frozenset()

@@ -9,10 +9,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exo_lite.api.answering import Reply, ServedCall, respond
+from exo_lite.api.answering import respond
+from exo_lite.api.backend import HeldModel
 from exo_lite.api.bodies import read_body
 from exo_lite.api.gate import tenant_of
-from exo_lite.api.generation import Service
+from exo_lite.api.generation_context import GenerationContext
 from exo_lite.api.openai.answer_documents import ChunkEvents, Document, new_header, usage_document
 from exo_lite.api.openai.answer_options import answer_options
 from exo_lite.api.openai.chat_messages import prompt_format, template_messages
@@ -22,20 +23,22 @@ from exo_lite.api.openai.logprobs import chat_logprobs
 from exo_lite.api.openai.parameters import ignored_header, refuse_unsupported, unknown_parameters
 from exo_lite.api.openai.request_bodies import ChatBody
 from exo_lite.api.pieces import Collected, Piece
+from exo_lite.api.prompts import Prompt
+from exo_lite.api.rendering import Reply
 from exo_lite.api.usage import Usage
 from exo_lite.domain.chat import ChatRequest
 
 
-def chat_router(service: Service) -> APIRouter:
+def chat_router(context: GenerationContext) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: Request) -> Response:
-        body = await read_body(request, ChatBody, service.text_work)
+        body = await read_body(request, ChatBody, context.text_work)
         headers = ignored_header(unknown_parameters(body))
         asked = chat_request(body, tenant_of(request.scope))
         reply = Reply(partial(ChatRendering, body), FRAMING, bool(body.stream), headers)
-        return await respond(service, request, asked, reply)
+        return await respond(context, request, asked, reply)
 
     return router
 
@@ -57,10 +60,10 @@ def chat_request(body: ChatBody, tenant: str) -> ChatRequest:
 class ChatRendering:
     """The documents of one call: `chat.completion`, or its chunks in a stream."""
 
-    def __init__(self, body: ChatBody, call: ServedCall) -> None:
-        self._header = new_header("chatcmpl", body.model, call.model.fingerprint)
+    def __init__(self, body: ChatBody, model: HeldModel, prompts: Sequence[Prompt]) -> None:
+        self._header = new_header("chatcmpl", body.model, model.fingerprint)
         self._events = ChunkEvents(self._header, "chat.completion.chunk", body.include_usage)
-        describe = partial(chat_logprobs, call.model.text) if body.logprobs else None
+        describe = partial(chat_logprobs, model.text) if body.logprobs else None
         self._details = ChoiceDetails(bool(body.return_token_ids), describe)
         self._begun: set[int] = set()
 

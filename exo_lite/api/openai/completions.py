@@ -10,10 +10,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exo_lite.api.answering import Reply, ServedCall, respond
+from exo_lite.api.answering import respond
+from exo_lite.api.backend import HeldModel
 from exo_lite.api.bodies import read_body
 from exo_lite.api.gate import tenant_of
-from exo_lite.api.generation import Service
+from exo_lite.api.generation_context import GenerationContext
 from exo_lite.api.openai.answer_documents import ChunkEvents, Document, new_header, usage_document
 from exo_lite.api.openai.answer_options import answer_options
 from exo_lite.api.openai.choices import ChoiceDetails, completion_choice, completion_chunk
@@ -23,6 +24,7 @@ from exo_lite.api.openai.parameters import ignored_header, refuse_unsupported, u
 from exo_lite.api.openai.request_bodies import CompletionBody, check_num_choices, prompts_of
 from exo_lite.api.pieces import Collected, Piece, ScoredToken
 from exo_lite.api.prompts import Prompt
+from exo_lite.api.rendering import Reply
 from exo_lite.api.usage import Usage
 from exo_lite.domain.chat import CompletionRequest
 from exo_lite.domain.request import Logprobs
@@ -31,16 +33,16 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
 
 
-def completions_router(service: Service) -> APIRouter:
+def completions_router(context: GenerationContext) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/completions", response_model=None)
     async def completions(request: Request) -> Response:
-        body = await read_body(request, CompletionBody, service.text_work)
+        body = await read_body(request, CompletionBody, context.text_work)
         headers = ignored_header(unknown_parameters(body))
         asked = completion_request(body, tenant_of(request.scope))
         reply = Reply(partial(CompletionRendering, body), FRAMING, bool(body.stream), headers)
-        return await respond(service, request, asked, reply)
+        return await respond(context, request, asked, reply)
 
     return router
 
@@ -63,21 +65,19 @@ def completion_request(body: CompletionBody, tenant: str) -> CompletionRequest:
 class CompletionRendering:
     """The documents of one call: `text_completion`, whole or in a stream; the best `n` answers to each prompt."""
 
-    def __init__(self, body: CompletionBody, call: ServedCall) -> None:
-        self._call = call
+    def __init__(self, body: CompletionBody, model: HeldModel, prompts: Sequence[Prompt]) -> None:
+        self._model, self._prompts = model.text, prompts
         self._num_candidates, self._n = body.num_candidates, body.n or 1
         self._scores_prompt = body.scores_prompt
-        self._header = new_header("cmpl", body.model, call.model.fingerprint)
+        self._header = new_header("cmpl", body.model, model.fingerprint)
         self._events = ChunkEvents(self._header, "text_completion", body.include_usage)
-        describe = None if body.logprobs is None else partial(completion_logprobs, call.model.text)
+        describe = None if body.logprobs is None else partial(completion_logprobs, model.text)
         self._details = ChoiceDetails(bool(body.return_token_ids), describe)
         self._begun: set[int] = set()
 
     def whole(self, answers: Sequence[Collected], usage: Usage) -> Document:
         told = [
-            (prompt, answer)
-            for number, prompt in enumerate(self._call.prompts)
-            for answer in self._best(answers, number)
+            (prompt, answer) for number, prompt in enumerate(self._prompts) for answer in self._best(answers, number)
         ]
         choices = [
             completion_choice(
@@ -99,10 +99,10 @@ class CompletionRendering:
 
     def _echoed(self, prompt: Prompt, logprobs: Sequence[Logprobs]) -> list[ScoredToken]:
         """Tell a prompt's tokens, where they are scored."""
-        return echoed_tokens(self._call.model.text, prompt.token_ids, logprobs) if self._scores_prompt else []
+        return echoed_tokens(self._model, prompt.token_ids, logprobs) if self._scores_prompt else []
 
     def piece(self, index: int, piece: Piece) -> Iterator[bytes]:
-        prompt = self._call.prompts[index // self._n]
+        prompt = self._prompts[index // self._n]
         if prompt.echo and index not in self._begun:
             yield self._event(index, Piece(prompt.echo, scored=tuple(self._echoed(prompt, piece.prompt_logprobs))))
         self._begun.add(index)

@@ -13,15 +13,18 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exo_lite.api.answering import Reply, ServedCall, respond
+from exo_lite.api.answering import respond
 from exo_lite.api.app import create_app
+from exo_lite.api.backend import HeldModel
 from exo_lite.api.bodies import read_body
 from exo_lite.api.dialects import Dialect, Framing, dialect_of
 from exo_lite.api.failures import Failure
 from exo_lite.api.gate import MAX_BODY_BYTES, tenant_of
-from exo_lite.api.generation import Service
+from exo_lite.api.generation_context import GenerationContext
 from exo_lite.api.openai.dialect import OPENAI
 from exo_lite.api.pieces import Collected, Piece
+from exo_lite.api.prompts import Prompt
+from exo_lite.api.rendering import Reply
 from exo_lite.api.usage import Usage
 from exo_lite.domain.chat import AnswerOptions, ChatRequest
 from exo_lite.domain.errors import NodeLost, NotReady
@@ -52,8 +55,8 @@ class SayBody(BaseModel):
 
 
 class SayRendering:
-    def __init__(self, call: ServedCall) -> None:
-        self._told = {"made_by": call.model.fingerprint}
+    def __init__(self, model: HeldModel, prompts: Sequence[Prompt]) -> None:
+        self._told = {"made_by": model.fingerprint}
 
     def whole(self, answers: Sequence[Collected], usage: Usage) -> dict[str, object]:
         return {"said": answers[0].text, "tokens": usage.num_answer_tokens, **self._told}
@@ -66,16 +69,16 @@ class SayRendering:
         yield line({"tokens": usage.num_answer_tokens, **self._told})
 
 
-def say_routes(service: Service) -> APIRouter:
+def say_routes(context: GenerationContext) -> APIRouter:
     router = APIRouter()
 
     @router.post("/say", response_model=None)
     async def say(request: Request) -> Response:
-        body = await read_body(request, SayBody, service.text_work)
+        body = await read_body(request, SayBody, context.text_work)
         options = AnswerOptions(body.model, Sampling(temperature=0.0), tenant=tenant_of(request.scope))
         messages = ({"role": "user", "content": body.say},)
         asked = ChatRequest(options, messages, tools=tuple(body.functions))
-        return await respond(service, request, asked, Reply(SayRendering, LINES, body.in_lines))
+        return await respond(context, request, asked, Reply(SayRendering, LINES, body.in_lines))
 
     return router
 
