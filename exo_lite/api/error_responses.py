@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -39,7 +39,7 @@ def _headers(failure: Failure) -> dict[str, str]:
     return headers
 
 
-def error_handler(dialects: Sequence[Dialect]) -> Callable[[Request, Exception], Awaitable[Response]]:
+def error_handler(dialects: Sequence[Dialect]) -> Callable[[Request, Exception], Coroutine[None, None, Response]]:
     """Make the framework's hook for errors raised in routes, and for the lack of a route."""
 
     async def handle(request: Request, error: Exception) -> Response:
