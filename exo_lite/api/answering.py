@@ -15,7 +15,7 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from exo_lite.api.backend import HeldModel
+from exo_lite.api.daemon_api import HeldModel
 from exo_lite.api.generation_context import GenerationContext
 from exo_lite.api.jobs import Job, make_jobs
 from exo_lite.api.pieces import Collected, Piece, Transcript, nothing_of
@@ -45,7 +45,7 @@ async def respond(context: GenerationContext, http: Request, request: AnyRequest
 
 async def whole_answer(context: GenerationContext, request: AnyRequest, render: Render) -> Mapping[str, object]:
     """Collect all answers. Raises ExoLiteError, before a node is asked for tokens where the request can be refused."""
-    async with context.backend.serve(request.options.model, request.options.keep_alive_s) as model:
+    async with context.daemon.serve(request.options.model, request.options.keep_alive_s) as model:
         prompts = await _prompts(context, model, request)
         jobs, rendering = make_jobs(model.text, prompts, request.options), render(model, prompts)
         answers = [Collected() for _ in jobs]
@@ -59,7 +59,7 @@ async def whole_answer(context: GenerationContext, request: AnyRequest, render: 
 
 async def streamed_answer(context: GenerationContext, request: AnyRequest, render: Render, write: Write) -> None:
     """Write the pieces of all answers as they come. Raises as `whole_answer` does."""
-    async with context.backend.serve(request.options.model, request.options.keep_alive_s) as model:
+    async with context.daemon.serve(request.options.model, request.options.keep_alive_s) as model:
         prompts = await _prompts(context, model, request)
         jobs, rendering = make_jobs(model.text, prompts, request.options), render(model, prompts)
 

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from exo_lite.api.backend import Backend
 from exo_lite.api.control import control_router
+from exo_lite.api.daemon_api import DaemonApi
 from exo_lite.api.dialects import Dialect
 from exo_lite.api.error_responses import error_handler
 from exo_lite.api.events import events_router
@@ -25,7 +25,7 @@ from exo_lite.api.usage import Clock
 
 
 def create_app(
-    backend: Backend,
+    daemon: DaemonApi,
     *,
     api_key: str | None,
     allowed_hosts: Sequence[str],
@@ -42,7 +42,7 @@ def create_app(
     InvalidRequest for a key that can't be one.
     """
     limits = limits or HttpLimits()
-    context = GenerationContext(backend, RequestMetrics(backend.state), clock, keep_alive_s)
+    context = GenerationContext(daemon, RequestMetrics(daemon.state), clock, keep_alive_s)
     files = page_files()
     handle_error = error_handler(dialects)
     app = FastAPI(
@@ -51,11 +51,11 @@ def create_app(
         strict_content_type=False,  # a body that is declared as nothing is JSON
         exception_handlers={HTTPException: handle_error, RequestValidationError: handle_error},
     )
-    app.include_router(health_router(backend, context.metrics))
+    app.include_router(health_router(daemon, context.metrics))
     for dialect in dialects:
         app.include_router(dialect.routes(context))
-    app.include_router(control_router(backend, context.text_work))
-    app.include_router(events_router(backend, max_streams=limits.event_streams))
+    app.include_router(control_router(daemon, context.text_work))
+    app.include_router(events_router(daemon, max_streams=limits.event_streams))
     app.include_router(page_router(files))
     rules = AccessRules(api_key, frozenset(allowed_hosts), frozenset({HEALTH_PATH, *files}))
     app.add_middleware(Gate, rules=rules, dialects=dialects, max_requests=limits.requests)

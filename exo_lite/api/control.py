@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from exo_lite.api.backend import Backend
 from exo_lite.api.bodies import read_body
+from exo_lite.api.daemon_api import DaemonApi
 from exo_lite.api.plan_document import plan_document
 from exo_lite.api.text_work import TextWork
 from exo_lite.api.trace_document import traces_document
@@ -77,33 +77,33 @@ class PlanBody(WishBody):
     nodes: list[OfferBody] | None = Field(default=None, min_length=1, max_length=MAX_OFFERS)
 
 
-def control_router(backend: Backend, work: TextWork) -> APIRouter:
+def control_router(daemon: DaemonApi, work: TextWork) -> APIRouter:
     router = APIRouter(prefix="/api/v1")
 
     @router.get("/state", response_model=None)
     async def state() -> Response:
-        return JSONResponse(backend.state())
+        return JSONResponse(daemon.state())
 
     @router.post("/plan", response_model=None)
     async def plan(request: Request) -> Response:
         body = await read_body(request, PlanBody, work)
         offers = [node.offer() for node in body.nodes] if body.nodes is not None else None
-        return JSONResponse(plan_document(await backend.plan(body.model, body.wish(), offers)))
+        return JSONResponse(plan_document(await daemon.plan(body.model, body.wish(), offers)))
 
     @router.post("/models/{model_id:path}/load", response_model=None)
     async def load(model_id: str, request: Request) -> Response:
         body = await read_body(request, LoadBody, work) if await request.body() else LoadBody()
-        instance = await backend.load(model_id, body.wish())
+        instance = await daemon.load(model_id, body.wish())
         document = {"id": instance.model_id, "state": instance.state, "epoch": instance.epoch}
         return JSONResponse(document, status_code=202)
 
     @router.post("/models/{model_id:path}/unload", response_model=None)
     async def unload(model_id: str) -> Response:
-        await backend.unload(model_id)
+        await daemon.unload(model_id)
         return JSONResponse({"id": model_id})
 
     @router.get("/models/{model_id:path}/traces", response_model=None)
     async def traces(model_id: str) -> Response:
-        return JSONResponse(traces_document(await backend.traces(model_id)))
+        return JSONResponse(traces_document(await daemon.traces(model_id)))
 
     return router

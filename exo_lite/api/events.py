@@ -9,7 +9,7 @@ from contextlib import aclosing
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from exo_lite.api.backend import Backend
+from exo_lite.api.daemon_api import DaemonApi
 from exo_lite.api.limits import MAX_EVENT_STREAMS
 from exo_lite.api.openai.framing import FRAMING
 from exo_lite.api.sse import sse_event
@@ -30,7 +30,7 @@ def changed_keys(sent: Mapping[str, object], document: Mapping[str, object]) -> 
     return {key: value for key, value in document.items() if key not in sent or sent[key] != value}
 
 
-def events_router(backend: Backend, *, max_streams: int = MAX_EVENT_STREAMS) -> APIRouter:
+def events_router(daemon: DaemonApi, *, max_streams: int = MAX_EVENT_STREAMS) -> APIRouter:
     """At most `max_streams` at once: the next ones get 503, code `daemon_busy`."""
     router = APIRouter()
     num_streams = 0
@@ -48,12 +48,12 @@ def events_router(backend: Backend, *, max_streams: int = MAX_EVENT_STREAMS) -> 
             num_streams -= 1
 
     async def follow(write: Write) -> None:
-        sent = dict(backend.state())
+        sent = dict(daemon.state())
         event_id = 1
         await write(sse_event(sent, event="state", event_id=event_id))
-        async with aclosing(backend.changes()) as changes:
+        async with aclosing(daemon.changes()) as changes:
             async for _ in changes:
-                changed = changed_keys(sent, backend.state())
+                changed = changed_keys(sent, daemon.state())
                 if not changed:
                     continue
                 event_id += 1

@@ -104,7 +104,7 @@ class Gate:
 
     @contextmanager
     def _place(self, path: str) -> Iterator[None]:
-        """One of the requests under way. Raises DaemonBusy; probes and the page's files always get through."""
+        """One of the requests under way. Raises DaemonBusy; health checks and the page's files always get through."""
         if path in HEALTH_PATHS or path in self._rules.open_paths:
             yield
             return

@@ -5,14 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from exo_lite.api.backend import Backend
+from exo_lite.api.daemon_api import DaemonApi
 from exo_lite.api.metrics import RequestMetrics
 from exo_lite.domain.errors import NotReady
 
 HEALTH_PATH = "/health"
 
 
-def health_router(backend: Backend, metrics: RequestMetrics) -> APIRouter:
+def health_router(daemon: DaemonApi, metrics: RequestMetrics) -> APIRouter:
     router = APIRouter()
 
     @router.api_route(HEALTH_PATH, methods=["GET", "HEAD"], response_model=None)
@@ -21,7 +21,7 @@ def health_router(backend: Backend, metrics: RequestMetrics) -> APIRouter:
 
     @router.api_route("/readyz", methods=["GET", "HEAD"], response_model=None)
     async def readyz() -> Response:
-        if reason := backend.not_ready_reason():
+        if reason := daemon.not_ready_reason():
             raise NotReady(reason)
         return JSONResponse({"status": "ready"})
 

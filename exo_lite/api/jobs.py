@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from exo_lite.api.backend import TextModel
+from exo_lite.api.daemon_api import TextModel
 from exo_lite.api.prompts import Prompt
 from exo_lite.domain.chat import AnswerOptions
 from exo_lite.domain.errors import InvalidRequest

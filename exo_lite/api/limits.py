@@ -25,8 +25,8 @@ class HttpLimits:
 def http_limits(num_descriptors: int) -> HttpLimits:
     """The limits of a process that may have `num_descriptors` open.
 
-    A quarter of the connections is never a request that waits, so that probes always get through; streams of events,
-    which last, take half of those at most.
+    A quarter of the connections is never a request that waits, so that health checks always get through; streams of
+    events, which last, take half of the others at most.
     """
     connections = max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, num_descriptors - RESERVED_DESCRIPTORS))
     requests = connections * 3 // 4

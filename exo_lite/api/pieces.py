@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from exo_lite.api.backend import TextStream
+from exo_lite.api.daemon_api import TextStream
 from exo_lite.domain.request import FinishReason, Logprobs, Token
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exo_lite.api.backend import TextModel
+from exo_lite.api.daemon_api import TextModel
 from exo_lite.domain.chat import AnyRequest, ChatRequest
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from exo_lite.api.backend import HeldModel
+from exo_lite.api.daemon_api import HeldModel
 from exo_lite.api.dialects import Framing
 from exo_lite.api.pieces import Collected, Piece
 from exo_lite.api.prompts import Prompt

@@ -16,7 +16,7 @@ Answer = Callable[[ModelId, AnswerRequest], AsyncGenerator[Token, None]]
 
 @dataclass(frozen=True, slots=True)
 class HeldModel:
-    """Fits api.backend.HeldModel. `instance` is the model as it was placed when the call began."""
+    """Fits api.daemon_api.HeldModel. `instance` is the model as it was placed when the call began."""
 
     instance: Instance
     text: ServedText

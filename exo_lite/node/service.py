@@ -58,7 +58,7 @@ MAX_NAME_CHARS = 96
 
 
 class NodeService:
-    """Fits api.backend.Backend. Orders about placement go to the leader, wherever it is."""
+    """Fits api.daemon_api.DaemonApi. Orders about placement go to the leader, wherever it is."""
 
     def __init__(
         self,

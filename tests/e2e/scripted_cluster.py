@@ -87,7 +87,7 @@ class ScriptedModel:
 
 
 class ScriptedCluster:
-    """A backend whose document and answers a test sets from its own thread; it serves itself on loopback."""
+    """A daemon whose document and answers a test sets from its own thread; it serves itself on loopback."""
 
     def __init__(self, *, api_key: str | None = None) -> None:
         self.answer = "Hello from three machines."
@@ -144,7 +144,7 @@ class ScriptedCluster:
         with suppress(asyncio.CancelledError):
             await serving
 
-    # Backend
+    # DaemonApi
 
     def state(self) -> Mapping[str, object]:
         return self._document

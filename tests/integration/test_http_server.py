@@ -16,7 +16,7 @@ from exo_lite.api.app import create_app
 from exo_lite.api.server import MAX_HEADER_BYTES, serve_http
 from exo_lite.node.supervisor import Supervisor
 from tests.loopback import CLOCK
-from tests.unit.api.scripted_backend import ScriptedBackend
+from tests.unit.api.scripted_daemon import ScriptedDaemon
 
 DEADLINE_S = 10
 
@@ -96,7 +96,7 @@ async def test_a_hang_up_reaches_the_app() -> None:
 
 async def test_a_body_with_two_lengths_is_refused_and_nothing_after_it_is_read() -> None:
     """Two readers may take two lengths of it: behind a proxy, the rest of a body would be the next one's request."""
-    app = create_app(ScriptedBackend(), api_key=None, allowed_hosts=["x"])
+    app = create_app(ScriptedDaemon(), api_key=None, allowed_hosts=["x"])
     smuggled = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     async with served(app) as (port, _):

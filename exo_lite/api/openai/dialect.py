@@ -14,7 +14,7 @@ from exo_lite.api.openai.models_route import models_router
 
 def _routes(context: GenerationContext) -> APIRouter:
     router = APIRouter()
-    router.include_router(models_router(context.backend))
+    router.include_router(models_router(context.daemon))
     router.include_router(chat_router(context))
     router.include_router(completions_router(context))
     return router

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exo_lite.api.backend import TextModel
+from exo_lite.api.daemon_api import TextModel
 from exo_lite.api.openai.answer_documents import Document
 from exo_lite.api.pieces import ScoredToken
 from exo_lite.domain.request import Logprobs

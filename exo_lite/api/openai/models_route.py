@@ -5,20 +5,20 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from exo_lite.api.backend import Backend
+from exo_lite.api.daemon_api import DaemonApi
 from exo_lite.domain.placement import ServedModel
 
 
-def models_router(backend: Backend) -> APIRouter:
+def models_router(daemon: DaemonApi) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v1/models", response_model=None)
     async def list_models() -> Response:
-        return JSONResponse({"object": "list", "data": [_document(model) for model in await backend.models()]})
+        return JSONResponse({"object": "list", "data": [_document(model) for model in await daemon.models()]})
 
     @router.get("/v1/models/{name:path}", response_model=None)
     async def show_model(name: str) -> Response:
-        return JSONResponse(_document(await backend.model(name)))
+        return JSONResponse(_document(await daemon.model(name)))
 
     return router
 

@@ -7,27 +7,27 @@ import openai
 import pytest
 
 from exo_lite.api.app import create_app
-from tests.unit.api.scripted_backend import ScriptedBackend
+from tests.unit.api.scripted_daemon import ScriptedDaemon
 
 BASE_URL = "http://daemon.test"
 
 
 @pytest.fixture
-def backend() -> ScriptedBackend:
-    return ScriptedBackend()
+def daemon() -> ScriptedDaemon:
+    return ScriptedDaemon()
 
 
 @pytest.fixture
-async def client(backend: ScriptedBackend) -> AsyncIterator[httpx2.AsyncClient]:
-    app = create_app(backend, api_key=None, allowed_hosts=["daemon.test"])
+async def client(daemon: ScriptedDaemon) -> AsyncIterator[httpx2.AsyncClient]:
+    app = create_app(daemon, api_key=None, allowed_hosts=["daemon.test"])
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=BASE_URL) as http:
         yield http
 
 
 @pytest.fixture
-async def locked_client(backend: ScriptedBackend) -> AsyncIterator[httpx2.AsyncClient]:
+async def locked_client(daemon: ScriptedDaemon) -> AsyncIterator[httpx2.AsyncClient]:
     """A client without a key, of an app that wants one: `the-key`."""
-    app = create_app(backend, api_key="the-key", allowed_hosts=["daemon.test"])
+    app = create_app(daemon, api_key="the-key", allowed_hosts=["daemon.test"])
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=BASE_URL) as http:
         yield http
 

@@ -9,33 +9,33 @@ from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.step import StageTiming
 from exo_lite.domain.trace import RequestTrace, StepTrace
-from tests.unit.api.scripted_backend import MODEL, STATE, ScriptedBackend, sample_plan, sample_refusal
+from tests.unit.api.scripted_daemon import MODEL, STATE, ScriptedDaemon, sample_plan, sample_refusal
 
 
 async def test_the_state_document(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/api/v1/state")).json() == STATE
 
 
-async def test_load_without_a_wish(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_load_without_a_wish(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     response = await client.post(f"/api/v1/models/{MODEL}/load")
     assert response.status_code == 202
     assert response.json() == {"id": MODEL, "state": "loading", "epoch": 7}
-    assert backend.wishes == [(MODEL, LoadWish())]
+    assert daemon.wishes == [(MODEL, LoadWish())]
 
 
-async def test_load_with_a_wish(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_load_with_a_wish(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     body = {"strategy": "by_memory", "dtype": "float16", "quant": "int8", "context": 512, "slots": 2}
     response = await client.post("/api/v1/models/org%2Fname/load", json=body)
     assert response.status_code == 202
-    assert backend.wishes == [("org/name", LoadWish("float16", "int8", 512, 2))]
+    assert daemon.wishes == [("org/name", LoadWish("float16", "int8", 512, 2))]
 
 
 @pytest.mark.parametrize(("keep_alive", "seconds"), [("5m", 300.0), (0, 0.0), (-1, FOR_EVER)])
 async def test_load_as_a_request_does_it_with_a_time_to_keep(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, keep_alive: str | int, seconds: float
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, keep_alive: str | int, seconds: float
 ) -> None:
     await client.post(f"/api/v1/models/{MODEL}/load", json={"on_demand": True, "keep_alive": keep_alive})
-    assert backend.wishes == [(MODEL, LoadWish(keep_alive_s=seconds, is_on_demand=True))]
+    assert daemon.wishes == [(MODEL, LoadWish(keep_alive_s=seconds, is_on_demand=True))]
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ async def test_wishes_are_checked(client: httpx2.AsyncClient, body: dict[str, ob
     assert response.json()["error"]["param"] == next(iter(body))
 
 
-async def test_auto_is_the_checkpoints_own_type(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_auto_is_the_checkpoints_own_type(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     await client.post(f"/api/v1/models/{MODEL}/load", json={"dtype": "auto"})
-    assert backend.wishes == [(MODEL, LoadWish())]
+    assert daemon.wishes == [(MODEL, LoadWish())]
 
 
-async def test_a_model_that_does_not_fit(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
-    backend.error = ModelDoesNotFit("needs 10 GiB, has 4 GiB: short by 6 GiB")
+async def test_a_model_that_does_not_fit(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+    daemon.error = ModelDoesNotFit("needs 10 GiB, has 4 GiB: short by 6 GiB")
     response = await client.post(f"/api/v1/models/{MODEL}/load")
     assert response.status_code == 507
     assert response.json()["error"]["code"] == "model_does_not_fit"
@@ -61,20 +61,20 @@ async def test_a_model_that_does_not_fit(client: httpx2.AsyncClient, backend: Sc
     assert response.headers["x-should-retry"] == "false"
 
 
-async def test_unload(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_unload(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     response = await client.post(f"/api/v1/models/{MODEL}/unload")
     assert (response.status_code, response.json()) == (200, {"id": MODEL})
-    assert backend.unloaded == [MODEL]
+    assert daemon.unloaded == [MODEL]
     assert (await client.post("/api/v1/models/nobody/unload")).status_code == 404
 
 
-async def test_plan_for_machines_that_are_not_there(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_plan_for_machines_that_are_not_there(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     nodes = [{"name": "big", "memory_bytes": 100}, {"name": "small", "memory_bytes": 10}]
     response = await client.post("/api/v1/plan", json={"model": MODEL, "nodes": nodes, "quant": "int4", "context": 9})
     assert response.status_code == 200
-    assert backend.wishes == [(MODEL, LoadWish(quant="int4", context_length=9))]
-    assert backend.offers is not None
-    assert [(offer.name, offer.memory_bytes) for offer in backend.offers] == [("big", 100), ("small", 10)]
+    assert daemon.wishes == [(MODEL, LoadWish(quant="int4", context_length=9))]
+    assert daemon.offers is not None
+    assert [(offer.name, offer.memory_bytes) for offer in daemon.offers] == [("big", 100), ("small", 10)]
     document = response.json()
     assert document["fits"] is True
     assert document["reason"] is None
@@ -85,11 +85,11 @@ async def test_plan_for_machines_that_are_not_there(client: httpx2.AsyncClient, 
     assert document["shards"][0]["memory_bytes"] == 123
 
 
-async def test_plan_for_the_living_nodes_may_be_a_refusal(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
-    backend.outcome = sample_refusal()
+async def test_plan_for_the_living_nodes_may_be_a_refusal(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+    daemon.outcome = sample_refusal()
     response = await client.post("/api/v1/plan", json={"model": MODEL})
     assert response.status_code == 200
-    assert backend.offers is None
+    assert daemon.offers is None
     assert (response.json()["fits"], response.json()["shards"]) == (False, [])
     assert response.json()["reason"] == "needs 10, a offers 4: short by 6"
 
@@ -101,12 +101,12 @@ def test_the_plan_document_has_the_contracts_keys() -> None:
     assert plan_document(sample_plan())["excluded"] == [{"node": "c", "node_id": "c", "reason": "offers nothing"}]
 
 
-async def test_traces_say_where_the_time_went(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_traces_say_where_the_time_went(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     names = [assignment.name for assignment in sample_plan().assignments]
     stages = tuple(StageTiming(0.25, 4.0 + index, 0.125) for index in range(len(names)))
     duration_ms = sum(one.queue_ms + one.compute_ms + one.serialize_ms for one in stages) + 1.5
     prompt, failed = StepTrace(0.0, 900.0, 0, stages), StepTrace(1.0, 2.0, 0, stages[:1])
-    backend.traced = (RequestTrace(3.0, (prompt, failed, StepTrace(10.0, duration_ms, 1, stages))),)
+    daemon.traced = (RequestTrace(3.0, (prompt, failed, StepTrace(10.0, duration_ms, 1, stages))),)
     document = (await client.get(f"/api/v1/models/{MODEL}/traces")).json()
     assert [stage["node"] for stage in document["stages"]] == names
     [request] = document["requests"]

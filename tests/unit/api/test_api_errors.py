@@ -22,7 +22,7 @@ from exo_lite.domain.errors import (
     Unauthorized,
     UnsupportedModel,
 )
-from tests.unit.api.scripted_backend import MODEL, ScriptedBackend
+from tests.unit.api.scripted_daemon import MODEL, ScriptedDaemon
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ async def test_a_refused_value_is_not_repeated(client: httpx2.AsyncClient) -> No
 
 
 async def test_a_bug_is_a_500_whose_log_names_the_place_but_no_value(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, caplog: pytest.LogCaptureFixture
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, caplog: pytest.LogCaptureFixture
 ) -> None:
     prompt = "-".join(("my", "prompt"))
 
     def explode() -> dict[str, object]:
         raise KeyError(prompt)
 
-    backend.state = explode  # type: ignore[method-assign]  # the bug
+    daemon.state = explode  # type: ignore[method-assign]  # the bug
     with caplog.at_level(logging.ERROR):
         response = await client.get("/api/v1/state")
     assert response.status_code == 500

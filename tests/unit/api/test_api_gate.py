@@ -12,7 +12,7 @@ from exo_lite.api.limits import HttpLimits
 from exo_lite.api.page import page_files
 from exo_lite.domain.errors import InvalidRequest
 from tests.unit.api.asgi_call import asgi_call
-from tests.unit.api.scripted_backend import MODEL, ScriptedBackend
+from tests.unit.api.scripted_daemon import MODEL, ScriptedDaemon
 
 KEY = {"Authorization": "Bearer the-key"}
 ASK = {"model": MODEL, "prompt": "a"}
@@ -116,27 +116,27 @@ async def test_with_the_key_any_name_of_the_machine_will_do(locked_client: httpx
 
 
 @pytest.mark.parametrize("key", ["", " ", "key ", " key", "schlüssel", "a\nb", "a\x7f", "x" * 1025])
-def test_a_key_that_no_header_carries_unchanged_opens_no_daemon(backend: ScriptedBackend, key: str) -> None:
+def test_a_key_that_no_header_carries_unchanged_opens_no_daemon(daemon: ScriptedDaemon, key: str) -> None:
     with pytest.raises(InvalidRequest, match="the API key"):
-        create_app(backend, api_key=key, allowed_hosts=[])
+        create_app(daemon, api_key=key, allowed_hosts=[])
 
 
 SAME_KEY = ["Bearer the-key", "bearer the-key", "BEARER   the-key", "Bearer the-key  ", "  Bearer the-key"]
 
 
 async def test_the_tenant_is_the_key_however_it_is_written(
-    locked_client: httpx2.AsyncClient, client: httpx2.AsyncClient, backend: ScriptedBackend
+    locked_client: httpx2.AsyncClient, client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
     for http in (locked_client, client):  # of an open daemon too, where a key only tells programs apart
         for value in SAME_KEY:
             response = await http.post("/v1/completions", json=ASK, headers={b"Authorization": value.encode()})
             assert (response.status_code, value) == (200, value)
-    assert len({asked.tenant for asked in backend.asked}) == 1
+    assert len({asked.tenant for asked in daemon.asked}) == 1
     await client.post("/v1/completions", json=ASK, headers={"Authorization": "Bearer another"})
-    assert backend.asked[-1].tenant not in ("", backend.asked[0].tenant)
+    assert daemon.asked[-1].tenant not in ("", daemon.asked[0].tenant)
     for nobody in ("Bearer", "Basic the-key"):
         await client.post("/v1/completions", json=ASK, headers={"Authorization": nobody})
-        assert backend.asked[-1].tenant == ""
+        assert daemon.asked[-1].tenant == ""
 
 
 async def test_a_body_that_is_declared_as_nothing_is_json(client: httpx2.AsyncClient) -> None:
@@ -164,19 +164,19 @@ async def test_a_body_that_is_declared_as_something_else_is_told_what_to_declare
     assert response.status_code == 202  # there is no body
 
 
-async def test_two_lengths_of_one_body_are_refused(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_two_lengths_of_one_body_are_refused(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     headers = {"Content-Length": "5", "Transfer-Encoding": "chunked"}
     response = await client.post("/v1/completions", content=json.dumps(ASK), headers=headers)
     assert response.status_code == 400
     assert "Transfer-Encoding" in response.json()["error"]["message"]
     assert response.headers["connection"] == "close"
-    assert backend.asked == []
+    assert daemon.asked == []
 
 
-async def test_a_foreign_page_may_not_call_an_open_daemon(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_a_foreign_page_may_not_call_an_open_daemon(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     response = await client.post(f"/api/v1/models/{MODEL}/unload", headers={"Origin": "http://evil.example"})
     assert response.status_code == 403
-    assert backend.unloaded == []
+    assert daemon.unloaded == []
     response = await client.post(f"/api/v1/models/{MODEL}/unload", headers={"Origin": "http://daemon.test"})
     assert response.status_code == 200
 
@@ -211,8 +211,8 @@ async def test_large_bodies_are_refused(client: httpx2.AsyncClient, is_declared:
     assert response.json()["error"]["code"] == "request_too_large"
 
 
-async def test_one_request_too_many_is_told_to_come_again_and_probes_are_answered(backend: ScriptedBackend) -> None:
-    app = create_app(backend, api_key=None, allowed_hosts=["daemon.test"], limits=HttpLimits(requests=1))
+async def test_one_request_too_many_is_told_to_come_again_and_probes_are_answered(daemon: ScriptedDaemon) -> None:
+    app = create_app(daemon, api_key=None, allowed_hosts=["daemon.test"], limits=HttpLimits(requests=1))
     transport = httpx2.ASGITransport(app)
     async with (
         asgi_call(app, "/api/v1/events") as running,

@@ -7,7 +7,7 @@ import openai
 from prometheus_client.parser import text_string_to_metric_families
 
 from exo_lite.api.app import create_app
-from tests.unit.api.scripted_backend import MODEL, ScriptedBackend
+from tests.unit.api.scripted_daemon import MODEL, ScriptedDaemon
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -25,18 +25,18 @@ def labels(**values: str) -> frozenset[tuple[str, str]]:
     return frozenset(values.items())
 
 
-async def test_health_says_only_that_the_daemon_lives(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
-    backend.not_ready = "no model is loaded"
+async def test_health_says_only_that_the_daemon_lives(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+    daemon.not_ready = "no model is loaded"
     assert (await client.get("/health")).json() == {"status": "ok"}
     assert (await client.head("/health")).status_code == 200
 
 
-async def test_readyz_gives_the_reason(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_readyz_gives_the_reason(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     assert (await client.get("/readyz")).status_code == 200
-    backend.not_ready = "layers 10 to 19 of demo-model are lost"
+    daemon.not_ready = "layers 10 to 19 of demo-model are lost"
     response = await client.get("/readyz")
     assert response.status_code == 503
-    assert response.json()["error"]["message"] == backend.not_ready
+    assert response.json()["error"]["message"] == daemon.not_ready
     assert "retry-after" in response.headers
 
 
@@ -54,13 +54,13 @@ async def test_cluster_gauges_come_from_the_state(client: httpx2.AsyncClient) ->
     assert samples["exo_lite_node_layers", labels(node="node-n1", node_id="n1", model=MODEL)] == 30
 
 
-async def test_an_empty_state_can_be_scraped(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
-    backend.document = {}
+async def test_an_empty_state_can_be_scraped(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+    daemon.document = {}
     assert (await client.get("/metrics")).status_code == 200
 
 
-async def test_requests_are_counted_and_timed(backend: ScriptedBackend, ticking_clock: Callable[[], float]) -> None:
-    app = create_app(backend, api_key=None, allowed_hosts=["x"], clock=ticking_clock)
+async def test_requests_are_counted_and_timed(daemon: ScriptedDaemon, ticking_clock: Callable[[], float]) -> None:
+    app = create_app(daemon, api_key=None, allowed_hosts=["x"], clock=ticking_clock)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://x") as client:
         answer = (await client.post("/v1/completions", json={"model": MODEL, "prompt": "ab"})).json()
         samples = await scrape(client)

@@ -15,7 +15,7 @@ from exo_lite.api.bodies import MAX_VALUES, check_num_values, parse_body
 from exo_lite.api.control import LoadBody
 from exo_lite.api.openai.request_bodies import MAX_MESSAGES, ChatBody, CompletionBody
 from exo_lite.api.text_work import LONG_TEXT_CHARS, TextWork
-from tests.unit.api.scripted_backend import MODEL
+from tests.unit.api.scripted_daemon import MODEL
 
 MIB = 2**20
 

@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from exo_lite.api.answering import respond
 from exo_lite.api.app import create_app
-from exo_lite.api.backend import HeldModel
 from exo_lite.api.bodies import read_body
+from exo_lite.api.daemon_api import HeldModel
 from exo_lite.api.dialects import Dialect, Framing, dialect_of
 from exo_lite.api.failures import Failure
 from exo_lite.api.gate import MAX_BODY_BYTES, tenant_of
@@ -30,7 +30,7 @@ from exo_lite.domain.chat import AnswerOptions, ChatRequest
 from exo_lite.domain.errors import NodeLost, NotReady
 from exo_lite.domain.request import Sampling
 from tests.unit.api.asgi_call import asgi_call
-from tests.unit.api.scripted_backend import MODEL, ScriptedBackend
+from tests.unit.api.scripted_daemon import MODEL, ScriptedDaemon
 
 SAY = {"model": MODEL, "say": "Hi"}
 PROMPT = tuple(map(ord, "<user>Hi<assistant>"))
@@ -88,8 +88,8 @@ BOTH = (OPENAI, SAYING)
 
 
 @pytest.fixture
-async def client(backend: ScriptedBackend) -> AsyncIterator[httpx2.AsyncClient]:
-    app = create_app(backend, api_key=None, allowed_hosts=["daemon.test"], dialects=BOTH)
+async def client(daemon: ScriptedDaemon) -> AsyncIterator[httpx2.AsyncClient]:
+    app = create_app(daemon, api_key=None, allowed_hosts=["daemon.test"], dialects=BOTH)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://daemon.test") as http:
         yield http
 
@@ -98,10 +98,10 @@ def lines_of(response: httpx2.Response) -> list[dict[str, object]]:
     return [json.loads(one) for one in response.text.splitlines()]
 
 
-async def test_whole_answers_come_out_of_the_same_code(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_whole_answers_come_out_of_the_same_code(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     response = await client.post("/say", json=SAY)
     assert response.json() == {"said": "Hello", "tokens": 6, "made_by": f"fp_{MODEL}"}
-    [asked] = backend.asked
+    [asked] = daemon.asked
     assert (asked.token_ids, asked.sampling.temperature, asked.max_tokens) == (PROMPT, 0.0, 64 - len(PROMPT))
 
 
@@ -115,18 +115,18 @@ async def test_streams_have_their_own_framing(client: httpx2.AsyncClient) -> Non
 
 @pytest.mark.parametrize("in_lines", [False, True])
 async def test_a_failure_before_the_first_token_has_its_form_and_status(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, in_lines: bool
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, in_lines: bool
 ) -> None:
-    backend.error = NotReady("loading")
+    daemon.error = NotReady("loading")
     response = await client.post("/say", json={**SAY, "in_lines": in_lines})
     assert (response.status_code, response.json()) == (503, {"problem": "loading", "kind": "not_ready"})
     assert int(response.headers["retry-after"]) >= 1
 
 
 async def test_a_failure_in_mid_stream_is_framed_as_the_pieces_are(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
-    backend.error, backend.error_after = NodeLost("node-b is gone"), 2
+    daemon.error, daemon.error_after = NodeLost("node-b is gone"), 2
     response = await client.post("/say", json={**SAY, "in_lines": True})
     assert lines_of(response) == [{"said": "H"}, {"said": "e"}, {"problem": "node-b is gone", "kind": "node_lost"}]
 
@@ -142,12 +142,12 @@ async def test_a_failure_in_mid_stream_is_framed_as_the_pieces_are(
     ],
 )
 async def test_whoever_refuses_does_so_in_the_form_of_the_path(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, method: str, content: bytes, status: int, kind: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, method: str, content: bytes, status: int, kind: str
 ) -> None:
     response = await client.request(method, "/say", content=content)
     assert (response.status_code, response.json().keys()) == (status, {"problem", "kind"})
     assert response.json()["kind"] == kind
-    assert backend.asked == []
+    assert daemon.asked == []
 
 
 async def test_other_paths_keep_the_form_of_the_first_dialect(client: httpx2.AsyncClient) -> None:
@@ -158,23 +158,23 @@ async def test_other_paths_keep_the_form_of_the_first_dialect(client: httpx2.Asy
     assert dialect_of("/say/", BOTH) is OPENAI
 
 
-async def test_the_key_may_stand_in_a_header_of_the_dialect_at_its_paths(backend: ScriptedBackend) -> None:
-    app = create_app(backend, api_key="the-key", allowed_hosts=[], dialects=BOTH)
+async def test_the_key_may_stand_in_a_header_of_the_dialect_at_its_paths(daemon: ScriptedDaemon) -> None:
+    app = create_app(daemon, api_key="the-key", allowed_hosts=[], dialects=BOTH)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://daemon.test") as client:
         for headers in ({"X-Say-Key": "the-key"}, {"Authorization": "Bearer the-key"}):
             assert (await client.post("/say", json=SAY, headers=headers)).status_code == 200
         refused = await client.post("/say", json=SAY, headers={"X-Say-Key": "another"})
         assert (refused.status_code, refused.json()["kind"]) == (401, "unauthorized")
         assert (await client.get("/v1/models", headers={"X-Say-Key": "the-key"})).status_code == 401
-    first, second = backend.asked
+    first, second = daemon.asked
     assert first.tenant == second.tenant != ""
 
 
 async def test_a_silence_that_nothing_may_fill_still_begins_the_response() -> None:
-    backend = ScriptedBackend(pause=asyncio.Event())
-    app = create_app(backend, api_key=None, allowed_hosts=[], keep_alive_s=0.01, dialects=BOTH)
+    daemon = ScriptedDaemon(pause=asyncio.Event())
+    app = create_app(daemon, api_key=None, allowed_hosts=[], keep_alive_s=0.01, dialects=BOTH)
     async with asgi_call(app, "/say", {**SAY, "in_lines": True}) as call:
         assert await call.begins() == 200
-        assert backend.pause is not None
-        backend.pause.set()
+        assert daemon.pause is not None
+        daemon.pause.set()
         assert json.loads(await call.event()) == {"said": "H"}

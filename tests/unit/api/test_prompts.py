@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from exo_lite.api.backend import TextModel
+from exo_lite.api.daemon_api import TextModel
 from exo_lite.api.prompts import Prompt, encode_within_context, read_prompts
 from exo_lite.domain.chat import AnswerOptions, ChatRequest, CompletionRequest
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest
 from exo_lite.domain.request import Sampling
-from tests.unit.api.scripted_backend import BOS, MODEL, LetterModel
+from tests.unit.api.scripted_daemon import BOS, MODEL, LetterModel
 
 OPTIONS = AnswerOptions(MODEL, Sampling())
 

@@ -14,7 +14,7 @@ from exo_lite.api.well_formed import with_whole_characters
 from exo_lite.domain.ids import ModelId
 from exo_lite.transport.cluster_codec import wish_to_proto
 from exo_lite.transport.sampling_codec import sampling_to_proto
-from tests.unit.api.scripted_backend import BOS, MODEL, ScriptedBackend
+from tests.unit.api.scripted_daemon import BOS, MODEL, ScriptedDaemon
 
 HEADERS = {"Content-Type": "application/json"}
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -36,7 +36,7 @@ def test_every_text_becomes_what_utf_16_makes_of_it(text: str, ensure_ascii: boo
 
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 async def test_half_a_character_in_any_text_becomes_the_replacement_character(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, ensure_ascii: bool
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, ensure_ascii: bool
 ) -> None:
     def content(body: object) -> bytes:
         return json.dumps(body, ensure_ascii=ensure_ascii).encode("utf-8", "surrogatepass")
@@ -44,11 +44,11 @@ async def test_half_a_character_in_any_text_becomes_the_replacement_character(
     ask = {"model": MODEL, "prompt": f"a{HALF}", "echo": True, "stop": [f"z{HALF}"]}
     response = await client.post(COMPLETIONS, content=content(ask), headers=HEADERS)
     assert response.json()["choices"][0]["text"] == f"a{REPLACED}Hello"
-    assert backend.asked[0].token_ids == (BOS, ord("a"), ord(REPLACED))
+    assert daemon.asked[0].token_ids == (BOS, ord("a"), ord(REPLACED))
     chat = {"model": MODEL, "messages": [{"role": "user", "content": HALF, "name": HALF}], HALF: HALF}
     response = await client.post(CHAT, content=content(chat), headers=HEADERS)
     assert response.status_code == 200
-    assert ord(REPLACED) in backend.asked[1].token_ids
+    assert ord(REPLACED) in daemon.asked[1].token_ids
     for wrong in (
         {**ask, "model": HALF},
         {**ask, "keep_alive": HALF},
@@ -65,10 +65,10 @@ async def test_half_a_character_in_any_text_becomes_the_replacement_character(
         assert response.status_code == 400
 
 
-async def test_long_bodies_are_mended_too(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_long_bodies_are_mended_too(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     body = {"model": MODEL, "prompt": HALF, "user": "x" * SHORT_BODY_BYTES}
     await client.post(COMPLETIONS, content=json.dumps(body), headers=HEADERS)
-    assert backend.asked[0].token_ids == (BOS, ord(REPLACED))
+    assert daemon.asked[0].token_ids == (BOS, ord(REPLACED))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -87,14 +87,14 @@ EXTREMES = [-1, -(2**31) - 1, 2**31, 2**32, 2**63, 2**64, 10**400, -(10**400), 1
 
 @pytest.mark.parametrize("name", NUMBERS)
 async def test_numbers_that_no_wire_holds_are_refused_by_name(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, name: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, name: str
 ) -> None:
     for value in EXTREMES:
         response = await client.post(COMPLETIONS, json={"model": MODEL, "prompt": "a", name: value})
         assert response.status_code in (200, 400), (name, value)
         if response.status_code == 400:
             assert response.json()["error"]["param"] == name
-    for asked in backend.asked:  # whatever was taken can travel
+    for asked in daemon.asked:  # whatever was taken can travel
         sampling_to_proto(asked.sampling)
 
 
@@ -108,16 +108,16 @@ async def test_what_json_has_no_number_for_is_refused(client: httpx2.AsyncClient
 
 
 @pytest.mark.parametrize("name", ["context", "slots", "keep_alive"])
-async def test_so_are_those_of_loads(client: httpx2.AsyncClient, backend: ScriptedBackend, name: str) -> None:
+async def test_so_are_those_of_loads(client: httpx2.AsyncClient, daemon: ScriptedDaemon, name: str) -> None:
     for value in EXTREMES:
         response = await client.post(f"/api/v1/models/{MODEL}/load", json={name: value})
         assert response.status_code in (202, 400), (name, value)
-    for model, wish in backend.wishes:
+    for model, wish in daemon.wishes:
         wish_to_proto(ModelId(model), wish)
 
 
-async def test_token_ids_that_no_wire_holds(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_token_ids_that_no_wire_holds(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     for value in [*EXTREMES, 1.5, True]:
         response = await client.post(COMPLETIONS, json={"model": MODEL, "prompt": [value]})
         assert response.status_code == 400, value
-    assert backend.asked == []
+    assert daemon.asked == []

@@ -9,7 +9,7 @@ import pytest
 
 from exo_lite.domain.errors import NodeLost, NotReady, QueueFull
 from exo_lite.domain.keep_alive import FOR_EVER
-from tests.unit.api.scripted_backend import BOS, EOS, MODEL, ScriptedBackend
+from tests.unit.api.scripted_daemon import BOS, EOS, MODEL, ScriptedDaemon
 
 PATH = "/v1/chat/completions"
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
@@ -59,9 +59,7 @@ async def test_a_stream_ends_with_done_and_has_no_usage_unasked(client: httpx2.A
     assert all("usage" not in json.loads(chunk) for chunk in chunks)
 
 
-async def test_the_prompt_is_rendered_without_a_second_bos(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
-) -> None:
+async def test_the_prompt_is_rendered_without_a_second_bos(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     messages = [
         {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief"}]},
         {"role": "user", "content": "Hi"},
@@ -71,32 +69,32 @@ async def test_the_prompt_is_rendered_without_a_second_bos(
     response = await client.post(PATH, json={"model": MODEL, "messages": messages})
     assert response.status_code == 200
     prompt = "<system>Be\nbrief<user>Hi<assistant><user>And?<assistant>"
-    assert "".join(map(chr, backend.asked[0].token_ids)) == prompt
-    assert BOS not in backend.asked[0].token_ids
+    assert "".join(map(chr, daemon.asked[0].token_ids)) == prompt
+    assert BOS not in daemon.asked[0].token_ids
 
 
 async def test_defaults_are_openais_and_the_rest_of_the_context(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
     await client.post(PATH, json={**ASK, "user": "me", "metadata": {}, "temperature": None, "n": 1, "top_k": -1})
-    [asked] = backend.asked
+    [asked] = daemon.asked
     assert asked.max_tokens == 64 - len(asked.token_ids)
     assert (asked.sampling.temperature, asked.sampling.top_p, asked.sampling.top_k) == (1.0, 1.0, 0)
     assert asked.stop_token_ids == {EOS}
 
 
-async def test_each_call_without_a_seed_draws_its_own(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_each_call_without_a_seed_draws_its_own(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     for _ in range(2):
         await client.post(PATH, json=ASK)
-    assert backend.asked[0].sampling.seed != backend.asked[1].sampling.seed
+    assert daemon.asked[0].sampling.seed != daemon.asked[1].sampling.seed
 
 
 @pytest.mark.parametrize(("seed", "expected"), [(5, 5), (-1, 2**64 - 1), (2**64 + 3, 3)])
 async def test_seeds_become_64_bits(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, seed: int, expected: int
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, seed: int, expected: int
 ) -> None:
     await client.post(PATH, json={**ASK, "seed": seed})
-    assert backend.asked[0].sampling.seed == expected
+    assert daemon.asked[0].sampling.seed == expected
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
@@ -106,13 +104,13 @@ async def test_both_names_limit_the_answer(client: httpx2.AsyncClient, name: str
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
-async def test_more_than_the_context_leaves_is_capped(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_more_than_the_context_leaves_is_capped(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     assert (await client.post(PATH, json={**ASK, "max_tokens": 10_000})).status_code == 200
-    assert backend.asked[0].max_tokens == 64 - len(backend.asked[0].token_ids)
+    assert daemon.asked[0].max_tokens == 64 - len(daemon.asked[0].token_ids)
 
 
 async def test_a_prompt_that_fills_the_context_is_refused_before_any_hop(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
     response = await client.post(PATH, json={"model": MODEL, "messages": [{"role": "user", "content": "x" * 100}]})
     error = response.json()["error"]
@@ -124,19 +122,19 @@ async def test_a_prompt_that_fills_the_context_is_refused_before_any_hop(
         "(117 in the messages, 1 in the completion), which exceeds the context window"
     )
     assert "prompt is too long" in error["message"]  # the words that langchain-openai 1.7 looks for
-    assert backend.asked == []
+    assert daemon.asked == []
 
 
 @pytest.mark.parametrize("stop", ["lo", ["zz", "lo"]])
 async def test_a_stop_string_ends_the_answer_and_the_generation(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, stop: object
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, stop: object
 ) -> None:
-    backend.answer = "Hello, and much more"
+    daemon.answer = "Hello, and much more"
     answer = (await client.post(PATH, json={**ASK, "stop": stop, "return_token_ids": True})).json()
     assert answer["choices"][0]["message"]["content"] == "Hel"
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["choices"][0]["token_ids"] == [ord(letter) for letter in "Hello"]
-    assert backend.num_open == 0
+    assert daemon.num_open == 0
 
 
 async def test_as_many_stop_strings_as_editors_send(client: httpx2.AsyncClient) -> None:
@@ -145,7 +143,7 @@ async def test_as_many_stop_strings_as_editors_send(client: httpx2.AsyncClient) 
     assert answer["choices"][0]["message"]["content"] == "Hel"
 
 
-async def test_several_answers_of_one_prompt(sdk: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
+async def test_several_answers_of_one_prompt(sdk: openai.AsyncOpenAI, daemon: ScriptedDaemon) -> None:
     completion = await sdk.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "Hi"}], n=3, seed=2**64 - 1
     )
@@ -154,21 +152,21 @@ async def test_several_answers_of_one_prompt(sdk: openai.AsyncOpenAI, backend: S
         (1, "Hello"),
         (2, "Hello"),
     ]
-    assert [asked.sampling.seed for asked in backend.asked] == [2**64 - 1, 0, 1]
+    assert [asked.sampling.seed for asked in daemon.asked] == [2**64 - 1, 0, 1]
     assert completion.usage is not None
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (len("<user>Hi<assistant>"), 18)
 
 
 async def test_further_answers_wait_for_the_first_token_so_that_the_prompt_is_computed_once(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
-    backend.pause = asyncio.Event()
+    daemon.pause = asyncio.Event()
     call = asyncio.create_task(client.post(PATH, json={**ASK, "n": 3}))
-    await asyncio.wait_for(backend.started.get(), 5)
+    await asyncio.wait_for(daemon.started.get(), 5)
     for _ in range(10):
         await asyncio.sleep(0)
-    assert backend.num_open == 1
-    backend.pause.set()
+    assert daemon.num_open == 1
+    daemon.pause.set()
     assert len((await call).json()["choices"]) == 3
 
 
@@ -185,9 +183,9 @@ async def test_streamed_answers_of_one_prompt_are_told_apart_by_their_index(sdk:
     assert (texts, roles, reasons) == ({0: "Hello", 1: "Hello"}, {0: 1, 1: 1}, {0: "stop", 1: "stop"})
 
 
-async def test_a_top_p_of_zero_is_taken(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_a_top_p_of_zero_is_taken(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     assert (await client.post(PATH, json={**ASK, "top_p": 0})).status_code == 200
-    assert backend.asked[0].sampling.top_p == 0.0
+    assert daemon.asked[0].sampling.top_p == 0.0
 
 
 async def test_half_a_stop_string_is_not_lost_at_the_end(client: httpx2.AsyncClient) -> None:
@@ -199,15 +197,15 @@ async def test_half_a_stop_string_is_not_lost_at_the_end(client: httpx2.AsyncCli
     ("keep_alive", "seconds"), [(None, None), (0, 0.0), (90, 90.0), ("1h", 3600.0), (-1, FOR_EVER)]
 )
 async def test_how_long_the_model_is_kept(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, keep_alive: object, seconds: float | None
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, keep_alive: object, seconds: float | None
 ) -> None:
     await client.post(PATH, json={**ASK, "keep_alive": keep_alive})
-    assert (backend.keep_alives_s, backend.num_held) == ([seconds], 0)
+    assert (daemon.keep_alives_s, daemon.num_held) == ([seconds], 0)
 
 
-async def test_ignore_eos_goes_on_to_the_limit(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_ignore_eos_goes_on_to_the_limit(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     await client.post(PATH, json={**ASK, "ignore_eos": True, "max_tokens": 3})
-    assert backend.asked[0].stop_token_ids == frozenset()
+    assert daemon.asked[0].stop_token_ids == frozenset()
 
 
 async def test_streamed_token_ids_add_up(client: httpx2.AsyncClient) -> None:
@@ -270,14 +268,14 @@ async def test_streamed_token_ids_add_up(client: httpx2.AsyncClient) -> None:
     ],
 )
 async def test_what_cannot_be_done_is_refused_by_name(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, extra: dict[str, object], param: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, extra: dict[str, object], param: str
 ) -> None:
     response = await client.post(PATH, json={**ASK, **extra})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
     assert response.json()["error"]["code"] == "invalid_request"
     assert response.headers["x-should-retry"] == "false"
-    assert backend.asked == []
+    assert daemon.asked == []
 
 
 async def test_an_unknown_model_is_not_found_by_the_sdk(sdk: openai.AsyncOpenAI) -> None:
@@ -290,9 +288,9 @@ async def test_an_unknown_model_is_not_found_by_the_sdk(sdk: openai.AsyncOpenAI)
     ("error", "status"), [(NodeLost("node-b is gone"), 503), (QueueFull("full"), 429), (NotReady("loading"), 503)]
 )
 async def test_a_failure_before_the_first_token_is_a_plain_error(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, error: NodeLost | QueueFull | NotReady, status: int
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, error: NodeLost | QueueFull | NotReady, status: int
 ) -> None:
-    backend.error = error
+    daemon.error = error
     response = await client.post(PATH, json={**ASK, "stream": True})
     assert response.status_code == status
     assert int(response.headers["retry-after"]) >= 1
@@ -301,28 +299,28 @@ async def test_a_failure_before_the_first_token_is_a_plain_error(
 
 
 async def test_a_failure_in_mid_stream_is_an_error_event_without_done(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
-    backend.error, backend.error_after = NodeLost("node-b is gone"), 2
+    daemon.error, daemon.error_after = NodeLost("node-b is gone"), 2
     response = await client.post(PATH, json={**ASK, "stream": True})
     assert response.status_code == 200
     events = sse_data(response.text)
     assert json.loads(events[-1])["error"]["code"] == "node_lost"
     assert "[DONE]" not in events
-    assert backend.num_open == 0
+    assert daemon.num_open == 0
 
 
-async def test_the_sdk_raises_on_an_error_in_mid_stream(sdk: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
-    backend.error, backend.error_after = NodeLost("node-b is gone"), 2
+async def test_the_sdk_raises_on_an_error_in_mid_stream(sdk: openai.AsyncOpenAI, daemon: ScriptedDaemon) -> None:
+    daemon.error, daemon.error_after = NodeLost("node-b is gone"), 2
     stream = await sdk.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], stream=True)
     with pytest.raises(openai.APIError, match="node-b is gone"):
         async for _ in stream:
             pass
 
 
-async def test_an_answer_that_breaks_off_is_an_error(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_an_answer_that_breaks_off_is_an_error(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     response = await client.post(PATH, json={**ASK, "ignore_eos": True, "max_tokens": 3})
     assert response.json()["choices"][0]["finish_reason"] == "length"
-    backend.answer = ""
+    daemon.answer = ""
     response = await client.post(PATH, json={**ASK, "max_tokens": 5})
     assert response.json()["choices"][0]["message"]["content"] == ""

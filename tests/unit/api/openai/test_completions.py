@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from exo_lite.domain.errors import NodeLost
-from tests.unit.api.scripted_backend import BOS, EOS, MODEL, ScriptedBackend
+from tests.unit.api.scripted_daemon import BOS, EOS, MODEL, ScriptedDaemon
 
 PATH = "/v1/completions"
 
@@ -19,32 +19,32 @@ def choices_of(response: httpx2.Response) -> list[dict[str, object]]:
     return choices
 
 
-async def test_a_text_prompt_with_openais_default_length(sdk: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
+async def test_a_text_prompt_with_openais_default_length(sdk: openai.AsyncOpenAI, daemon: ScriptedDaemon) -> None:
     completion = await sdk.completions.create(model=MODEL, prompt="Say")
     assert completion.choices[0].text == "Hello"
     assert completion.object == "text_completion"
-    assert backend.asked[0].token_ids == (BOS, *map(ord, "Say"))
-    assert backend.asked[0].max_tokens == 16
+    assert daemon.asked[0].token_ids == (BOS, *map(ord, "Say"))
+    assert daemon.asked[0].max_tokens == 16
 
 
-async def test_several_prompts_give_choices_in_order(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_several_prompts_give_choices_in_order(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     response = await client.post(PATH, json={"model": MODEL, "prompt": ["a", "bc"], "echo": True})
     assert [(choice["index"], choice["text"]) for choice in choices_of(response)] == [(0, "aHello"), (1, "bcHello")]
     usage = response.json()["usage"]
     assert usage.pop("prompt_tokens_details") == {"cached_tokens": 0}
     assert usage == {"prompt_tokens": 5, "completion_tokens": 12, "total_tokens": 17}
-    assert len(backend.asked) == 2
+    assert len(daemon.asked) == 2
 
 
 @pytest.mark.parametrize(
     ("prompt", "expected"), [([72, 105], [(72, 105)]), ([[72], [105, 33]], [(72,), (105, 33)]), ("Hi", [(1, 72, 105)])]
 )
 async def test_token_ids_are_taken_as_they_are(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, prompt: object, expected: list[tuple[int, ...]]
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, prompt: object, expected: list[tuple[int, ...]]
 ) -> None:
     response = await client.post(PATH, json={"model": MODEL, "prompt": prompt})
     assert response.status_code == 200
-    assert [asked.token_ids for asked in backend.asked] == expected
+    assert [asked.token_ids for asked in daemon.asked] == expected
 
 
 async def test_echo_of_token_ids_is_their_text_and_not_among_the_token_ids(client: httpx2.AsyncClient) -> None:
@@ -95,12 +95,12 @@ async def test_a_stream_of_several_prompts(client: httpx2.AsyncClient) -> None:
     ],
 )
 async def test_refusals_name_the_parameter(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, extra: dict[str, object], param: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, extra: dict[str, object], param: str
 ) -> None:
     response = await client.post(PATH, json={"model": MODEL, "prompt": "x", **extra})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
-    assert backend.asked == []
+    assert daemon.asked == []
 
 
 async def test_n_answers_to_each_prompt_stand_in_the_order_of_the_prompts(client: httpx2.AsyncClient) -> None:
@@ -118,8 +118,8 @@ async def test_n_answers_to_each_prompt_stand_in_the_order_of_the_prompts(client
     assert texts == {0: "aHello", 1: "aHello", 2: "bcHello", 3: "bcHello"}
 
 
-async def test_the_best_of_several_answers(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
-    backend.answers = ["ccccc", "a", "bbb"]  # tokens are the less likely the further on they stand
+async def test_the_best_of_several_answers(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+    daemon.answers = ["ccccc", "a", "bbb"]  # tokens are the less likely the further on they stand
     body = {"model": MODEL, "prompt": "x", "best_of": 3, "n": 2, "max_tokens": 8}
     response = await client.post(PATH, json=body)
     assert [(one["index"], one["text"], one["logprobs"]) for one in choices_of(response)] == [
@@ -130,41 +130,41 @@ async def test_the_best_of_several_answers(client: httpx2.AsyncClient, backend: 
 
 
 async def test_what_further_answers_find_in_the_cache_is_not_counted(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
-    backend.num_cached_tokens = 2
+    daemon.num_cached_tokens = 2
     answer = (await client.post(PATH, json={"model": MODEL, "prompt": "abc", "n": 3})).json()
     assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
     assert (answer["timings"]["cache_n"], answer["timings"]["prompt_n"]) == (2, 2)
 
 
-async def test_one_failing_prompt_ends_all(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
-    backend.error, backend.error_after = NodeLost("node-b is gone"), 3
+async def test_one_failing_prompt_ends_all(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+    daemon.error, daemon.error_after = NodeLost("node-b is gone"), 3
     response = await client.post(PATH, json={"model": MODEL, "prompt": ["a", "b", "c"]})
     assert response.status_code == 503
     assert response.json()["error"]["message"] == "node-b is gone"
-    assert backend.num_open == 0
+    assert daemon.num_open == 0
 
 
-async def test_at_most_eight_prompts_run_at_once(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
-    backend.pause = asyncio.Event()
+async def test_at_most_eight_prompts_run_at_once(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+    daemon.pause = asyncio.Event()
     call = asyncio.create_task(client.post(PATH, json={"model": MODEL, "prompt": ["x"] * 12}))
     async with asyncio.timeout(5):
         for _ in range(8):
-            await backend.started.get()
-    assert backend.num_open == 8
-    backend.pause.set()
+            await daemon.started.get()
+    assert daemon.num_open == 8
+    daemon.pause.set()
     assert len(choices_of(await call)) == 12
-    assert len(backend.asked) == 12
+    assert len(daemon.asked) == 12
 
 
 async def test_whose_a_request_is_travels_as_an_opaque_name_and_its_time_limit_with_it(
-    locked_client: httpx2.AsyncClient, client: httpx2.AsyncClient, backend: ScriptedBackend
+    locked_client: httpx2.AsyncClient, client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
     body = {"model": MODEL, "prompt": "a", "timeout": 2.5}
     await locked_client.post(PATH, json=body, headers={"Authorization": "Bearer the-key"})
     await client.post(PATH, json={**body, "timeout": None})
-    with_key, without = backend.asked
+    with_key, without = daemon.asked
     assert (with_key.timeout_s, without.timeout_s) == (2.5, None)
     assert len(with_key.tenant) == 16
     assert "the-key" not in with_key.tenant

@@ -13,7 +13,7 @@ from openai.types.chat.chat_completion import ChoiceLogprobs
 from exo_lite.api.openai.logprobs import chat_logprobs, completion_logprobs
 from exo_lite.api.pieces import ScoredToken
 from exo_lite.domain.request import Logprobs
-from tests.unit.api.scripted_backend import MODEL, LetterModel, ScriptedBackend
+from tests.unit.api.scripted_daemon import MODEL, LetterModel, ScriptedDaemon
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -38,21 +38,21 @@ async def test_a_chats_tokens_come_with_their_likeliest_rivals(sdk: openai.Async
     ]
 
 
-async def test_without_a_number_only_the_tokens_own(sdk: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
+async def test_without_a_number_only_the_tokens_own(sdk: openai.AsyncOpenAI, daemon: ScriptedDaemon) -> None:
     completion = await sdk.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "Hi"}], logprobs=True
     )
     logprobs = completion.choices[0].logprobs
     assert logprobs is not None
     assert [one.top_logprobs for one in logprobs.content or []] == [[]] * 5
-    assert backend.asked[0].sampling.logprobs == 0
+    assert daemon.asked[0].sampling.logprobs == 0
 
 
-async def test_unasked_there_are_none(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_unasked_there_are_none(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     body = {"model": MODEL, "messages": MESSAGES, "logprobs": False, "top_logprobs": 0}
     response = await client.post(CHAT, json=body)
     assert response.json()["choices"][0]["logprobs"] is None
-    assert backend.asked[0].sampling.logprobs is None
+    assert daemon.asked[0].sampling.logprobs is None
 
 
 async def test_a_streamed_chat_tells_of_each_token_with_its_text(sdk: openai.AsyncOpenAI) -> None:
@@ -79,8 +79,8 @@ async def test_completions_tell_them_in_the_legacy_form(sdk: openai.AsyncOpenAI)
     assert logprobs.top_logprobs[:2] == [{"H": -1.5, "*": -0.25}, {"e": -2.5, "*": -0.25}]
 
 
-async def test_streamed_completions_go_on_counting(sdk: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
-    backend.answer = "né *!"
+async def test_streamed_completions_go_on_counting(sdk: openai.AsyncOpenAI, daemon: ScriptedDaemon) -> None:
+    daemon.answer = "né *!"
     stream = await sdk.completions.create(model=MODEL, prompt="Say", logprobs=0, stream=True)
     found = [chunk.choices[0].logprobs async for chunk in stream if chunk.choices[0].logprobs]
     assert [token for one in found for token in one.tokens or []] == ["n", "é", " ", "*", "!"]
@@ -90,9 +90,9 @@ async def test_streamed_completions_go_on_counting(sdk: openai.AsyncOpenAI, back
 
 @pytest.mark.parametrize("is_streamed", [False, True])
 async def test_what_a_stop_string_cuts_off_is_not_told(
-    sdk: openai.AsyncOpenAI, backend: ScriptedBackend, is_streamed: bool
+    sdk: openai.AsyncOpenAI, daemon: ScriptedDaemon, is_streamed: bool
 ) -> None:
-    backend.answer = "Hello, and much more"
+    daemon.answer = "Hello, and much more"
     if is_streamed:
         stream = await sdk.completions.create(model=MODEL, prompt="Say", logprobs=2, stop="lo,", stream=True)
         chunks = [chunk.choices[0] async for chunk in stream]
@@ -122,7 +122,7 @@ async def test_several_prompts_have_theirs_each(client: httpx2.AsyncClient) -> N
         assert choice["token_ids"] == [ord("H"), ord("e")]
 
 
-async def test_the_sdks_penalties_reach_the_sampler(sdk: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
+async def test_the_sdks_penalties_reach_the_sampler(sdk: openai.AsyncOpenAI, daemon: ScriptedDaemon) -> None:
     await sdk.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": "Hi"}],
@@ -131,13 +131,13 @@ async def test_the_sdks_penalties_reach_the_sampler(sdk: openai.AsyncOpenAI, bac
         logit_bias={"72": -100, "5": 2, "6": 0},
         extra_body={"min_p": 0.1, "repetition_penalty": 1.2},
     )
-    sampling = backend.asked[0].sampling
+    sampling = daemon.asked[0].sampling
     assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -1.0)
     assert (sampling.min_p, sampling.repetition_penalty) == (0.1, 1.2)
     assert sampling.logit_bias == ((72, -100.0), (5, 2.0))
 
 
-async def test_what_asks_for_nothing_is_nothing(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_what_asks_for_nothing_is_nothing(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     nothing: dict[str, object] = {
         "presence_penalty": 0,
         "frequency_penalty": None,
@@ -146,7 +146,7 @@ async def test_what_asks_for_nothing_is_nothing(client: httpx2.AsyncClient, back
         "logit_bias": {},
     }
     assert (await client.post(CHAT, json={"model": MODEL, "messages": MESSAGES, **nothing})).status_code == 200
-    sampling = backend.asked[0].sampling
+    sampling = daemon.asked[0].sampling
     assert not sampling.changes_scores
     assert (sampling.min_p, sampling.logprobs) == (0.0, None)
 
@@ -167,7 +167,7 @@ async def test_an_echoed_prompt_is_scored_but_for_its_first_token(client: httpx2
 
 
 async def test_of_an_echoed_prompt_alone_nothing_is_answered(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
     body = {"model": MODEL, "prompt": ["Hi", "H"], "echo": True, "logprobs": 2, "max_tokens": 0}
     answer = (await client.post("/v1/completions", json=body)).json()
@@ -177,14 +177,14 @@ async def test_of_an_echoed_prompt_alone_nothing_is_answered(
     assert scores["token_logprobs"] == [None, -0.5, -0.5]
     assert [choice["finish_reason"] for choice in answer["choices"]] == ["length", "length"]
     assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (5, 0)
-    assert [asked.max_tokens for asked in backend.asked] == [1, 1]
+    assert [asked.max_tokens for asked in daemon.asked] == [1, 1]
 
 
 async def test_the_token_that_ends_an_answer_is_scored_too_where_the_prompt_is(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
     """Programs that reckon with a prompt's tokens leave out the last one, of the answer."""
-    backend.answer = ""
+    daemon.answer = ""
     body = {"model": MODEL, "prompt": [72, 105], "echo": True, "logprobs": 1, "max_tokens": 1}
     [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
     assert choice["text"] == "Hi"
@@ -200,7 +200,7 @@ async def test_a_stream_has_the_prompts_scores_with_the_prompt(client: httpx2.As
     assert [chunk["logprobs"]["text_offset"] for chunk in chunks] == [[0, 1, 2], [2], [3]]
 
 
-async def test_without_scores_no_prompt_is_scored(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_without_scores_no_prompt_is_scored(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     for extra in ({"echo": True}, {"logprobs": 1}):
         await client.post("/v1/completions", json={"model": MODEL, "prompt": "Hi", **extra})
-    assert [asked.sampling.prompt_logprobs for asked in backend.asked] == [False, False]
+    assert [asked.sampling.prompt_logprobs for asked in daemon.asked] == [False, False]

@@ -10,7 +10,7 @@ import pytest
 from exo_lite.api.openai.chat_messages import RESERVED_VARIABLES
 from exo_lite.api.openai.parameters import IGNORED, IGNORED_HEADER, REFUSED, RENAMED
 from exo_lite.api.openai.request_bodies import ChatBody, CompletionBody
-from tests.unit.api.scripted_backend import EOS, MODEL, ScriptedBackend
+from tests.unit.api.scripted_daemon import EOS, MODEL, ScriptedDaemon
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 ASK: dict[str, dict[str, object]] = {
@@ -40,19 +40,19 @@ def names(path: str) -> list[str]:
 
 @pytest.mark.parametrize("path", ASK)
 async def test_what_would_change_the_answer_is_refused_by_name(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, path: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, path: str
 ) -> None:
     for name in names(path):
         response = await client.post(path, json={**ASK[path], name: SOMETHING.get(name, "yes")})
         error = response.json()["error"]
         assert (response.status_code, error["param"], error["code"]) == (400, name, "invalid_request")
         assert name in error["message"]
-    assert backend.asked == []
+    assert daemon.asked == []
 
 
 @pytest.mark.parametrize("path", ASK)
 async def test_values_that_ask_for_nothing_are_taken(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, path: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, path: str
 ) -> None:
     harmless = {**REFUSED, **{name: values for name, (_, values) in RENAMED.items()}}
     for name in names(path):
@@ -93,12 +93,12 @@ async def test_what_nobody_has_heard_of_is_told_in_a_header(
 
 @pytest.mark.parametrize(("name", "meant"), [("temprature", "temperature"), ("max_token", "max_tokens")])
 async def test_a_slip_of_the_pen_is_refused(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, name: str, meant: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, name: str, meant: str
 ) -> None:
     response = await client.post(CHAT, json={**ASK[CHAT], name: 1})
     assert (response.status_code, response.json()["error"]["param"]) == (400, name)
     assert response.json()["error"]["message"].endswith(f"did you mean {meant}?")
-    assert backend.asked == []
+    assert daemon.asked == []
 
 
 PREFILLED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well, "}]
@@ -118,18 +118,18 @@ CLOSED, NEW_TURN = f"{CONTINUED}.", f"{CONTINUED}<assistant>"
     ],
 )
 async def test_a_last_message_of_the_assistant_is_continued_unless_told_otherwise(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, flags: dict[str, bool], prompt: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, flags: dict[str, bool], prompt: str
 ) -> None:
     response = await client.post(CHAT, json={"model": MODEL, "messages": PREFILLED, **flags})
-    assert "".join(map(chr, backend.asked[0].token_ids)) == prompt
+    assert "".join(map(chr, daemon.asked[0].token_ids)) == prompt
     assert response.json()["choices"][0]["message"]["content"] == "Hello"  # what is new, and only that
 
 
 async def test_without_a_generation_prompt_the_prompt_ends_with_the_messages(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
     await client.post(CHAT, json={**ASK[CHAT], "add_generation_prompt": False})
-    assert "".join(map(chr, backend.asked[0].token_ids)) == "<user>Hi."
+    assert "".join(map(chr, daemon.asked[0].token_ids)) == "<user>Hi."
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ async def test_without_a_generation_prompt_the_prompt_ends_with_the_messages(
     ],
 )
 async def test_variables_reach_the_template(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, given: dict[str, object], variables: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, given: dict[str, object], variables: str
 ) -> None:
     await client.post(CHAT, json={**ASK[CHAT], **given})
-    assert "".join(map(chr, backend.asked[0].token_ids)) == f"{variables}<user>Hi<assistant>"
+    assert "".join(map(chr, daemon.asked[0].token_ids)) == f"{variables}<user>Hi<assistant>"
 
 
 async def test_variables_hide_none_of_the_templates_own(client: httpx2.AsyncClient) -> None:
@@ -157,28 +157,28 @@ async def test_variables_hide_none_of_the_templates_own(client: httpx2.AsyncClie
         assert (response.status_code, response.json()["error"]["param"]) == (400, "chat_template_kwargs")
 
 
-async def test_tokens_that_end_an_answer(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_tokens_that_end_an_answer(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     answer = (await client.post(COMPLETIONS, json={**ASK[COMPLETIONS], "stop_token_ids": [ord("l"), 7]})).json()
     assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == ("He", "stop")
-    assert backend.asked[0].stop_token_ids == {EOS, ord("l"), 7}
+    assert daemon.asked[0].stop_token_ids == {EOS, ord("l"), 7}
     await client.post(COMPLETIONS, json={**ASK[COMPLETIONS], "stop_token_ids": [7], "ignore_eos": True})
-    assert backend.asked[1].stop_token_ids == {7}
+    assert daemon.asked[1].stop_token_ids == {7}
 
 
-async def test_an_answer_has_its_least_number_of_tokens(client: httpx2.AsyncClient, backend: ScriptedBackend) -> None:
+async def test_an_answer_has_its_least_number_of_tokens(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     body = {**ASK[COMPLETIONS], "min_tokens": 3, "stop_token_ids": [7], "max_tokens": 5}
     await client.post(COMPLETIONS, json=body)
-    [asked] = backend.asked
+    [asked] = daemon.asked
     assert (asked.sampling.min_tokens, asked.sampling.late_token_ids) == (3, (EOS, 7))
     await client.post(COMPLETIONS, json=ASK[COMPLETIONS])
-    assert backend.asked[1].sampling.late_token_ids == ()
+    assert daemon.asked[1].sampling.late_token_ids == ()
 
 
 async def test_text_that_is_not_to_begin_with_the_first_token(
-    client: httpx2.AsyncClient, backend: ScriptedBackend
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon
 ) -> None:
     await client.post(COMPLETIONS, json={**ASK[COMPLETIONS], "add_special_tokens": False})
-    assert backend.asked[0].token_ids == (*map(ord, "Hi"),)
+    assert daemon.asked[0].token_ids == (*map(ord, "Hi"),)
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ async def test_text_that_is_not_to_begin_with_the_first_token(
     ],
 )
 async def test_impossible_values_are_refused_by_name(
-    client: httpx2.AsyncClient, backend: ScriptedBackend, extra: dict[str, object], param: str
+    client: httpx2.AsyncClient, daemon: ScriptedDaemon, extra: dict[str, object], param: str
 ) -> None:
     response = await client.post(CHAT, json={**ASK[CHAT], **extra})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
-    assert backend.asked == []
+    assert daemon.asked == []

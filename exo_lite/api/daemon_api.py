@@ -76,8 +76,8 @@ class HeldModel(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """The daemon, as seen from HTTP. Methods raise ExoLiteError; `api.errors` turns each into a status."""
+class DaemonApi(Protocol):
+    """The daemon, as seen from HTTP. Methods raise ExoLiteError; `api.failures` gives each its status."""
 
     def state(self) -> Mapping[str, object]:
         """The document of GET /api/v1/state: JSON types only, no NaN."""

@@ -83,7 +83,7 @@ class LetterModel:
 class ScriptedModel:
     """One call's hold on the model."""
 
-    backend: ScriptedBackend
+    daemon: ScriptedDaemon
     model: str
     text: LetterModel
 
@@ -92,11 +92,11 @@ class ScriptedModel:
         return f"fp_{self.model}"
 
     def answer(self, request: AnswerRequest) -> AsyncGenerator[Token, None]:
-        return self.backend.answer_to(self.model, request)
+        return self.daemon.answer_to(self.model, request)
 
 
 @dataclass
-class ScriptedBackend:
+class ScriptedDaemon:
     """`answer` is what every generation samples, the end-of-sequence token after it."""
 
     answer: str = "Hello"
