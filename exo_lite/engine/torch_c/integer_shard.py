@@ -17,12 +17,14 @@ from exo_lite.domain.step import SequenceChunk
 from exo_lite.engine.torch_c import portable
 from exo_lite.engine.torch_c.attention import Batch, open_batch
 from exo_lite.engine.torch_c.kv_cache import KVCache
-from exo_lite.engine.torch_c.native.kernels import LANES, NativeKernels, describe
+from exo_lite.engine.torch_c.native.constants import LANES
+from exo_lite.engine.torch_c.native.kernels import NativeKernels, describe
 from exo_lite.engine.torch_c.native.layout import FLOAT_TYPES, CLayer, CModel, pointer
 from exo_lite.engine.torch_c.native.rows import embed
-from exo_lite.engine.torch_c.quantized import TILE, QuantizedLinear
+from exo_lite.engine.torch_c.quantized import QuantizedLinear
 from exo_lite.engine.torch_c.rope import apply_rope
 from exo_lite.engine.torch_c.step_checks import check_chunks, check_hidden_states, check_logits, check_token_ids
+from exo_lite.engine.torch_c.weight_format import TILE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,8 +203,8 @@ class IntegerShard:
             num_layers=len(self.layers),
             kv_type=FLOAT_TYPES[kv_cache.keys.dtype],
             cache_tokens=kv_cache.keys.shape[2],
-            blocks_per_slot=kv_cache.tables.shape[1],
-            tables=pointer(kv_cache.tables),
+            blocks_per_sequence=kv_cache.tables.shape[1],
+            block_tables=pointer(kv_cache.tables),
             eps=spec.rms_norm_eps,
             cos=pointer(kv_cache.rope.cos),
             sin=pointer(kv_cache.rope.sin),

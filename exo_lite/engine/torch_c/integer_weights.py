@@ -16,9 +16,10 @@ from exo_lite.domain.shard import Shard
 from exo_lite.engine.torch_c.dtypes import TORCH_DTYPES
 from exo_lite.engine.torch_c.integer_shard import IntegerLayer, IntegerShard
 from exo_lite.engine.torch_c.native.kernels import NativeKernels, native_library
-from exo_lite.engine.torch_c.quantized import TILE, Kind, QuantizedLinear, empty_linear, padded
+from exo_lite.engine.torch_c.quantized import QuantizedLinear, empty_linear
 from exo_lite.engine.torch_c.quantized_cache import QuantizedCache
 from exo_lite.engine.torch_c.quantizing import quantize_rows
+from exo_lite.engine.torch_c.weight_format import TILE, Kind, padded
 from exo_lite.engine.torch_c.weights import TensorReader
 
 _LAYER_LINEARS = {

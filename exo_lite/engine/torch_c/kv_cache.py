@@ -33,6 +33,11 @@ class KVCache:
     from the start, so that none is missing in the middle of an answer. Each sequence owns the blocks of its row of
     `tables`, int32 [num_sequences, blocks of a full context]; until it is told otherwise, slot i owns the i-th part of
     the pool. Keys are kept rotated, by `rope`, whose tables are of `rope_dtype`, the cache's own type by default.
+
+    The layout inside a block belongs to the engine that writes it. Floats, and integers in torch, keep keys and values
+    as the shape says, a token's numbers together. The C kernels of integers keep the keys of each block transposed,
+    [head_dim, KV_BLOCK_TOKENS]; native/kv_layout.h says why. So a cache is read by whoever wrote it and by nobody else;
+    blocks as a whole can be handed on and copied.
     """
 
     def __init__(

@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program gives it
 from torch import Tensor
 
+from exo_lite.domain.step import KV_BLOCK_TOKENS
 from exo_lite.engine.torch_c.quantized import QuantizedLinear
+from exo_lite.engine.torch_c.weight_format import MAX_Q
 
-MAX_Q = {1: 127, 2: 32512}
-"""By bytes of a quantized activation; 127 · 256: the high one fits an int8."""
 EXACT_INPUTS = 1024
 """Products of two int8 that float32 adds without rounding: 1024 · 128 · 127 < 2**24."""
-KEY_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +75,7 @@ def attend_row(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     query: float32 [heads, head_dim]; keys, values: [kv_heads, length, head_dim]. Returns [heads * head_dim].
     """
     num_kv_heads, length, head_dim = keys.shape
-    padding = -length % KEY_BLOCK
+    padding = -length % KV_BLOCK_TOKENS
     grouped = query.view(num_kv_heads, -1, head_dim) / head_dim**0.5
     scores = torch.bmm(grouped, F.pad(keys.float(), (0, 0, 0, padding)).transpose(1, 2))
     scores[..., length:] = -torch.inf

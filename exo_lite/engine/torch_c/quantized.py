@@ -8,30 +8,15 @@ every order, so that a row's result never depends on what is multiplied beside i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from exo_lite.engine.torch_c.huge_pages import advise_huge_pages
+from exo_lite.engine.torch_c.weight_format import GROUP_SIZE, STEP_PARTS, TILE, WEIGHT_OFFSET, Kind, padded
 
-GROUP_SIZE = 32
-"""Neighbouring inputs that share a step and a minimum in int4; every channel is padded to whole groups."""
-TILE = 16
-"""Output channels that stand together."""
-Kind = Literal["int8", "int4"]
-
-WEIGHT_OFFSET = 128
-"""Added to int8 weights: the kernels multiply unsigned by signed bytes."""
-STEP_PARTS = 16
-"""Of a byte, that an int4 step counts in."""
 SWAPPED = [1, 0, 3, 2]
 """Four inputs of int4, as the kernels unpack them with the fewest instructions."""
-
-
-def padded(size: int, unit: int) -> int:
-    """The next multiple of a unit."""
-    return -(-size // unit) * unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,8 +17,9 @@ from torch import Tensor
 from exo_lite.checkpoint.safetensors_file import TensorEntry, read_header
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.engine.torch_c.huge_pages import advise_huge_pages
-from exo_lite.engine.torch_c.quantized import Kind, QuantizedLinear
+from exo_lite.engine.torch_c.quantized import QuantizedLinear
 from exo_lite.engine.torch_c.stored_tensors import read_whole
+from exo_lite.engine.torch_c.weight_format import Kind
 
 log = logging.getLogger(__name__)
 

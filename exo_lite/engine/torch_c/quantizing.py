@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from exo_lite.engine.torch_c.native.kernels import native_library, to_int4
-from exo_lite.engine.torch_c.quantized import GROUP_SIZE, STEP_PARTS, SWAPPED, TILE, WEIGHT_OFFSET, QuantizedLinear
+from exo_lite.engine.torch_c.quantized import SWAPPED, QuantizedLinear
+from exo_lite.engine.torch_c.weight_format import GROUP_SIZE, STEP_PARTS, TILE, WEIGHT_OFFSET
 
 _BLOCK_ROWS = 128
 """Output channels quantized at once: what is float at one time stays small."""

@@ -16,11 +16,28 @@ from pathlib import Path
 import platformdirs
 import torch
 
+from exo_lite.engine.torch_c.native.constants import as_flags
+
 log = logging.getLogger(__name__)
 
-SOURCES = ("kernels.h", "common.h", "integers.c", "floats.c", "quantize.c", "rows.c")
-# no contraction: a fused multiply-add rounds once where the portable path rounds twice
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-fvisibility=hidden")
+HEADERS = (
+    *("kernels.h", "simd.h", "threads.h", "float_types.h", "kv_layout.h"),
+    *("integer_gemm.h", "integer_attention.h"),
+)
+C_FILES = ("integers.c", "floats.c", "quantize.c", "rows.c", "about.c")
+IS_X86 = platform.machine().lower() in {"x86_64", "amd64"}
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-march=native" if IS_X86 else "-mcpu=native",
+    "-ffp-contract=off",  # a fused multiply-add rounds once where the portable path rounds twice
+    "-fno-math-errno",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wno-psabi",  # no vector is handed over between files
+    *as_flags(),
+)
+NEEDED = "GCC from 11 on or clang from 15 on"
 BUILD_TIMEOUT_S = 120
 CACHE_VARIABLE = "EXO_LITE_KERNEL_CACHE"
 FALLBACK_VARIABLE = "EXO_LITE_KERNEL_CACHE_FALLBACK"
@@ -31,20 +48,28 @@ def load_library() -> ctypes.CDLL | None:
     """The compiled kernels; None where there is no C compiler or it cannot build them: then torch's kernels serve."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        log.info("no C compiler: the integer engine runs on torch's kernels, slower", extra={"fix": "install gcc"})
+        log.info(
+            "no C compiler: the integer engine runs on torch's kernels, slower", extra={"fix": f"install {NEEDED}"}
+        )
         return None
-    source = {name: resources.files(__package__).joinpath(name).read_bytes() for name in SOURCES}
+    source = {name: resources.files(__package__).joinpath(name).read_bytes() for name in (*HEADERS, *C_FILES)}
     name = f"kernels-{_fingerprint(compiler, source)}.so"
     try:
         return _load_kept(compiler, source, name) or _load_unkept(compiler, source, name)
     except (OSError, subprocess.SubprocessError) as error:
-        cause = getattr(error, "stderr", None) or error
-        log.warning("the C kernels cannot be built: torch's serve, slower", extra={"cause": str(cause)[-500:]})
+        cause = _first_error(getattr(error, "stderr", None) or str(error))
+        fix = f"install {NEEDED}; the environment variable CC names the compiler"
+        log.warning("the C kernels cannot be built: torch's serve, slower", extra={"cause": cause, "fix": fix})
         return None
 
 
+def _first_error(output: str) -> str:
+    """What a compiler stumbled over first: the rest follows from it."""
+    return next((line for line in output.splitlines() if "error:" in line), output[-500:])
+
+
 def _load_kept(compiler: str, source: dict[str, bytes], name: str) -> ctypes.CDLL | None:
-    """From the first folder that can be written and run from; None where there is none."""
+    """Load them from the first folder that can be written and run from; None where there is none."""
     causes: dict[str, str] = {}
     for folder in cache_folders():
         try:
@@ -65,7 +90,7 @@ def _load_kept(compiler: str, source: dict[str, bytes], name: str) -> ctypes.CDL
 
 
 def _load_unkept(compiler: str, source: dict[str, bytes], name: str) -> ctypes.CDLL:
-    """From a private folder that is gone once the library is loaded."""
+    """Load them from a private folder that is gone once the library is loaded."""
     with tempfile.TemporaryDirectory(prefix="exo-lite-") as folder:
         _build(compiler, source, Path(folder) / name)
         return ctypes.CDLL(str(Path(folder) / name))
@@ -83,10 +108,14 @@ def cache_folders() -> list[Path]:
 
 
 def _fingerprint(compiler: str, source: dict[str, bytes]) -> str:
-    """Of everything that the library depends on: source, flags, compiler, processor, torch's OpenMP."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=10, check=False).stdout
-    parts = [*source.values(), repr(FLAGS).encode(), version, _processor().encode(), torch.__version__.encode()]
+    """A digest of everything that the library depends on: source, flags, compiler, processor, torch's OpenMP."""
+    flags, version = repr(FLAGS).encode(), _version(compiler).encode()
+    parts = [*source.values(), flags, version, _processor().encode(), torch.__version__.encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
+
+
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
 
 
 def _processor() -> str:
@@ -98,32 +127,43 @@ def _processor() -> str:
 
 
 def _build(compiler: str, source: dict[str, bytes], target: Path) -> None:
-    """Complete or not there, also with several workers building at once."""
+    """Compile to a file that is complete or not there, also with several workers building at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         for name, content in source.items():
             (Path(folder) / name).write_bytes(content)
         built = Path(folder) / "kernels.so"
-        c_files = [str(Path(folder) / name) for name in source if name.endswith(".c")]
-        command = [compiler, *FLAGS, "-std=gnu11", "-o", str(built), *c_files, "-lm"]
-        for openmp in (_openmp_flags(), []):
-            try:
-                subprocess.run(
-                    [*command, *openmp],
-                    env={**os.environ, "TMPDIR": folder},  # /tmp may be read-only too
-                    capture_output=True,
-                    text=True,
-                    timeout=BUILD_TIMEOUT_S,
-                    check=True,
-                )
-                break
-            except subprocess.CalledProcessError:
-                if not openmp:
-                    raise
+        c_files = [str(Path(folder) / name) for name in C_FILES]
+        command = [compiler, *FLAGS, "-shared", "-o", str(built), *c_files, "-lm"]
+        openmp = _openmp_flags(is_clang="clang" in _version(compiler))
+        try:
+            _compile([*command, *openmp], folder)
+        except subprocess.CalledProcessError:
+            if not openmp:
+                raise
+            _compile(command, folder)
         built.rename(target)
 
 
-def _openmp_flags() -> list[str]:
-    """Against torch's own OpenMP, so that both share one team of threads: two would fight for the cores."""
-    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    return ["-fopenmp", *map(str, bundled[:1])]
+def _compile(command: list[str], folder: str) -> None:
+    subprocess.run(
+        command,
+        env={**os.environ, "TMPDIR": folder},  # /tmp may be read-only too
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT_S,
+        check=True,
+    )
+
+
+def _openmp_flags(*, is_clang: bool) -> list[str]:
+    """Flags for torch's own OpenMP, so that both share one team of threads: two would fight for the cores.
+
+    That is GCC's on Linux and clang's on a Mac. Code of clang with GCC's OpenMP in the process gets none: it would
+    start its threads by the one and ask the other for their numbers.
+    """
+    folder = Path(torch.__file__).parent / "lib"
+    if not is_clang:
+        return ["-fopenmp", *map(str, sorted(folder.glob("libgomp*.so*"))[:1])]
+    of_clang = folder / "libomp.dylib"
+    return ["-Xclang", "-fopenmp", str(of_clang), f"-Wl,-rpath,{folder}"] if of_clang.exists() else []

@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program gives it
 from torch import Tensor
 
+from exo_lite.engine.torch_c.native.constants import LANES
 from exo_lite.engine.torch_c.native.kernels import native_library
 from exo_lite.engine.torch_c.native.layout import FLOAT_TYPES, CFloatLinear, pointer
 
-UNIT = 32
+UNIT = 2 * LANES
 """Inputs come in multiples of it."""
 CANDIDATES = (1, 2, 4, 8)
 NUM_MEASUREMENTS = 7
 SMALL_BYTES = 8 * 2**20
 SAMPLE_BYTES = 2**20
-"""Of a matrix that is measured: torch makes copies of bfloat16 ones."""
+"""How much of a matrix is measured: torch makes copies of bfloat16 ones."""
 
 
 class FewRows:
@@ -52,10 +53,11 @@ def describe(weight: Tensor, bias: Tensor | None) -> CFloatLinear:
 
 
 def few_rows_for(weights: Sequence[Tensor]) -> FewRows | None:
-    """As many rows as measured to be faster than torch's with matrices like these; None where none is.
+    """The kernel for as many rows as it was measured to be faster than torch's with, on matrices like these, or None.
 
-    Nor for small matrices of two-byte types: sums in another order round to the other side now and then, and greedy
-    answers of small models, whose likeliest tokens are often equal in such types, would part from the published ones.
+    None too for small matrices of two-byte types: sums in another order round to the other side now and then, and
+    greedy answers of small models, whose likeliest tokens are often equal in such types, would part from the published
+    ones.
     """
     library = native_library() if weights[0].device.type == "cpu" else None
     is_small = weights[0].dtype != torch.float32 and weights[0].nbytes < SMALL_BYTES

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.step import SequenceChunk
+from exo_lite.domain.step import KV_BLOCK_TOKENS, SequenceChunk
 from exo_lite.engine.torch_c.kv_cache import KVCache
 from exo_lite.engine.torch_c.layers import Linear
+from exo_lite.engine.torch_c.native.constants import LANES
 from exo_lite.engine.torch_c.native.few_rows import UNIT, FewRows, describe
-from exo_lite.engine.torch_c.native.kernels import KV_BLOCK, LANES, c_rows
+from exo_lite.engine.torch_c.native.kernels import c_rows
 from exo_lite.engine.torch_c.native.layout import (
     FLOAT_TYPES,
     CFloatLayer,
@@ -23,7 +24,7 @@ from exo_lite.engine.torch_c.native.layout import (
     CFloatScratch,
     pointer,
 )
-from exo_lite.engine.torch_c.quantized import padded
+from exo_lite.engine.torch_c.weight_format import padded
 
 if TYPE_CHECKING:
     from exo_lite.engine.torch_c.llama import DecoderLayer
@@ -82,8 +83,8 @@ class FloatLayers:
             num_layers=len(self._layers),
             type=FLOAT_TYPES[kv_cache.keys.dtype],
             cache_tokens=kv_cache.keys.shape[2],
-            blocks_per_slot=kv_cache.tables.shape[1],
-            tables=pointer(kv_cache.tables),
+            blocks_per_sequence=kv_cache.tables.shape[1],
+            block_tables=pointer(kv_cache.tables),
             eps=spec.rms_norm_eps,
             cos=pointer(kv_cache.rope.cos),
             sin=pointer(kv_cache.rope.sin),
@@ -99,7 +100,7 @@ class _Scratch:
             "hidden": torch.empty(rows * model.hidden),
             "x": torch.empty(rows * deepest),  # float32 is the widest type
             "wide": torch.empty(rows * widest),
-            "scores": torch.empty(torch.get_num_threads() * padded(model.context, KV_BLOCK)),
+            "scores": torch.empty(torch.get_num_threads() * padded(model.context, KV_BLOCK_TOKENS)),
         }
         self.described = CFloatScratch(**{name: tensor.data_ptr() for name, tensor in self._tensors.items()})
 

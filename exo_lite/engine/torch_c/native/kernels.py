@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from exo_lite.domain.step import KV_BLOCK_TOKENS
 from exo_lite.engine.torch_c.native.build import load_library
-from exo_lite.engine.torch_c.native.layout import ABI, KINDS, CLinear, CModel, CRow, CScratch, declare, pointer
-from exo_lite.engine.torch_c.quantized import GROUP_SIZE, TILE, QuantizedLinear, padded
+from exo_lite.engine.torch_c.native.constants import KINDS, LANES, QUERIES
+from exo_lite.engine.torch_c.native.layout import CLinear, CModel, CRow, CScratch, check_sizes, declare, pointer
+from exo_lite.engine.torch_c.quantized import QuantizedLinear
+from exo_lite.engine.torch_c.weight_format import GROUP_SIZE, MAX_Q, TILE, padded
 
-LANES = 16
-KV_BLOCK = 64
-QUERIES = 4
-"""Attended at once."""
-MAX_ACTIVATION_BYTES = 2
+log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1)
@@ -27,7 +27,11 @@ def native_library() -> ctypes.CDLL | None:
     if library is None:
         return None
     declare(library)
-    return library if library.el_abi() == ABI else None
+    check_sizes(library)
+    if not library.el_has_threads() and torch.get_num_threads() > 1:
+        fix = "install gcc, or OpenMP for clang (Debian: libomp-dev), and empty the kernels' cache folder"
+        log.warning("the C kernels compute on one thread: the compiler has no OpenMP", extra={"fix": fix})
+    return library
 
 
 class NativeKernels:
@@ -60,7 +64,7 @@ class NativeKernels:
         return y
 
     def _scratch_for(self, rows: int, qkv_size: int, widest: int, context: int) -> Scratch:
-        wanted = (rows, qkv_size, padded(widest, GROUP_SIZE), padded(context, KV_BLOCK), torch.get_num_threads())
+        wanted = (rows, qkv_size, padded(widest, GROUP_SIZE), padded(context, KV_BLOCK_TOKENS), torch.get_num_threads())
         if self._scratch is None or not self._scratch.is_enough(wanted):
             before = self._scratch.sizes if self._scratch else wanted
             rows, qkv_size, widest, context, threads = (max(pair) for pair in zip(before, wanted, strict=True))
@@ -81,13 +85,13 @@ class Scratch:
         self._tensors = {
             "qkv": torch.empty(rows * qkv_size),
             "x": torch.empty(rows * widest),
-            "bytes": torch.empty(rows * widest * MAX_ACTIVATION_BYTES, dtype=torch.int8),
+            "bytes": torch.empty(rows * widest * max(MAX_Q), dtype=torch.int8),
             "scales": torch.empty(rows),
             "sums": torch.empty(rows, dtype=torch.int32),
             "unpacked": torch.empty(threads * 2 * TILE * widest, dtype=torch.uint8),
             "scores": torch.empty(threads * QUERIES * context),
             "normed": torch.empty(threads * widest),
-            "starts": torch.empty(rows + 1, dtype=torch.int32),
+            "run_starts": torch.empty(rows + 1, dtype=torch.int32),
         }
         self.described = CScratch(**{name: tensor.data_ptr() for name, tensor in self._tensors.items()})
 
@@ -110,7 +114,7 @@ def describe(w: QuantizedLinear, activation_bytes: int) -> CLinear:
         n=w.num_outputs,
         k=w.num_inputs,
         kind=KINDS[w.kind],
-        halves=activation_bytes,
+        activation_bytes=activation_bytes,
         weight=pointer(w.weight),
         steps=pointer(w.steps),
         minima=pointer(w.minima),

@@ -1,4 +1,4 @@
-"""The structs of kernels.h."""
+"""The structs of kernels.h, and the types of the library's functions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-ABI = 8
-KINDS = {"int8": 0, "int4": 1}
-FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+from exo_lite.engine.torch_c.native.constants import FLOAT_CODES
+
+FLOAT_TYPES: dict[torch.dtype, int] = {getattr(torch, name): code for name, code in FLOAT_CODES.items()}
 
 
 class CLinear(Structure):
@@ -18,7 +18,7 @@ class CLinear(Structure):
         ("n", c_int32),
         ("k", c_int32),
         ("kind", c_int32),
-        ("halves", c_int32),
+        ("activation_bytes", c_int32),
         ("weight", c_void_p),
         ("steps", c_void_p),
         ("minima", c_void_p),
@@ -52,8 +52,8 @@ class CModel(Structure):
         ("num_layers", c_int32),
         ("kv_type", c_int32),
         ("cache_tokens", c_int32),
-        ("blocks_per_slot", c_int32),
-        ("tables", c_void_p),
+        ("blocks_per_sequence", c_int32),
+        ("block_tables", c_void_p),
         ("eps", c_float),
         ("cos", c_void_p),
         ("sin", c_void_p),
@@ -62,12 +62,13 @@ class CModel(Structure):
 
 
 class CRow(Structure):
-    _fields_ = (("slot", c_int32), ("position", c_int32))
+    _fields_ = (("sequence", c_int32), ("position", c_int32))
 
 
 class CScratch(Structure):
     _fields_ = tuple(
-        (name, c_void_p) for name in ("qkv", "x", "bytes", "scales", "sums", "unpacked", "scores", "normed", "starts")
+        (name, c_void_p)
+        for name in ("qkv", "x", "bytes", "scales", "sums", "unpacked", "scores", "normed", "run_starts")
     )
 
 
@@ -99,8 +100,8 @@ class CFloatModel(Structure):
         ("num_layers", c_int32),
         ("type", c_int32),
         ("cache_tokens", c_int32),
-        ("blocks_per_slot", c_int32),
-        ("tables", c_void_p),
+        ("blocks_per_sequence", c_int32),
+        ("block_tables", c_void_p),
         ("eps", c_float),
         ("cos", c_void_p),
         ("sin", c_void_p),
@@ -112,16 +113,31 @@ class CFloatScratch(Structure):
     _fields_ = tuple((name, c_void_p) for name in ("hidden", "x", "wide", "scores"))
 
 
+STRUCTS: dict[str, type[Structure]] = {
+    "linear": CLinear,
+    "layer": CLayer,
+    "model": CModel,
+    "row": CRow,
+    "scratch": CScratch,
+    "float_linear": CFloatLinear,
+    "float_layer": CFloatLayer,
+    "float_model": CFloatModel,
+    "float_scratch": CFloatScratch,
+}
+"""By their names in kernels.h, without `el_`."""
+
+
 def pointer(tensor: Tensor | None) -> int | None:
-    """Of a contiguous tensor's first element."""
+    """The address of a contiguous tensor's first element."""
     return None if tensor is None else tensor.data_ptr()
 
 
 def declare(library: ctypes.CDLL) -> None:
-    """Types of every function, so that pointers are not cut to 32 bits."""
+    """Tell ctypes the types of every function, so that pointers are not cut to 32 bits."""
     p, i, f = c_void_p, c_int32, c_float
     answering = {
-        "el_abi": (),
+        **{f"el_sizeof_{name}": () for name in STRUCTS},
+        "el_has_threads": (),
         "el_all_finite": (p, c_int64),
         "el_embed": (p, i, p, i, c_int64, i, p),
     }
@@ -138,3 +154,11 @@ def declare(library: ctypes.CDLL) -> None:
             function = getattr(library, name)
             function.argtypes = types
             function.restype = result
+
+
+def check_sizes(library: ctypes.CDLL) -> None:
+    """Raise TypeError where a struct here has another size than in kernels.h. The library is declared."""
+    for name, struct in STRUCTS.items():
+        size = getattr(library, f"el_sizeof_{name}")()
+        if size != ctypes.sizeof(struct):
+            raise TypeError(f"el_{name} has {size} bytes in kernels.h, {struct.__name__} {ctypes.sizeof(struct)} here")

@@ -1,42 +1,42 @@
 /* Weights to int4: what exo_lite/engine/torch_c/quantizing.py does in torch where there is no compiler. */
-#include "common.h"
+#include "simd.h"
 
 #define MAX_Q 15
-#define PARTS_OF_A_BYTE 16
 #define MAX_STEP 255
 
-static const int NUM_STEPS[] = {15, 14, 13, 12, 11, 10, 9, 8, 16, 17, 18};
+static const int NUM_STEPS[] = {15, 14, 13, 12, 11, 10, 9, 8, 16, 17, 18}; /* that a group's range is cut into */
 
 typedef struct {
     int step, minimum;
-    i16v q[2];
+    i32x16 q[2];
     float error;
 } el_int4_group;
 
 /* A group of weights as multiples of `step`, in the mean `lost` less once they are rounded down, from `minimum` on. */
-INLINE el_int4_group fit(const v16 *x, int step, int minimum, float lost) {
+INLINE el_int4_group fit(const f32x16 *x, int step, int minimum, float lost) {
     el_int4_group group = {.step = step, .minimum = minimum};
-    v16 errors = splat(0.0f), magic = splat(12582912.0f), divisor = splat(step > 0 ? (float)step : INFINITY);
+    f32x16 errors = splat(0.0f), divisor = splat(step > 0 ? (float)step : INFINITY);
     for (int i = 0; i < 2; i++) {
-        v16 parts = (x[i] + splat(lost) - splat((float)minimum)) * splat(PARTS_OF_A_BYTE) / divisor;
+        f32x16 parts = (x[i] + splat(lost) - splat((float)minimum)) * splat(EL_STEP_PARTS) / divisor;
         parts = -max16(-max16(parts, splat(0.0f)), splat(-MAX_Q));
-        group.q[i] = bits_of(parts + magic) - bits_of(magic); /* to the nearest, ties to even */
-        v16 error = floats_of((group.q[i] * step >> 4) + minimum) - x[i];
+        group.q[i] = round_to_i32(parts);
+        f32x16 error = to_f32((group.q[i] * step >> 4) + minimum) - x[i];
         errors += error * error;
     }
-    group.error = sum16(errors);
+    group.error = hsum(errors);
     return group;
 }
 
+/* The step and minimum of least error, the first of several. */
 static el_int4_group best_fit(const float *units, const float *lost) {
-    v16 x[2] = {load(units), load(units + LANES)};
-    float high = most16(max16(x[0], x[1])), low = -most16(max16(-x[0], -x[1]));
+    f32x16 x[2] = {load(units), load(units + LANES)};
+    float high = hmax(max16(x[0], x[1])), low = -hmax(max16(-x[0], -x[1]));
     int best_step = 0, best_minimum = 0;
     float error = INFINITY;
     for (size_t i = 0; i < sizeof NUM_STEPS / sizeof *NUM_STEPS; i++) {
-        float step = rintf((high - low) / (float)NUM_STEPS[i] * PARTS_OF_A_BYTE);
+        float step = rintf((high - low) / (float)NUM_STEPS[i] * EL_STEP_PARTS);
         step = step < MAX_STEP ? step : MAX_STEP;
-        float cut = NUM_STEPS[i] > MAX_Q ? (float)(NUM_STEPS[i] - MAX_Q) / 2 * step / PARTS_OF_A_BYTE : 0.0f;
+        float cut = NUM_STEPS[i] > MAX_Q ? (float)(NUM_STEPS[i] - MAX_Q) / 2 * step / EL_STEP_PARTS : 0.0f;
         el_int4_group one = fit(x, (int)step, (int)rintf(low + cut + lost[(int)step]), lost[(int)step]);
         best_step = one.error < error ? one.step : best_step;
         best_minimum = one.error < error ? one.minimum : best_minimum;
@@ -50,8 +50,8 @@ EXPORT void el_to_int4(const float *units, int64_t groups, uint8_t *q, uint8_t *
     float lost[MAX_STEP + 1];
     for (int step = 0; step <= MAX_STEP; step++) {
         int sum = 0;
-        for (int i = 0; i <= MAX_Q; i++) sum += step * i % PARTS_OF_A_BYTE;
-        lost[step] = (float)sum / (PARTS_OF_A_BYTE * (MAX_Q + 1));
+        for (int i = 0; i <= MAX_Q; i++) sum += step * i % EL_STEP_PARTS;
+        lost[step] = (float)sum / (EL_STEP_PARTS * (MAX_Q + 1));
     }
 #pragma omp parallel for num_threads(threads)
     for (int64_t g = 0; g < groups; g++) {
@@ -61,3 +61,4 @@ EXPORT void el_to_int4(const float *units, int64_t groups, uint8_t *q, uint8_t *
         minima[g] = (uint8_t)(best.minimum + EL_WEIGHT_OFFSET);
     }
 }
+_Static_assert(EL_GROUP == 2 * LANES, "a group is two vectors");

@@ -1,5 +1,5 @@
 /* What stands before and after the layers: microseconds each, called without giving up the interpreter's lock. */
-#include "common.h"
+#include "float_types.h"
 
 #define NOT_FINITE 0x7f800000u /* and greater, without the sign */
 #define SEARCHED 1024          /* floats of which only the greatest is noted at first */
@@ -23,9 +23,9 @@ EXPORT void el_greatest(const float *x, int rows, int64_t n, int64_t *ids) {
         int64_t start = 0;
         for (int64_t from = 0; from < n; from += SEARCHED) {
             int64_t end = from + SEARCHED < n ? from + SEARCHED : n, i = from;
-            v16 tops = splat(-INFINITY);
+            f32x16 tops = splat(-INFINITY);
             for (; i + LANES <= end; i += LANES) tops = max16(load(x + i), tops);
-            float most = most16(tops);
+            float most = hmax(tops);
             for (; i < end; i++) most = x[i] > most ? x[i] : most;
             if (most > top) top = most, start = from;
         }
@@ -39,6 +39,6 @@ EXPORT int el_embed(const int64_t *ids, int rows, const void *table, int type, i
     for (int r = 0; r < rows; r++)
         if (ids[r] < 0 || ids[r] >= size) return 0;
     for (int r = 0; r < rows; r++)
-        for (int i = 0; i < width; i++) out[(int64_t)r * width + i] = read_cell(type, table, ids[r] * width + i);
+        for (int i = 0; i < width; i++) out[(int64_t)r * width + i] = load_element(type, table, ids[r] * width + i);
     return 1;
 }

@@ -16,7 +16,7 @@ from exo_lite.engine.torch_c.native.kernels import native_library
 from exo_lite.engine.torch_c.native.layout import FLOAT_TYPES, declare, pointer
 
 MAX_NUMBERS = 2**21
-"""Of a tensor that is looked at with the lock held: a millisecond's worth."""
+"""The size of a tensor that is looked at with the lock held: a millisecond's worth."""
 
 
 @lru_cache(maxsize=1)

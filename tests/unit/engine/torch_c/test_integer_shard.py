@@ -29,9 +29,11 @@ from exo_lite.engine.torch_c.native import kernels as native
 from exo_lite.engine.torch_c.native.build import load_library
 from exo_lite.engine.torch_c.native.kernels import NativeKernels
 from exo_lite.engine.torch_c.native.layout import declare
-from exo_lite.engine.torch_c.quantized import TILE, Kind, QuantizedLinear, empty_linear
+from exo_lite.engine.torch_c.quantized import QuantizedLinear, empty_linear
 from exo_lite.engine.torch_c.quantizing import portable_int4, quantize_rows
+from exo_lite.engine.torch_c.weight_format import TILE, Kind
 from exo_lite.planning.shard_bytes import shard_bytes
+from tests.unit.engine.torch_c.clang import write_clang
 from tests.unit.engine.torch_c.conftest import RandomModel
 
 CONTEXT = 700
@@ -233,17 +235,20 @@ def other_instructions() -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4", "w8a8"])
-@pytest.mark.parametrize("instructions", other_instructions())
-def test_every_instruction_set_gives_the_same_bits(
+@pytest.mark.parametrize("other_build", [*other_instructions(), "clang"])
+def test_every_instruction_set_and_compiler_gives_the_same_bits(
     random_model: Callable[..., RandomModel],
     prompt: Tensor,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     kind: Kind,
-    instructions: str,
+    other_build: str,
 ):
     model = random_model("qwen3", **{**WIDE, "head_dim": 16})
     expected = load(model, kind)
-    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, *other_instructions()[instructions]))
+    if other_build == "clang":
+        monkeypatch.setenv("CC", str(write_clang(tmp_path)))
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, *other_instructions().get(other_build, ())))
     library = load_library()
     assert library is not None
     declare(library)
