@@ -20,14 +20,15 @@ from exo_lite.engine.torch_c.native.constants import as_flags
 from exo_lite.engine.torch_c.native.few_rows import FewRows
 from exo_lite.engine.torch_c.native.kernels import native_library, to_int4
 from exo_lite.engine.torch_c.native.layout import STRUCTS, CLinear, check_sizes, declare
-from tests.unit.engine.torch_c.clang import CLANG, write_clang
+from tests.unit.engine.torch_c.clang import cross_clang, write_clang
 
+LINUX = {"x86_64": ("x86_64-linux-musl", "generic-musl"), "aarch64": ("aarch64-linux-musl", "generic-musl")}
 PROCESSORS = {
-    "avx512": ("-target", "x86_64-linux-gnu", "-mcpu=sapphirerapids"),
-    "avx2": ("-target", "x86_64-linux-gnu", "-mcpu=haswell"),
-    "neon": ("-target", "aarch64-linux-gnu", "-mcpu=cortex_a76"),
-    "plain C": ("-target", "aarch64-linux-gnu", "-mcpu=cortex_a53"),
-    "mac": ("-target", "aarch64-macos", "-mcpu=apple_m1"),
+    "avx512": [*cross_clang("x86_64-linux-musl", LINUX["x86_64"]), "-march=sapphirerapids"],
+    "avx2": [*cross_clang("x86_64-linux-musl", LINUX["x86_64"]), "-march=haswell"],
+    "neon": [*cross_clang("aarch64-linux-musl", LINUX["aarch64"]), "-mcpu=cortex-a76"],
+    "plain C": [*cross_clang("aarch64-linux-musl", LINUX["aarch64"]), "-mcpu=cortex-a53"],
+    "mac": [*cross_clang("aarch64-macos", ["any-darwin-any"]), "-mcpu=apple-m1"],
 }
 
 
@@ -45,10 +46,10 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ctypes.CD
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_clang_takes_them_for_every_processor(processor: str):
-    flags = ("-std=gnu11", "-fsyntax-only", "-Xclang", "-fopenmp", "-Wall", "-Werror", "-Wno-psabi", *as_flags())
+    flags = ("-std=gnu11", "-fsyntax-only", "-fopenmp", "-Wall", "-Werror", "-Wno-psabi", *as_flags())
     source = resources.files(build.__package__)
     for name in build.C_FILES:
-        command = [*CLANG, *PROCESSORS[processor], *flags, str(source / name)]
+        command = [*PROCESSORS[processor], *flags, str(source / name)]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         assert found.returncode == 0, found.stderr
 
