@@ -147,7 +147,7 @@ def node(
 
     A default port that is in use moves to the next free one; a port that you ask for has to be free.
     """
-    from exo_lite.api.daemon import run_daemon
+    from exo_lite.daemon.main import run_daemon
     from exo_lite.node.config import NodeConfig
 
     config = NodeConfig(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
-from exo_lite.domain.node import NodeStatus, ShardState, ShardStatus
+from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardState, ShardStatus
 from exo_lite.domain.placement import Instance, Placement
 from exo_lite.domain.plan import Assignment
 
@@ -76,6 +76,11 @@ class ClusterState:
     """The strangers that should have been met by now."""
 
     @property
+    def identity(self) -> NodeIdentity:
+        """Who this node is."""
+        return self.self_status.identity
+
+    @property
     def self_id(self) -> NodeId:
         return self.self_status.identity.node_id
 
@@ -84,6 +89,11 @@ class ClusterState:
         """This node and every member that is not dead."""
         others = {node_id: member.status for node_id, member in self.members.items() if member.state != "dead"}
         return {self.self_id: self.self_status, **others}
+
+    @property
+    def held_models(self) -> set[ModelId]:
+        """The models whose files are on a living node."""
+        return {model_id for status in self.living.values() for model_id in status.models}
 
     def address_of(self, node_id: NodeId) -> str | None:
         """Where to connect to another node from here; None for one that is not known."""
@@ -107,6 +117,11 @@ class ClusterState:
     def instances(self) -> tuple[Instance, ...]:
         """Instances that take requests, as they are now."""
         return tuple(map(self._as_it_is, self.written.instances))
+
+    @property
+    def all_instances(self) -> tuple[Instance, ...]:
+        """Those too that only finish what they have."""
+        return tuple(map(self._as_it_is, self.written.all_instances))
 
     def instance_of(self, model_id: ModelId) -> Instance | None:
         """The instance that takes a model's requests, as it is now."""

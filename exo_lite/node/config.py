@@ -10,6 +10,7 @@ from exo_lite.domain.logs import LogFormat
 from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 
 DEFAULT_PORT = 52414
+NUM_PORTS_TO_TRY = 20
 DEFAULT_HTTP = ("127.0.0.1", 52415)
 DEFAULT_WORKER_PORTS = (52416, 52479)
 ANY_PORTS = (0, 0)

@@ -1,11 +1,9 @@
-"""What requests need of models: they are counted, and wait together for a model that has to be loaded first."""
+"""What requests need of models: they wait together for one that has to be loaded first."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import NotReady
@@ -22,7 +20,7 @@ Place = Callable[[ModelId, LoadWish], Awaitable[Instance]]
 
 
 class Demand:
-    """Of the requests that entered at one node. `on_change` is called when a model gets its first or loses its last."""
+    """Of the requests that entered at one node: they bring in what is not there."""
 
     def __init__(
         self,
@@ -31,33 +29,11 @@ class Demand:
         *,
         keep_alive_s: float = DEFAULT_KEEP_ALIVE_S,
         patience_s: float = PATIENCE_S,
-        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._cluster = cluster
         self._place = place
         self._keep_alive_s = keep_alive_s
         self._patience_s = patience_s
-        self._on_change = on_change
-        self._num_requests: Counter[ModelId] = Counter()
-
-    @property
-    def num_requests(self) -> Mapping[ModelId, int]:
-        """By model; those without any are left out."""
-        return dict(self._num_requests)
-
-    @contextmanager
-    def hold(self, model_id: ModelId) -> Iterator[None]:
-        """A request for a model is under way: until it ends, the model does not leave as idle."""
-        self._num_requests[model_id] += 1
-        if self._num_requests[model_id] == 1:
-            self._on_change()
-        try:
-            yield
-        finally:
-            self._num_requests[model_id] -= 1
-            if not self._num_requests[model_id]:
-                del self._num_requests[model_id]
-                self._on_change()
 
     async def ready(self, model_id: ModelId, keep_alive_s: float | None = None) -> Instance:
         """The model, once it is ready; it is loaded if need be, once for all that wait.

@@ -83,9 +83,8 @@ class Heads:
         return instance
 
     def _placed_heads(self) -> set[Hop]:
-        written = self._cluster.state.written
         hops: set[Hop] = set()
-        for instance in (*written.instances, *written.siblings):
+        for instance in self._cluster.state.all_instances:
             with suppress(NotReady):
                 hops.add(self._hop(instance))
         return hops

@@ -10,7 +10,7 @@ from exo_lite.domain.cluster_state import Member
 from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.ids import ModelId
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.membership import Membership
+from exo_lite.node.heartbeats import Heartbeats
 from exo_lite.node.peers import Peers
 
 LOOK_TIMEOUT_S = 2.0
@@ -27,13 +27,17 @@ class ModelSearch:
         self,
         cluster: Cluster,
         peers: Peers,
-        membership: Membership,
+        heartbeats: Heartbeats,
         look: Callable[[], Awaitable[None]] = _look_nowhere,
     ) -> None:
         self._cluster = cluster
         self._peers = peers
-        self._membership = membership
+        self._heartbeats = heartbeats
         self._look = look
+
+    async def look_here(self) -> None:
+        """Bring the state up to date with this node's own models folder."""
+        await self._look()
 
     async def look(self, model_id: ModelId, fingerprint: str | None = None) -> None:
         """Have every node look that is not known to have a model, or not its files of this fingerprint.
@@ -56,4 +60,4 @@ class ModelSearch:
         with suppress(ExoLiteError, TimeoutError):
             async with asyncio.timeout(LOOK_TIMEOUT_S), self._peers.node(member.address) as client:
                 await client.describe_model(model_id, timeout_s=LOOK_TIMEOUT_S)
-                await self._membership.hear_from(member, client)
+                await self._heartbeats.hear_from(member, client)

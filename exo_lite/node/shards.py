@@ -9,23 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from exo_lite.domain.addresses import split_address
-from exo_lite.domain.errors import NodeLost, NotReady
-from exo_lite.domain.ids import Epoch, InstanceId, NodeId
+from exo_lite.domain.errors import NotReady
+from exo_lite.domain.ids import Epoch, InstanceId
 from exo_lite.domain.logs import LogFormat
 from exo_lite.domain.node import ShardStatus
-from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.network import Binding
-from exo_lite.node.peers import Peers
+from exo_lite.node.peers import PeerWorker
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.node.worker_changes import HeldPart, Part, wanted_parts, worker_changes
 from exo_lite.store.model_store import ModelStore
 
 log = logging.getLogger(__name__)
-
-PORT_TIMEOUT_S = 2.0
 
 
 class HeldWorker(Protocol):
@@ -39,8 +35,8 @@ class HeldWorker(Protocol):
     async def run(self) -> None:
         """From its start to its end. Cancelling ends it."""
 
-    async def connect(self, order: ConnectOrder) -> None:
-        """Raises NodeLost, NotReady or StaleEpoch."""
+    def peer(self) -> PeerWorker:
+        """The way to it. Raises NodeLost before it listens."""
 
     def keep_for(self, epoch: Epoch) -> None:
         """The same shard serves a newer placement."""
@@ -68,7 +64,6 @@ class ShardHost:
         self,
         cluster: Cluster,
         store: ModelStore,
-        peers: Peers,
         start_worker: StartWorker,
         *,
         torch_device: str,
@@ -82,7 +77,6 @@ class ShardHost:
         self._cluster = cluster
         self._supervisor = supervisor
         self._store = store
-        self._peers = peers
         self._start_worker = start_worker
         self._torch_device = torch_device
         self._binding = binding
@@ -103,33 +97,12 @@ class ShardHost:
         async with asyncio.TaskGroup() as tasks:
             await self._supervisor.keep("the node's workers", partial(self._keep_reconciling, tasks))
 
-    async def connect(self, order: ConnectOrder) -> None:
-        """Join a worker to its neighbours.
-
-        Raises NotReady where there is none, PortSilent or another NodeLost that names the port of a neighbour that
-        cannot be reached from here, or what the worker raises.
-        """
-        held = self._held.get(order.instance_id)
+    def worker_of(self, instance_id: InstanceId) -> PeerWorker:
+        """The worker that serves an instance here. Raises NotReady where none does, NodeLost before it listens."""
+        held = self._held.get(instance_id)
         if held is None:
-            raise NotReady(f"no worker here serves {order.model_id} in epoch {order.epoch} yet")
-        routed = order.routed(self._host_of)
-        await asyncio.gather(*(self._check(hop) for hop in routed.hops))
-        await held.process.connect(routed)
-
-    async def _check(self, hop: Hop) -> None:
-        """A stream would say less of what is wrong, and later."""
-        try:
-            await self._peers.check_port(hop.address, timeout_s=PORT_TIMEOUT_S)
-        except NodeLost as error:
-            who = self._cluster.state.self_status.identity.name
-            raise type(error)(f"{who} does not reach the worker on {hop.name}: {error}") from error
-
-    def _host_of(self, node_id: NodeId) -> str:
-        """Raises NodeLost for a node that this one has not met."""
-        address = self._cluster.state.address_of(node_id)
-        if address is None:
-            raise NodeLost(f"{self._cluster.state.self_status.identity.name} has not met node {node_id}")
-        return split_address(address)[0]
+            raise NotReady(f"no worker here serves {instance_id.model_id} in epoch {instance_id.epoch} yet")
+        return held.process.peer()
 
     async def _keep_reconciling(self, tasks: asyncio.TaskGroup) -> None:
         async for state in self._cluster.states():

@@ -25,7 +25,7 @@ from exo_lite.domain.errors import (
 )
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.node import ShardStatus
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.node.last_words import LastWords
 from exo_lite.node.oom import num_oom_kills
@@ -38,7 +38,6 @@ STATUS_TIMEOUT_S = 1.0
 LAST_WORDS_WITHIN_S = 1.0
 CHUNK_BYTES = 16 * 1024
 STDERR = 2
-CONNECT_TIMEOUT_S = 10.0
 
 KERNEL_CACHE_FALLBACK = "EXO_LITE_KERNEL_CACHE_FALLBACK"
 """Names, to a worker, where its compiled kernels may be kept if this user's cache folder cannot be written."""
@@ -128,11 +127,11 @@ class WorkerProcess:
             if self._client is not None:
                 await self._client.close()
 
-    async def connect(self, order: ConnectOrder) -> None:
-        """Raises NodeLost, NotReady or StaleEpoch."""
+    def peer(self) -> PeerWorker:
+        """The way to it. Raises NodeLost before it listens."""
         if self._client is None:
             raise NodeLost(f"the worker on {self.config.node_name} does not listen yet")
-        await self._client.connect(order, timeout_s=CONNECT_TIMEOUT_S)
+        return self._client
 
     def keep_for(self, epoch: Epoch) -> None:
         """The same shard serves a newer placement."""

@@ -1,8 +1,9 @@
-"""The daemon's gRPC face: protobuf in and out, domain types inside."""
+"""The daemon's gRPC face: protobuf in and out, domain types inside. Each call goes to the part that answers it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -28,37 +29,59 @@ MAX_PADDING_BYTES = 64 * 1024
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class NodeHandler(Protocol):
-    """What a daemon does when others call. Raises ExoLiteError, which reaches the caller as such."""
-
-    def identity(self) -> NodeIdentity: ...
-
+class MembershipHandler(Protocol):
     async def on_handshake(self, status: NodeStatus, seen_from: str | None) -> NodeStatus: ...
 
+    def on_leave(self, node_id: NodeId, boot_id: BootId) -> None: ...
+
+
+class MeetingsHandler(Protocol):
     def on_refused(self, reason: str, seen_from: str | None) -> None: ...
 
+
+class HeartbeatsHandler(Protocol):
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat: ...
 
     async def on_probe(self, node_id: NodeId) -> bool: ...
 
-    def on_leave(self, node_id: NodeId, boot_id: BootId) -> None: ...
 
+class DescriptionsHandler(Protocol):
     async def on_describe_model(self, model_id: ModelId) -> ModelDescription: ...
 
-    async def on_place(self, model_id: ModelId, wish: LoadWish) -> Instance: ...
 
-    async def on_unplace(self, model_id: ModelId) -> None: ...
+class OrdersHandler(Protocol):
+    async def place(self, model_id: ModelId, wish: LoadWish) -> Instance: ...
 
-    async def on_connect_shard(self, node_id: NodeId | None, order: ConnectOrder) -> None:
-        """For this node, or one that it is to pass the order on to."""
+    async def unplace(self, model_id: ModelId) -> None: ...
 
-    def on_relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
+
+class JoiningHandler(Protocol):
+    async def join(self, node_id: NodeId, order: ConnectOrder) -> None:
+        """For this node's worker, or for that of another one that the order is to be passed on to."""
+
+
+class RelayHandler(Protocol):
+    def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
         """The answer to a request that entered at a node which does not reach the head itself."""
 
 
-def serve_node(server: grpc.aio.Server, handler: NodeHandler) -> None:
-    add_NodeServicer_to_server(_NodeServicer(handler), server)
-    add_RelayServicer_to_server(_RelayServicer(handler), server)
+@dataclass(frozen=True, slots=True)
+class NodeHandlers:
+    """The parts of a daemon that answer other nodes. Each raises ExoLiteError, which reaches the caller as such."""
+
+    identity: Callable[[], NodeIdentity]
+    membership: MembershipHandler
+    meetings: MeetingsHandler
+    heartbeats: HeartbeatsHandler
+    descriptions: DescriptionsHandler
+    orders: OrdersHandler
+    joiner: JoiningHandler
+    attempts: RelayHandler
+
+
+def serve_node(server: grpc.aio.Server, handlers: NodeHandlers) -> None:
+    add_NodeServicer_to_server(_NodeServicer(handlers), server)
+    add_RelayServicer_to_server(_RelayServicer(handlers.attempts), server)
 
 
 def caller_host(peer: str) -> str | None:
@@ -70,67 +93,67 @@ def caller_host(peer: str) -> str | None:
 
 
 class _NodeServicer(NodeServicer):
-    def __init__(self, handler: NodeHandler) -> None:
-        self._handler = handler
+    def __init__(self, handlers: NodeHandlers) -> None:
+        self._handlers = handlers
 
     async def Identify(self, request: node_pb2.IdentifyRequest, context: Context) -> cluster_pb2.NodeIdentity:
-        identity = codec.identity_to_proto(self._handler.identity())
+        identity = codec.identity_to_proto(self._handlers.identity())
         identity.padding = bytes(min(len(request.padding), MAX_PADDING_BYTES))
         return identity
 
     async def Handshake(self, request: node_pb2.HandshakeRequest, context: Context) -> cluster_pb2.NodeStatus:
         async with errors_as_status(context):
             status = codec.node_status_from_proto(request.status)
-            status = await self._handler.on_handshake(status, caller_host(context.peer()))
+            status = await self._handlers.membership.on_handshake(status, caller_host(context.peer()))
         return codec.node_status_to_proto(status)
 
     async def Refuse(self, request: node_pb2.RefuseRequest, context: Context) -> node_pb2.RefuseReply:
-        self._handler.on_refused(request.reason, caller_host(context.peer()))
+        self._handlers.meetings.on_refused(request.reason, caller_host(context.peer()))
         return node_pb2.RefuseReply()
 
     async def Heartbeat(self, request: node_pb2.HeartbeatMessage, context: Context) -> node_pb2.HeartbeatMessage:
         async with errors_as_status(context):
-            answer = self._handler.on_heartbeat(codec.heartbeat_from_proto(request))
+            answer = self._handlers.heartbeats.on_heartbeat(codec.heartbeat_from_proto(request))
         return codec.heartbeat_to_proto(answer)
 
     async def Probe(self, request: node_pb2.ProbeRequest, context: Context) -> node_pb2.ProbeReply:
-        return node_pb2.ProbeReply(is_reached=await self._handler.on_probe(NodeId(request.node_id)))
+        return node_pb2.ProbeReply(is_reached=await self._handlers.heartbeats.on_probe(NodeId(request.node_id)))
 
     async def Leave(self, request: node_pb2.LeaveRequest, context: Context) -> node_pb2.LeaveReply:
-        self._handler.on_leave(NodeId(request.node_id), BootId(request.boot_id))
+        self._handlers.membership.on_leave(NodeId(request.node_id), BootId(request.boot_id))
         return node_pb2.LeaveReply()
 
     async def DescribeModel(
         self, request: node_pb2.DescribeModelRequest, context: Context
     ) -> node_pb2.ModelDescription:
         async with errors_as_status(context):
-            model = await self._handler.on_describe_model(ModelId(request.model_id))
+            model = await self._handlers.descriptions.on_describe_model(ModelId(request.model_id))
         return codec.description_to_proto(model)
 
     async def Place(self, request: node_pb2.PlaceRequest, context: Context) -> cluster_pb2.Instance:
         async with errors_as_status(context):
-            instance = await self._handler.on_place(*codec.wish_from_proto(request))
+            instance = await self._handlers.orders.place(*codec.wish_from_proto(request))
         return codec.instance_to_proto(instance)
 
     async def Unplace(self, request: node_pb2.UnplaceRequest, context: Context) -> node_pb2.UnplaceReply:
         async with errors_as_status(context):
-            await self._handler.on_unplace(ModelId(request.model_id))
+            await self._handlers.orders.unplace(ModelId(request.model_id))
         return node_pb2.UnplaceReply()
 
     async def ConnectShard(self, request: node_pb2.ConnectRequest, context: Context) -> node_pb2.ConnectReply:
         async with errors_as_status(context):
-            node_id = NodeId(request.node_id) if request.node_id else None
-            await self._handler.on_connect_shard(node_id, codec.order_from_proto(request))
+            node_id = NodeId(request.node_id) or self._handlers.identity().node_id
+            await self._handlers.joiner.join(node_id, codec.order_from_proto(request))
         return node_pb2.ConnectReply()
 
 
 class _RelayServicer(RelayServicer):
-    def __init__(self, handler: NodeHandler) -> None:
+    def __init__(self, handler: RelayHandler) -> None:
         self._handler = handler
 
     async def Generate(  # type: ignore[override]  # gRPC takes coroutines that write, its stubs know iterators only
         self, request: relay_pb2.RelayRequest, context: Context
     ) -> None:
         async with errors_as_status(context):
-            tokens = self._handler.on_relay(request_from_proto(request.request), request.num_relays)
+            tokens = self._handler.relay(request_from_proto(request.request), request.num_relays)
             await send_tokens(tokens, context)

@@ -3,6 +3,17 @@
 The daemon writes one line of WorkerConfig to standard input and keeps it open; the worker answers with one line
 {"port": N, "stream_port": M} on standard output, or {"error": "…"} where there are no ports for it. When standard input
 ends, the daemon is gone, and so is the worker.
+
+Its threads, what runs on each, and the locks between them:
+
+| thread | runs | locks |
+|---|---|---|
+| main | the event loop: Worker, and the answers of Head | Worker._connecting: one order |
+| loading | load_stage, and ends with it | none: the stage is there once it is whole |
+| stage-N | the stream to the next stage: Session takes a step, Stage computes it | Worker._computing: one step |
+| results | the first stage's decisions: Head.on_result; computes too, if alone | Head._lock: the scheduler |
+| timers | the patience of Session.break_off | Session._lock: how the session ended |
+| stdin | ends the process with its daemon | none |
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdenti
 from exo_lite.store.model_store import ModelStore
 from exo_lite.transport.node_server import serve_node
 from tests.daemons import Daemons, Node, run_cli, wait_until
-from tests.loopback import PEERS
+from tests.loopback import PEERS, handlers_of
 
 MODEL = "smollm2-135m"
 WEIGHTS = "model.safetensors"
@@ -314,7 +314,7 @@ async def test_nodes_of_different_versions_refuse_each_other_and_say_why(own_dae
     server = PEERS.node_server()
     address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     peer = PeerOfTomorrow(own_daemons.cluster, address, is_polite=is_polite)
-    serve_node(server, peer)  # type: ignore[arg-type]  # its other calls are never made
+    serve_node(server, handlers_of(peer))
     await server.start()
     theirs = f"tomorrow runs exo-lite 9.9.9 (protocol {PROTOCOL_VERSION + 1})"
     try:

@@ -20,6 +20,7 @@ from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.node.joining import CONNECT_TIMEOUT_S
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.transport.worker_client import WorkerClient
 from tests.loopback import PEERS
@@ -173,7 +174,7 @@ async def join(*workers: RunningWorker, hops: Sequence[Hop] | None = None) -> Ep
             tail=hops[last] if stage == 0 < last else None,
             next_name=hops[(stage + 1) % len(hops)].name,
         )
-        await workers[stage].process.connect(order)
+        await workers[stage].process.peer().connect(order, timeout_s=CONNECT_TIMEOUT_S)
     return epoch
 
 

@@ -16,6 +16,7 @@ from exo_lite.domain.ids import Epoch
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.step import Admission, Step, StepMessage, StepResult
+from exo_lite.node.joining import CONNECT_TIMEOUT_S
 from exo_lite.transport.step_codec import step_to_proto
 from exo_lite.transport.v1 import worker_pb2
 from tests.integration.real_workers import (
@@ -57,7 +58,7 @@ class Tail:
         await self._joined.aclose()
         self.epoch = next_epoch()
         self.front = await self._joined.enter_async_context(raw_stage())
-        await self.worker.process.connect(self.order(self.epoch))
+        await self.worker.process.peer().connect(self.order(self.epoch), timeout_s=CONNECT_TIMEOUT_S)
         stream = PEERS.results(self.worker.stream_hop, self.epoch)
         self.results = await self._joined.enter_async_context(reading(stream))
 
@@ -350,7 +351,7 @@ async def test_another_epochs_results_are_nobodys(tail: Tail):
 async def test_after_a_new_connect_nothing_of_the_old_epoch_is_left(tail: Tail):
     assert (await tail.result_of(sound_step(tail))).failure is None
     epoch = next_epoch()
-    await tail.worker.process.connect(tail.order(epoch))
+    await tail.worker.process.peer().connect(tail.order(epoch), timeout_s=CONNECT_TIMEOUT_S)
     ended = await tail.end()
     assert isinstance(ended, NodeLost)
     assert f"changed to epoch {epoch}" in str(ended)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
@@ -14,30 +14,27 @@ from typing import Any, NoReturn
 
 import pytest
 
+from exo_lite.daemon import main as daemon_module
+from exo_lite.daemon.main import start_daemon
+from exo_lite.daemon.parts import Daemon
 from exo_lite.domain.errors import (
     DuplicateNode,
     IncompatibleVersion,
     ModelNotFound,
     NotAMember,
     NotReachable,
-    NotReady,
     WrongCluster,
 )
 from exo_lite.domain.heartbeat import Heartbeat
-from exo_lite.domain.ids import BootId, ModelId, NodeId
+from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
-from exo_lite.domain.pipeline import ConnectOrder
-from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import LoadWish
-from exo_lite.domain.request import GenerateRequest, Token
-from exo_lite.node import daemon as daemon_module
 from exo_lite.node import membership as membership_module
 from exo_lite.node.config import NodeConfig
-from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
 from exo_lite.node.routes import find_route
 from exo_lite.transport.node_server import serve_node
-from tests.loopback import PEERS
+from tests.loopback import PEERS, handlers_of
 from tests.waiting import until
 
 JOIN_TIMEOUT_S = 5.0
@@ -106,13 +103,13 @@ def events_of(daemon: Daemon, kind: str) -> list[dict[str, Any]]:
 
 
 def address_of(daemon: Daemon) -> str:
-    return daemon.identity().address
+    return daemon.cluster.state.identity.address
 
 
 async def joined(*daemons: Daemon, timeout_s: float = JOIN_TIMEOUT_S) -> None:
-    expected = {daemon.identity().name: "alive" for daemon in daemons}
+    expected = {daemon.cluster.state.identity.name: "alive" for daemon in daemons}
     for daemon in daemons:
-        what = f"{daemon.identity().name} sees all of {sorted(expected)}"
+        what = f"{daemon.cluster.state.identity.name} sees all of {sorted(expected)}"
         await until(partial(_sees, daemon, expected), what, timeout_s=timeout_s)
 
 
@@ -126,7 +123,7 @@ async def refused(daemon: Daemon, part: str) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         return next((one for one in events_of(daemon, "handshake_refused") if part in one["text"]), None)
 
-    return await until(look, f"{daemon.identity().name} tells of {part!r}", timeout_s=JOIN_TIMEOUT_S)
+    return await until(look, f"{daemon.cluster.state.identity.name} tells of {part!r}", timeout_s=JOIN_TIMEOUT_S)
 
 
 async def test_three_find_each_other_by_mdns(cluster: Cluster):
@@ -134,7 +131,7 @@ async def test_three_find_each_other_by_mdns(cluster: Cluster):
         daemons = [await stack.enter_async_context(cluster.node(name, mdns=True)) for name in "abc"]
         await joined(*daemons)
         leaders = {document(daemon)["leader"] for daemon in daemons}
-        assert leaders == {min(daemon.identity().node_id for daemon in daemons)}
+        assert leaders == {min(daemon.cluster.state.identity.node_id for daemon in daemons)}
 
 
 async def test_peers_of_one_node_learn_of_each_other(cluster: Cluster):
@@ -143,10 +140,10 @@ async def test_peers_of_one_node_learn_of_each_other(cluster: Cluster):
         others = [await stack.enter_async_context(cluster.node(name, peers=peers)) for name in "abc"]
         await joined(hub, *others)
         leaders = {document(daemon)["leader"] for daemon in (hub, *others)}
-        assert leaders == {min(daemon.identity().node_id for daemon in (hub, *others))}
+        assert leaders == {min(daemon.cluster.state.identity.node_id for daemon in (hub, *others))}
         nodes = {node["name"]: node for node in document(hub)["nodes"]}
         assert {name: node["address"] for name, node in nodes.items()} == {
-            daemon.identity().name: address_of(daemon) for daemon in (hub, *others)
+            daemon.cluster.state.identity.name: address_of(daemon) for daemon in (hub, *others)
         }
         await until(
             lambda: all(node["rtt_ms"] for node in document(hub)["nodes"] if not node["self"]), "round trips are known"
@@ -180,7 +177,7 @@ async def test_a_peer_may_come_later_than_who_asks_for_it(cluster: Cluster):
 
 async def test_a_node_that_names_itself_as_a_peer_is_not_its_own_member(cluster: Cluster):
     async with cluster.node("a") as a, cluster.node("b", peers=(address_of(a),)) as b:
-        b.on_address(address_of(b))
+        b.membership.meetings.suggest(address_of(b))
         await joined(a, b)
         assert events_of(b, "handshake_refused") == []
 
@@ -205,7 +202,7 @@ async def test_a_peer_of_another_cluster_is_refused_and_both_are_told(cluster: C
             event = await refused(daemon, "stranger belongs to cluster 'other'")
             assert "--cluster" in event["fix"]
         assert (seen_by(a), seen_by(stranger)) == ({"a": "alive"}, {"stranger": "alive"})
-        status = replace(_status(cluster.name), identity=stranger.identity())
+        status = replace(_status(cluster.name), identity=stranger.cluster.state.identity)
         with pytest.raises(WrongCluster):
             await _shake_hands(a, status)
 
@@ -219,7 +216,7 @@ async def test_another_protocol_is_refused_and_both_are_told(cluster: Cluster, m
                 assert "same exo-lite version" in event["fix"]
             assert (seen_by(a), seen_by(newer)) == ({"a": "alive"}, {"newer": "alive"})
             with pytest.raises(IncompatibleVersion):
-                await _shake_hands(a, replace(_status(cluster.name), identity=newer.identity()))
+                await _shake_hands(a, replace(_status(cluster.name), identity=newer.cluster.state.identity))
 
 
 @pytest.mark.parametrize("asks", ["the original", "another member", "a member that hears of it"])
@@ -232,7 +229,7 @@ async def test_a_copy_of_a_data_folder_is_refused_and_the_original_undisturbed(c
         asked = {"the original": (address_of(original),), "another member": (address_of(member),)}
         async with cluster.node("copy", node_id="abcd", peers=asked.get(asks, ())) as copy:
             if asks == "a member that hears of it":
-                member.on_address(address_of(copy))
+                member.membership.meetings.suggest(address_of(copy))
             for told in (copy, original if asks == "the original" else member):
                 event = await refused(told, "abcd")
                 assert "delete the file node_id" in event["fix"]
@@ -243,7 +240,7 @@ async def test_a_copy_of_a_data_folder_is_refused_and_the_original_undisturbed(c
             assert seen_by(copy) == {"copy": "alive"}  # refused both ways
             assert events_of(copy, "node_joined") == []
             with pytest.raises(DuplicateNode):
-                await _shake_hands(member, replace(_status(cluster.name), identity=copy.identity()))
+                await _shake_hands(member, replace(_status(cluster.name), identity=copy.cluster.state.identity))
 
 
 async def test_an_address_that_does_not_answer_back_is_refused(cluster: Cluster):
@@ -266,7 +263,7 @@ async def test_an_address_where_somebody_else_answers_is_refused(cluster: Cluste
 async def test_a_peer_whose_own_address_does_not_answer_is_reached_where_it_was_asked(cluster: Cluster):
     """It answers where it was asked, as behind a port forwarding, and gives an address that leads nowhere."""
     server = PEERS.node_server()
-    serve_node(server, Misled(_status(cluster.name)))
+    serve_node(server, handlers_of(Misled(_status(cluster.name))))
     address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     await server.start()
     try:
@@ -291,17 +288,17 @@ async def test_a_node_that_stops_cleanly_is_dead_at_once(cluster: Cluster):
             is_dead = _is_seen_as(daemon, "c", "dead")
             await until(is_dead, "its goodbye was heard", timeout_s=GOODBYE_TIMEOUT_S)
             assert [event["text"] for event in events_of(daemon, "node_suspect")] == []
-        alive = {daemon.identity().node_id for daemon in (a, b)}
+        alive = {daemon.cluster.state.identity.node_id for daemon in (a, b)}
         assert {document(daemon)["leader"] for daemon in (a, b)} == {min(alive)}
 
 
 async def test_a_heartbeat_that_was_under_way_does_not_bring_back_one_that_said_goodbye(cluster: Cluster):
     async with cluster.node("a") as a, cluster.node("b", peers=(address_of(a),)) as b:
         await joined(a, b)
-        await b.leave()
+        await b.membership.leave()
         assert seen_by(a)["b"] == "dead"
         async with PEERS.node(address_of(a)) as client:
-            await b._membership._beat(b._cluster.state.members[a.identity().node_id], client)
+            await b.membership.heartbeats._beat(b.cluster.state.members[a.cluster.state.identity.node_id], client)
         assert seen_by(a)["b"] == "dead"
 
 
@@ -321,15 +318,15 @@ async def test_a_handshake_that_was_under_way_does_not_bring_back_one_that_said_
             return answer
 
         if caller == "who stays":
-            last_question: Any = a._membership.meetings._exchange_placements
-            monkeypatch.setattr(a._membership.meetings, "_exchange_placements", ask_and_wait)
-            handshake: asyncio.Task[Any] = asyncio.create_task(a._membership.meetings.shake_hands(address_of(b)))
+            last_question: Any = a.membership.meetings._exchange_placements
+            monkeypatch.setattr(a.membership.meetings, "_exchange_placements", ask_and_wait)
+            handshake: asyncio.Task[Any] = asyncio.create_task(a.membership.meetings.shake_hands(address_of(b)))
         else:
             last_question = find_route
             monkeypatch.setattr("exo_lite.node.membership.find_route", ask_and_wait)
-            handshake = asyncio.create_task(a._membership.on_handshake(b._cluster.state.self_status, None))
+            handshake = asyncio.create_task(a.membership.on_handshake(b.cluster.state.self_status, None))
         await asyncio.wait_for(asked.wait(), JOIN_TIMEOUT_S)
-        await b.leave()
+        await b.membership.leave()
         assert seen_by(a)["b"] == "dead"
         answered.set()
         await handshake
@@ -341,11 +338,11 @@ async def test_a_node_that_comes_back_is_a_member_again(cluster: Cluster):
     async with cluster.node("a") as a:
         async with cluster.node("b", peers=(address_of(a),)) as b:
             await joined(a, b)
-            first = b.identity()
+            first = b.cluster.state.identity
         await until(_is_seen_as(a, "b", "dead"), "it is gone", timeout_s=GOODBYE_TIMEOUT_S)
         async with cluster.node("b", peers=(address_of(a),)) as b:
             await joined(a, b)
-            assert b.identity().node_id == first.node_id
+            assert b.cluster.state.identity.node_id == first.node_id
             known = {node["name"]: node["address"] for node in document(a)["nodes"]}
             assert known["b"] == address_of(b)
 
@@ -354,7 +351,7 @@ async def test_one_that_was_taken_for_dead_shakes_hands_again(cluster: Cluster):
     async with cluster.node("a") as a, cluster.node("b", peers=(address_of(a),)) as b:
         await joined(a, b)
         async with PEERS.node(address_of(a)) as client:
-            identity = b.identity()
+            identity = b.cluster.state.identity
             await client.leave(identity.node_id, BootId("another boot"), timeout_s=JOIN_TIMEOUT_S)
             assert seen_by(a)["b"] == "alive"  # only its own goodbye counts
             await client.leave(identity.node_id, identity.boot_id, timeout_s=JOIN_TIMEOUT_S)
@@ -400,9 +397,6 @@ class Misled:
     async def on_handshake(self, status: NodeStatus, seen_from: str | None) -> NodeStatus:
         return self._status
 
-    def on_refused(self, reason: str, seen_from: str | None) -> None:
-        pass
-
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
         return Heartbeat(self._status)
 
@@ -411,18 +405,3 @@ class Misled:
 
     def on_leave(self, node_id: NodeId, boot_id: BootId) -> None:
         pass
-
-    async def on_describe_model(self, model_id: ModelId) -> ModelDescription:
-        raise NotReady("it has none")
-
-    async def on_place(self, model_id: ModelId, wish: LoadWish) -> Instance:
-        raise NotReady("it places none")
-
-    async def on_unplace(self, model_id: ModelId) -> None:
-        raise NotReady("it places none")
-
-    async def on_connect_shard(self, node_id: NodeId | None, order: ConnectOrder) -> None:
-        raise NotReady("it has none")
-
-    def on_relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
-        raise NotReady("it has none")

@@ -14,7 +14,7 @@ from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.node import PROTOCOL_VERSION, NodeIdentity
 from exo_lite.node.packet_size import check_large_messages
 from exo_lite.transport.node_server import serve_node
-from tests.loopback import PEERS
+from tests.loopback import PEERS, handlers_of
 
 TIMEOUT_S = 1.0
 SMALL_BYTES = 1250
@@ -40,7 +40,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *
 async def way_to(handler: Any, *, drops_large: str) -> AsyncIterator[str]:
     """The address of a relay; `drops_large`: on the way "there", "back" or not at all."""
     server = PEERS.node_server()
-    serve_node(server, handler)
+    serve_node(server, handlers_of(handler))
     port = PEERS.bind(server, "127.0.0.1", 0)
     await server.start()
     tasks: list[asyncio.Task[None]] = []

@@ -23,6 +23,7 @@ from exo_lite.engine.torch_c.kv_cache import KVCache
 from exo_lite.engine.torch_c.llama import LlamaShard
 from exo_lite.engine.torch_c.sampling import sample
 from exo_lite.engine.torch_c.weights import load_shard
+from exo_lite.node.joining import CONNECT_TIMEOUT_S
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.transport.worker_client import WorkerClient
 from tests.loopback import PEERS
@@ -86,8 +87,10 @@ async def joined_workers(model_dir: Path) -> AsyncIterator[Hop]:
             changed.clear()
             await changed.wait()
         head, tail = (Hop(worker.config.node_name, f"127.0.0.1:{worker.status.stream_port}") for worker in workers)
-        await workers[1].connect(ConnectOrder(MODEL, Epoch(1), 1, 2, previous=head, tail=None, next_name=head.name))
-        await workers[0].connect(ConnectOrder(MODEL, Epoch(1), 0, 2, previous=None, tail=tail, next_name=tail.name))
+        of_tail = ConnectOrder(MODEL, Epoch(1), 1, 2, previous=head, tail=None, next_name=head.name)
+        of_head = ConnectOrder(MODEL, Epoch(1), 0, 2, previous=None, tail=tail, next_name=tail.name)
+        for worker, order in zip(workers[::-1], (of_tail, of_head), strict=True):
+            await worker.peer().connect(order, timeout_s=CONNECT_TIMEOUT_S)
         yield Hop(head.name, f"127.0.0.1:{workers[0].status.worker_port}")
     finally:
         for task in tasks:

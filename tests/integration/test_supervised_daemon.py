@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
+from exo_lite.daemon.main import start_daemon
+from exo_lite.daemon.parts import Daemon
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node import leader as leader_module
+from exo_lite.node import own_status
 from exo_lite.node.config import NodeConfig
-from exo_lite.node.daemon import Daemon, start_daemon
 from exo_lite.node.data_folder import DataFolder
 from exo_lite.node.events import EventLog
+from exo_lite.node.heartbeats import Heartbeats
 from exo_lite.node.meetings import Meetings
 from exo_lite.node.membership import Membership
 from exo_lite.node.shards import ShardHost
@@ -84,7 +87,7 @@ def import_tiny(folder: Path) -> None:
 
 
 def held(daemon: Daemon) -> list[ModelId]:
-    return list(daemon._cluster.state.self_status.models)
+    return list(daemon.cluster.state.self_status.models)
 
 
 def seen_by(daemon: Daemon) -> dict[str, str]:
@@ -95,9 +98,9 @@ def seen_by(daemon: Daemon) -> dict[str, str]:
     ("owner", "name"),
     [
         (ModelStore, "survey"),
-        (Daemon, "_current_status"),
+        (own_status, "memory_use"),
         (Membership, "_tick"),
-        (Membership, "_beat"),
+        (Heartbeats, "_beat"),
         (Meetings, "shake_hands"),
         (ShardHost, "_reconcile"),
         (leader_module, "next_actions"),
@@ -115,7 +118,10 @@ async def test_whatever_throws_in_a_task_two_daemons_live_and_meet(
 ):
     thrown, cluster = breaks(owner, name), f"test-{secrets.token_hex(4)}"
     with caplog.at_level(logging.ERROR):
-        async with node(tmp_path, "a", cluster) as a, node(tmp_path, "b", cluster, a.identity().address) as b:
+        async with (
+            node(tmp_path, "a", cluster) as a,
+            node(tmp_path, "b", cluster, a.cluster.state.identity.address) as b,
+        ):
             both = {"a": "alive", "b": "alive"}
             await until(lambda: len(thrown) == NUM_FAILURES, "it has thrown")
             await until(lambda: seen_by(a) == seen_by(b) == both, "both see both")
@@ -157,7 +163,7 @@ async def test_a_worker_that_cannot_be_followed_is_a_lost_shard_and_no_more(
             await a.service.load(TINY, LoadWish(context_length=32))
 
             def reason() -> str | None:
-                instance = a._cluster.state.instance_of(TINY)
+                instance = a.cluster.state.instance_of(TINY)
                 return instance.reason if instance and instance.state == "failed" else None
 
             text = await until(reason, "it is given up", timeout_s=30.0)

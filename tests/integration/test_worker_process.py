@@ -22,6 +22,7 @@ from exo_lite.domain.errors import InvalidRequest, MalformedMessage, NodeLost, N
 from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import Sampling
+from exo_lite.node.joining import CONNECT_TIMEOUT_S
 from tests.integration.real_workers import (
     MODEL,
     N_LAYERS,
@@ -130,7 +131,7 @@ async def test_a_connect_that_is_not_newer_is_stale(workers: dict[str, RunningWo
     epoch = await join(whole)
     again = ConnectOrder(MODEL, Epoch(epoch + difference), 0, 1, previous=None, tail=None, next_name="whole")
     with pytest.raises(StaleEpoch, match=f"is not newer than {epoch}"):
-        await whole.process.connect(again)
+        await whole.process.peer().connect(again, timeout_s=CONNECT_TIMEOUT_S)
     assert len(await answer(whole, request(epoch, PROMPT, 3))) == 3
 
 
@@ -138,7 +139,7 @@ async def test_of_two_connects_at_once_with_one_epoch_one_is_taken(workers: dict
     whole = workers["whole"]
     order = ConnectOrder(MODEL, next_epoch(), 0, 1, previous=None, tail=None, next_name="whole")
     outcomes = await asyncio.gather(
-        *(whole.process.connect(order) for _ in range(3)),
+        *(whole.process.peer().connect(order, timeout_s=CONNECT_TIMEOUT_S) for _ in range(3)),
         return_exceptions=True,
     )
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "StaleEpoch", "StaleEpoch"]
@@ -169,7 +170,7 @@ async def test_an_order_for_a_place_that_is_not_this_shards_is_refused(
     whole = workers["whole"]
     epoch = await join(whole)
     with pytest.raises(MalformedMessage):
-        await whole.process.connect(replace(order, epoch=next_epoch()))
+        await whole.process.peer().connect(replace(order, epoch=next_epoch()), timeout_s=CONNECT_TIMEOUT_S)
     assert len(await answer(whole, request(epoch, PROMPT, 3))) == 3
 
 
@@ -328,7 +329,7 @@ async def test_damaged_weights_are_told_by_name_and_the_worker_stays(tiny_llama:
         assert unlucky.program().status() != psutil.STATUS_ZOMBIE
         order = ConnectOrder(MODEL, next_epoch(), 0, 1, previous=None, tail=None, next_name="whole")
         with pytest.raises(NotReady, match=r"model\.safetensors"):
-            await unlucky.process.connect(order)
+            await unlucky.process.peer().connect(order, timeout_s=CONNECT_TIMEOUT_S)
         with pytest.raises(NotReady):
             await answer(unlucky, request(order.epoch, PROMPT, 3))
         program = unlucky.program()

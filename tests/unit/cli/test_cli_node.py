@@ -25,8 +25,8 @@ class DaemonModule(ModuleType):
 
 @pytest.fixture
 def daemon_module(monkeypatch):
-    module = DaemonModule("exo_lite.api.daemon")
-    monkeypatch.setitem(sys.modules, "exo_lite.api.daemon", module)
+    module = DaemonModule("exo_lite.daemon.main")
+    monkeypatch.setitem(sys.modules, "exo_lite.daemon.main", module)
     return module
 
 

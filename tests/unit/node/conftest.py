@@ -9,10 +9,16 @@ from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.placement import Instance
 from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
+from exo_lite.node.demand import Demand
 from exo_lite.node.events import EventLog
 from exo_lite.node.heads import Heads
 from exo_lite.node.leader import Leader
 from exo_lite.node.membership import Membership
+from exo_lite.node.model_descriptions import ModelDescriptions
+from exo_lite.node.model_search import ModelSearch
+from exo_lite.node.model_texts import ModelTexts
+from exo_lite.node.orders import Orders
+from exo_lite.node.request_counts import RequestCounts
 from exo_lite.node.service import NodeService
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.store.model_store import ModelStore
@@ -30,23 +36,36 @@ def attempts_of(seen: Cluster) -> Attempts:
     return Attempts(seen, PEERS, Heads(seen, PEERS))
 
 
+def membership_of(seen: Cluster) -> Membership:
+    return Membership(seen, EventLog(CLOCK), PEERS, CLOCK, Supervisor(CLOCK))
+
+
 @pytest.fixture
 def service_of(tmp_path: Path) -> MakeService:
     """Makes the service of a daemon that sees a given state."""
 
+    async def look_nowhere() -> None:
+        return
+
     def make(state: ClusterState | Cluster) -> NodeService:
-        seen, events = state if isinstance(state, Cluster) else Cluster(state), EventLog(CLOCK)
+        seen, store = state if isinstance(state, Cluster) else Cluster(state), ModelStore(tmp_path)
+        membership, leader = membership_of(seen), Leader(seen, prove_nothing, CLOCK, Supervisor(CLOCK))
+        search = ModelSearch(seen, PEERS, membership.heartbeats, look_nowhere)
+        descriptions = ModelDescriptions(seen, PEERS, store, search)
+        orders = Orders(seen, PEERS, membership.meetings, leader, descriptions)
         heads = Heads(seen, PEERS)
-        attempts = Attempts(seen, PEERS, heads)
         return NodeService(
             seen,
-            peers=PEERS,
-            events=events,
-            membership=Membership(seen, events, PEERS, CLOCK, Supervisor(CLOCK)),
-            leader=Leader(seen, prove_nothing, CLOCK, Supervisor(CLOCK)),
+            events=EventLog(CLOCK),
+            membership=membership,
+            leader=leader,
+            orders=orders,
+            counts=RequestCounts(seen),
+            demand=Demand(seen, orders.place),
             heads=heads,
-            attempts=attempts,
-            store=ModelStore(tmp_path),
+            attempts=Attempts(seen, PEERS, heads),
+            descriptions=descriptions,
+            texts=ModelTexts(seen, store),
         )
 
     return make

@@ -20,7 +20,7 @@ from exo_lite.node.cluster import Cluster
 from exo_lite.node.heads import Heads
 from exo_lite.transport.node_server import serve_node
 from exo_lite.transport.worker_server import serve_worker
-from tests.loopback import PEERS
+from tests.loopback import PEERS, handlers_of
 from tests.unit.node.cluster_states import (
     EPOCH,
     MODEL,
@@ -185,7 +185,7 @@ class Between:
 
     num_relays = 0
 
-    async def on_relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
+    async def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
         self.num_relays = num_relays
         yield Token(0, 7)
         yield Token(1, 8, finish_reason="stop")
@@ -193,7 +193,7 @@ class Between:
 
 async def test_a_request_whose_head_is_out_of_reach_goes_through_a_node_between() -> None:
     between, server = Between(), PEERS.node_server()
-    serve_node(server, between)  # type: ignore[arg-type]  # nothing else of a daemon is asked for
+    serve_node(server, handlers_of(between))
     address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     await server.start()
     head, entry = part("c", 0, 3), node("a")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -30,19 +29,13 @@ class Leader:
         self.cluster = Cluster(cluster(node("a"), [], *instances))
         self.wishes: list[LoadWish] = []
         self.refusal: ModelDoesNotFit | None = None
-        self.num_changes = 0
-        self.demand = Demand(
-            self.cluster, self.place, keep_alive_s=120.0, patience_s=patience_s, on_change=self.count_change
-        )
+        self.demand = Demand(self.cluster, self.place, keep_alive_s=120.0, patience_s=patience_s)
 
     async def place(self, model_id: str, wish: LoadWish) -> Instance:
         self.wishes.append(wish)
         if self.refusal is not None:
             raise self.refusal
         return PLACED
-
-    def count_change(self) -> None:
-        self.num_changes += 1
 
     def publish(self, *instances: Instance, epoch: int = NEW) -> None:
         old = self.cluster.state.written
@@ -134,15 +127,3 @@ async def test_another_keep_alive_is_told_to_the_leader_unless_the_model_is_pinn
     leader = Leader(replace(instance(FIRST, SECOND), keep_alive_s=is_kept_s))
     await leader.demand.ready(MODEL, asked_s)
     assert leader.wishes == ([LoadWish(keep_alive_s=asked_s, is_on_demand=True)] if is_told else [])
-
-
-def test_requests_are_counted_while_they_last_and_the_first_and_the_last_are_told():
-    leader = Leader()
-    with leader.demand.hold(MODEL):
-        with suppress(NotReady), leader.demand.hold(MODEL):
-            assert (leader.demand.num_requests, leader.num_changes) == ({MODEL: 2}, 1)
-            raise NotReady("broken off")
-        assert (leader.demand.num_requests, leader.num_changes) == ({MODEL: 1}, 1)
-    assert (leader.demand.num_requests, leader.num_changes) == ({}, 2)
-    with leader.demand.hold(MODEL):
-        assert leader.num_changes == 3

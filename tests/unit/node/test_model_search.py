@@ -15,14 +15,11 @@ from exo_lite.domain.node import NodeStatus
 from exo_lite.domain.placement import ModelDescription
 from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.events import EventLog
-from exo_lite.node.membership import Membership
 from exo_lite.node.model_search import ModelSearch
-from exo_lite.node.supervisor import Supervisor
 from exo_lite.transport.node_server import serve_node
-from tests.loopback import CLOCK, PEERS
+from tests.loopback import PEERS, handlers_of
 from tests.unit.node.cluster_states import FINGERPRINT, MODEL, SPEC, cluster, member, node
-from tests.unit.node.conftest import MakeService
+from tests.unit.node.conftest import MakeService, membership_of
 
 
 class Peer:
@@ -47,7 +44,7 @@ class Peer:
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
     peer, server = Peer({MODEL: FINGERPRINT}), PEERS.node_server()
-    serve_node(server, peer)  # type: ignore[arg-type]  # nothing else of a node is asked for
+    serve_node(server, handlers_of(peer))
     address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     peer.status = replace(peer.status, identity=replace(peer.status.identity, addresses=(address,)))
     await server.start()
@@ -76,7 +73,7 @@ async def test_this_node_looks_too_and_only_who_is_not_known_to_have_the_files_i
         num_looks += 1
         seen.apply(SelfChanged(replace(seen.state.self_status, sequence=num_looks + 1, models={MODEL: FINGERPRINT})))
 
-    search = ModelSearch(seen, PEERS, Membership(seen, EventLog(CLOCK), PEERS, CLOCK, Supervisor(CLOCK)), look)
+    search = ModelSearch(seen, PEERS, membership_of(seen).heartbeats, look)
     await search.look(MODEL)
     assert (num_looks, peer.num_looks) == (1, 1)
     await search.look(MODEL)

@@ -11,10 +11,10 @@ from exo_lite.domain.cluster_events import MemberLeft
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import ConnectionRefused, NodeLost
 from exo_lite.domain.ids import ModelId, NodeId
-from exo_lite.node import service as service_module
+from exo_lite.node import orders
 from exo_lite.node.cluster import Cluster
 from exo_lite.transport.node_server import serve_node
-from tests.loopback import PEERS
+from tests.loopback import PEERS, handlers_of
 from tests.unit.node.cluster_states import MODEL, cluster, instance, member, node, part
 from tests.unit.node.conftest import MakeService
 
@@ -23,7 +23,7 @@ class DyingLeader:
     def __init__(self) -> None:
         self.has_order = asyncio.Event()
 
-    async def on_unplace(self, model_id: ModelId) -> None:
+    async def unplace(self, model_id: ModelId) -> None:
         self.has_order.set()
         raise NodeLost("on its way out")
 
@@ -37,7 +37,7 @@ def led_from(address: str) -> ClusterState:
 
 async def test_an_order_to_a_leader_that_dies_goes_to_the_next_one(service_of: MakeService) -> None:
     leader, server = DyingLeader(), PEERS.node_server()
-    serve_node(server, leader)  # type: ignore[arg-type]  # nothing else of a node is asked for
+    serve_node(server, handlers_of(leader))
     address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     await server.start()
     seen = Cluster(led_from(address))
@@ -54,6 +54,6 @@ async def test_an_order_to_a_leader_that_dies_goes_to_the_next_one(service_of: M
 async def test_an_order_whose_leader_nobody_succeeds_says_so(
     service_of: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "LOSS_IS_NOTICED_WITHIN_S", 0.1)
+    monkeypatch.setattr(orders, "LOSS_IS_NOTICED_WITHIN_S", 0.1)
     with pytest.raises(ConnectionRefused, match=r"127\.0\.0\.1:1 refuses connections: its process is gone"):
         await service_of(led_from("127.0.0.1:1")).unload(MODEL)

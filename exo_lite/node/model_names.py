@@ -1,0 +1,31 @@
+"""What a client calls a model, and what it is told where there is none of that name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+from exo_lite.catalog.table import load_table
+from exo_lite.domain.errors import InvalidRequest, ModelNotFound
+from exo_lite.domain.ids import ModelId
+
+MAX_NAME_CHARS = 96
+"""Of a model's name in an error."""
+
+
+def find_model_id(name: str, held: Collection[ModelId]) -> ModelId:
+    """The id that a name or alias stands for. Raises ModelNotFound for what can be none."""
+    try:
+        return load_table().id_of(name)
+    except InvalidRequest as error:
+        raise model_not_found(name, held) from error
+
+
+def model_not_found(name: str, held: Collection[ModelId]) -> ModelNotFound:
+    """Names the way out. `held`: models whose files are on a living node."""
+    name = name[:MAX_NAME_CHARS]
+    if load_table().find(name) is not None:
+        return ModelNotFound(f"no node has the files of {name}: `exo-lite import PATH --as {name}`")
+    close = dict.fromkeys([*get_close_matches(name, held), *load_table().close_matches(name)])
+    hint = f"did you mean {', '.join(close)}?" if close else "`exo-lite models` lists what there is"
+    return ModelNotFound(f"there is no model {name!r}: {hint}")
