@@ -29,6 +29,13 @@ def chatting(daemon, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], int
             os.close(ours)
 
 
+@pytest.fixture(autouse=True)
+def _interruptible() -> None:
+    """A suite that a script started in its background ignores SIGINT, and so would the programs that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def ready(daemon, documents, home):
     daemon.on("GET", "/api/v1/state", documents.state(documents.model()))
