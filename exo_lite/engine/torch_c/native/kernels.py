@@ -29,7 +29,7 @@ def native_library() -> ctypes.CDLL | None:
     declare(library)
     check_sizes(library)
     if not library.el_has_threads() and torch.get_num_threads() > 1:
-        fix = "install gcc, or OpenMP for clang (Debian: libomp-dev), and empty the kernels' cache folder"
+        fix = "install gcc, and name it with the environment variable CC"
         log.warning("the C kernels compute on one thread: the compiler has no OpenMP", extra={"fix": fix})
     return library
 
