@@ -90,10 +90,9 @@ INLINE void sum_values(
         for (int p = start; p < end; p++, at += m->head_dim) {
             f32x16 value[VALUE_VECTORS];
             for (int c = 0; c < vectors; c++) value[c] = load_elements(kv_type, values, at + c * LANES);
-            for (int j = 0; j < count; j++) {
-                f32x16 weight = splat(weights[(int64_t)j * stride + p]);
-                for (int c = 0; c < vectors; c++) sums[j][c] = fma16(weight, value[c], sums[j][c]);
-            }
+            for (int j = 0; j < count; j++)
+                for (int c = 0; c < vectors; c++)
+                    sums[j][c] = fma16(splat(weights[(int64_t)j * stride + p]), value[c], sums[j][c]);
         }
     }
     for (int j = 0; j < count; j++)
@@ -103,10 +102,9 @@ INLINE void sum_values(
 INLINE void attend(
     const el_model *m, const el_layer *layer, const el_queries *q, int count, int kv_type, float *scores) {
     int stride = padded(m->context, EL_BLOCK);
+    float inverse[EL_QUERIES];
     for (int start = 0; start < q->longest; start += EL_BLOCK)
         score_block(m, layer->keys, q, start, count, kv_type, scores, stride);
-
-    float inverse[EL_QUERIES];
     for (int j = 0; j < count; j++)
         inverse[j] = 1.0f / softmax_numerators(scores + (int64_t)j * stride, q->length[j], q->longest);
 

@@ -17,7 +17,7 @@ typedef struct {
     const int8_t *bytes; /* [blocks of rows, kp / 4, rows of the block, activation_bytes, 4] */
     const float *scales; /* [rows] */
     const int32_t *sums; /* [rows], of the integers */
-    int rows, kp;
+    int kp, rows;
 } el_activations;
 
 /* Float rows that a product takes: x [rows, stride], normed first where `norm`, the weight of an RMS norm, is given. */
@@ -74,7 +74,7 @@ static el_activations quantize_input(const el_linear *w, el_input in, const el_s
             quantize_row(row, w->k, w->activation_bytes, r, block, s);
         }
     }
-    return (el_activations){s->bytes, s->scales, s->sums, in.rows, kp};
+    return (el_activations){s->bytes, s->scales, s->sums, kp, in.rows};
 }
 
 /* ---- products and sums of integers ------------------------------------------------------------------------------- */
@@ -123,10 +123,10 @@ INLINE f32x16 sums_to_f32(i32x16 high, i32x16 low, int64_t offset) {
 #ifdef EL_AVX512
     __m512i h = (__m512i)high, l = (__m512i)low;
     __m512d k = _mm512_set1_pd(256.0), o = _mm512_set1_pd((double)offset);
-    __m512d h0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(h)), l0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(l));
-    __m512d h1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(h, 1));
-    __m512d l1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(l, 1));
-    __m512d a = _mm512_fmadd_pd(h0, k, l0), b = _mm512_fmadd_pd(h1, k, l1);
+    __m512d a = _mm512_fmadd_pd(
+        _mm512_cvtepi32_pd(_mm512_castsi512_si256(h)), k, _mm512_cvtepi32_pd(_mm512_castsi512_si256(l)));
+    __m512d b = _mm512_fmadd_pd(
+        _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(h, 1)), k, _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(l, 1)));
     __m256 first = _mm512_cvtpd_ps(_mm512_sub_pd(a, o)), second = _mm512_cvtpd_ps(_mm512_sub_pd(b, o));
     return (f32x16)_mm512_insertf32x8(_mm512_castps256_ps512(first), second, 1);
 #else
@@ -221,8 +221,9 @@ INLINE f32x16 gemv(const el_linear *w, int tile, const el_activations *x, int ro
             if (activation_bytes == 2) low[i % 4] = dot4(low[i % 4], four, bytes + 4);
         }
     }
-    i32x16 high_sum = (high[0] + high[1]) + (high[2] + high[3]), low_sum = (low[0] + low[1]) + (low[2] + low[3]);
-    return dequantized(w, tile, x, row, activation_bytes, high_sum, low_sum);
+    return dequantized(
+        w, tile, x, row, activation_bytes, (high[0] + high[1]) + (high[2] + high[3]),
+        (low[0] + low[1]) + (low[2] + low[3]));
 }
 
 static f32x16 gemv_of_kind(const el_linear *w, int tile, const el_activations *x, int row) {
