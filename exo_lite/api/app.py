@@ -9,12 +9,13 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from exo_lite.api.access import AccessRules
 from exo_lite.api.control import control_router
 from exo_lite.api.daemon_api import DaemonApi
 from exo_lite.api.dialects import Dialect
 from exo_lite.api.error_responses import error_handler
 from exo_lite.api.events import events_router
-from exo_lite.api.gate import AccessRules, Gate
+from exo_lite.api.gate import Gate
 from exo_lite.api.generation_context import GenerationContext
 from exo_lite.api.health import HEALTH_PATH, health_router
 from exo_lite.api.limits import HttpLimits

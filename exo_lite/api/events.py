@@ -17,7 +17,7 @@ from exo_lite.api.streamed_response import StreamedResponse, Write
 from exo_lite.domain.errors import DaemonBusy
 
 MIN_INTERVAL_S = 0.25
-"""Between two changes: at most four a second, however busy the cluster."""
+"""The least time between two changes: at most four a second, however busy the cluster."""
 KEEP_ALIVE_S = 2.0
 """Short, so that the page can tell a quiet cluster from a dead connection within seconds."""
 

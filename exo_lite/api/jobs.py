@@ -1,4 +1,4 @@
-"""From prompts to the answers to generate: budget, seeds, what ends them."""
+"""Plans the answers to prompts: their budget, their seeds, what ends them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the tokens of one answer to pieces of its text."""
+"""Turns the tokens of one answer into pieces of its text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exo_lite.domain.request import FinishReason, Logprobs, Token
 class ScoredToken:
     """A token of a text; `text_offset` counts the text's characters before it.
 
-    Of what an echoed prompt begins with, nobody knows how likely it is.
+    Nobody knows how likely the first token of an echoed prompt is.
     """
 
     token_id: int
@@ -33,7 +33,7 @@ class Piece:
     finish_reason: FinishReason | None = None
     scored: tuple[ScoredToken, ...] = ()
     prompt_logprobs: tuple[Logprobs, ...] = ()
-    """Of the prompt's second token and those after it, on the first piece, where they are asked for."""
+    """Those of the prompt's second token and the ones after it, on the first piece, where they are asked for."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Collected:
 
 
 def nothing_of(token: Token) -> Piece:
-    """What is told where only the prompt counts."""
+    """Make the piece of an answer that nobody wants: only its prompt counts."""
     return Piece("", finish_reason="length", prompt_logprobs=token.prompt_logprobs)
 
 
@@ -80,7 +80,7 @@ class Transcript:
         self._token_ids: list[int] = []
         self._scored: list[ScoredToken] = []
         self._num_chars = 0
-        """Of the pieces so far."""
+        """Characters of the pieces so far."""
 
     def push(self, token: Token) -> Piece | None:
         """The piece that a token completes, if it does."""

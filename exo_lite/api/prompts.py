@@ -1,4 +1,4 @@
-"""From a neutral request to prompts as token ids: chats are rendered, texts are encoded."""
+"""Reads prompts as token ids out of a neutral request: chats are rendered, texts are encoded."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from exo_lite.node.supervisor import Supervisor
 
 MAX_HEADER_BYTES = 64 * 1024
 HEADER_TIMEOUT_S = 15
-"""From a connection to its first request's headers."""
+"""The time from a connection to its first request's headers."""
 KEEP_ALIVE_S = 60
 """An idle connection is closed after this time."""
 FULL_PAUSE_S = 0.1
@@ -91,7 +91,7 @@ class _Acceptor:
         sock.setblocking(False)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Serve until cancelled."""
         await self._supervisor.keep("accepting connections", self._keep_accepting)
 
     async def _keep_accepting(self) -> None:

@@ -23,7 +23,7 @@ class PromptFormat:
     add_generation_prompt: bool = True
     continues_last: bool = False
     variables: Mapping[str, object] = field(default_factory=dict)
-    """For the template, beside those that it always has."""
+    """Variables for the template, beside those that it always has."""
 
 
 @dataclass(frozen=True, slots=True)

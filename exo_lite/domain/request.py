@@ -14,7 +14,7 @@ FinishReason = Literal["stop", "length"]
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_PROMPT_LOGPROBS = 2**17
-"""Of one prompt, the likely tokens beside its own counted: they travel in one message."""
+"""The limit for one prompt, with the likely tokens beside its own counted: they travel in one message."""
 MAX_MIN_TOKENS = 2**31 - 1
 MAX_LATE_TOKENS = 512
 MAX_TOP_K = 2**32 - 1
@@ -116,7 +116,7 @@ class Logprobs:
     """Natural logarithms of the model's own probabilities: before bias, penalties and temperature."""
 
     chosen: float
-    """Of the sampled token."""
+    """The logarithm for the sampled token."""
     top: tuple[tuple[int, float], ...] = ()
     """(token id, logarithm) of the likeliest tokens, those first; the sampled one need not be among them."""
 
@@ -128,14 +128,14 @@ class AnswerRequest:
     token_ids: tuple[int, ...]
     """The prompt."""
     max_tokens: int
-    """Of the whole answer, what earlier attempts brought included."""
+    """The limit for the whole answer, what earlier attempts brought included."""
     sampling: Sampling
     stop_token_ids: frozenset[int] = frozenset()
     """Sampling one of these ends the answer; the token itself is still reported."""
     tenant: str = ""
     """Whose request it is, as an opaque name: tenants get equal shares of a head that has more work than it can do."""
     timeout_s: float | None = None
-    """For the whole answer, counted from the request's arrival at the head."""
+    """The time for the whole answer, counted from the request's arrival at the head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +175,6 @@ class Token:
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
     num_cached_tokens: int = 0
-    """Of the prompt, that were not computed again; stands on the first token."""
+    """Tokens of the prompt that were not computed again; the number stands on the first token."""
     prompt_logprobs: tuple[Logprobs, ...] = ()
-    """Of the prompt's second token and those after it, where they are asked for; they stand on the first token."""
+    """Those of the prompt's second token and the ones after it, if asked for; they stand on the first token."""

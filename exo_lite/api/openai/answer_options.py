@@ -1,4 +1,4 @@
-"""From the body's sampling and stop parameters to the neutral options. Pure but for the random seed."""
+"""Reads the neutral options out of a body's sampling and stop parameters. Pure but for the random seed."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exo_lite.api.access import tenant_of
 from exo_lite.api.answering import respond
 from exo_lite.api.bodies import read_body
 from exo_lite.api.daemon_api import HeldModel
-from exo_lite.api.gate import tenant_of
 from exo_lite.api.generation_context import GenerationContext
 from exo_lite.api.openai.answer_documents import ChunkEvents, Document, new_header, usage_document
 from exo_lite.api.openai.answer_options import answer_options

@@ -1,4 +1,4 @@
-"""From the messages of a chat body to what chat templates take."""
+"""Turns the messages of a chat body into what chat templates take."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _TYPES = {
     504: "timeout_error",
     507: "insufficient_memory_error",
 }
-"""By status; any other is an `invalid_request_error`."""
+"""The type that goes with a status; any other status is an `invalid_request_error`."""
 
 
 def error_document(failure: Failure) -> dict[str, object]:

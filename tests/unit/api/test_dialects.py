@@ -13,13 +13,14 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exo_lite.api.access import tenant_of
 from exo_lite.api.answering import respond
 from exo_lite.api.app import create_app
 from exo_lite.api.bodies import read_body
 from exo_lite.api.daemon_api import HeldModel
 from exo_lite.api.dialects import Dialect, Framing, dialect_of
 from exo_lite.api.failures import Failure
-from exo_lite.api.gate import MAX_BODY_BYTES, tenant_of
+from exo_lite.api.gate import MAX_BODY_BYTES
 from exo_lite.api.generation_context import GenerationContext
 from exo_lite.api.openai.dialect import OPENAI
 from exo_lite.api.pieces import Collected, Piece
