@@ -7,8 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from exo_lite.domain.chat import PromptFormat
+from exo_lite.domain.cluster_document import ClusterDocument
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.placement import Instance, ServedModel
-from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.domain.request import AnswerRequest, Token
 from exo_lite.domain.trace import TraceReport
 
@@ -79,7 +81,7 @@ class HeldModel(Protocol):
 class DaemonApi(Protocol):
     """The daemon, as seen from HTTP. Methods raise ExoLiteError; `api.failures` gives each its status."""
 
-    def state(self) -> Mapping[str, object]:
+    def state(self) -> ClusterDocument:
         """The document of GET /api/v1/state: JSON types only, no NaN."""
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -10,21 +10,38 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from exo_lite.domain.cluster_document import ClusterDocument, ModelDocument, NodeDocument
 from exo_lite.domain.request import FinishReason
 
 _FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _REQUEST_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
-_COUNTERS = (
-    ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", "prefix_cache", "prompt_tokens"),
-    ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", "prefix_cache", "cached_tokens"),
-    ("spec_decode_num_draft_tokens", "Guesses at tokens.", "speculation", "proposed_tokens"),
-    ("spec_decode_num_accepted_tokens", "Guesses at tokens that were right.", "speculation", "accepted_tokens"),
+_COUNTERS: tuple[tuple[str, str, Callable[[ModelDocument], int]], ...] = (
+    (
+        "prefix_cache_queries",
+        "Prompt tokens looked up in the prefix cache.",
+        lambda model: model["prefix_cache"]["prompt_tokens"],
+    ),
+    (
+        "prefix_cache_hits",
+        "Prompt tokens found in the prefix cache.",
+        lambda model: model["prefix_cache"]["cached_tokens"],
+    ),
+    (
+        "spec_decode_num_draft_tokens",
+        "Guesses at tokens.",
+        lambda model: model["speculation"]["proposed_tokens"],
+    ),
+    (
+        "spec_decode_num_accepted_tokens",
+        "Guesses at tokens that were right.",
+        lambda model: model["speculation"]["accepted_tokens"],
+    ),
 )
-"""Name, description, and where the state's document of a model has the number."""
+"""Name, description, and the number of a model."""
 
-State = Callable[[], Mapping[str, object]]
+State = Callable[[], ClusterDocument]
 
 
 class RequestMetrics:
@@ -98,73 +115,59 @@ class _ClusterCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         state = self._state()
-        nodes, models = _mappings(state.get("nodes")), _mappings(state.get("models"))
-        yield from _request_gauges(models)
-        yield from _cache_metrics(models)
-        yield from _node_gauges(nodes)
-        yield _layer_gauge(models)
+        yield from _request_gauges(state["models"])
+        yield from _cache_metrics(state["models"])
+        yield from _node_gauges(state["nodes"])
+        yield _layer_gauge(state["models"])
 
 
-def _request_gauges(models: list[Mapping[str, object]]) -> Iterator[GaugeMetricFamily]:
-    for key in ("running", "waiting"):
-        gauge = GaugeMetricFamily(f"exo_lite_num_requests_{key}", f"Requests {key}, cluster-wide.", labels=["model"])
-        for model in models:
-            gauge.add_metric([_text(model, "id")], _number(_mapping(model.get("requests")), key))
-        yield gauge
+def _request_gauges(models: Sequence[ModelDocument]) -> Iterator[GaugeMetricFamily]:
+    running, waiting = (
+        GaugeMetricFamily(f"exo_lite_num_requests_{key}", f"Requests {key}, cluster-wide.", labels=["model"])
+        for key in ("running", "waiting")
+    )
+    for model in models:
+        running.add_metric([model["id"]], model["requests"]["running"])
+        waiting.add_metric([model["id"]], model["requests"]["waiting"])
+    yield running
+    yield waiting
 
 
-def _cache_metrics(models: list[Mapping[str, object]]) -> Iterator[Metric]:
+def _cache_metrics(models: Sequence[ModelDocument]) -> Iterator[Metric]:
     """Counters start anew with each placement, as Prometheus expects of a restart."""
     blocks = GaugeMetricFamily("exo_lite_kv_blocks", "Blocks of the KV cache, by use.", labels=["model", "kind"])
     for model in models:
-        for kind in ("total", "free"):
-            blocks.add_metric([_text(model, "id"), kind], _number(_mapping(model.get("kv_blocks")), kind))
+        blocks.add_metric([model["id"], "total"], model["kv_blocks"]["total"])
+        blocks.add_metric([model["id"], "free"], model["kv_blocks"]["free"])
     yield blocks
-    for name, text, section, key in _COUNTERS:
+    for name, text, count in _COUNTERS:
         counter = CounterMetricFamily(f"exo_lite_{name}", text, labels=["model"])
         for model in models:
-            counter.add_metric([_text(model, "id")], _number(_mapping(model.get(section)), key))
+            counter.add_metric([model["id"]], count(model))
         yield counter
 
 
-def _node_gauges(nodes: list[Mapping[str, object]]) -> Iterator[GaugeMetricFamily]:
+def _node_gauges(nodes: Sequence[NodeDocument]) -> Iterator[GaugeMetricFamily]:
     up = GaugeMetricFamily("exo_lite_peer_up", "1 while a peer is alive.", labels=["node", "node_id"])
     memory = GaugeMetricFamily(
         "exo_lite_node_memory_bytes", "What a node offers to models, by use.", labels=["node", "node_id", "kind"]
     )
     for node in nodes:
-        labels = [_text(node, "name"), _text(node, "id")]
-        if not node.get("self"):
-            up.add_metric(labels, float(node.get("state") == "alive"))
-        for key in _mapping(node.get("memory")):
-            memory.add_metric([*labels, key.removesuffix("_bytes")], _number(_mapping(node.get("memory")), key))
+        labels = [node["name"], node["id"]]
+        if not node["self"]:
+            up.add_metric(labels, float(node["state"] == "alive"))
+        for key, num_bytes in node["memory"].items():
+            memory.add_metric([*labels, key.removesuffix("_bytes")], num_bytes)
     yield up
     yield memory
 
 
-def _layer_gauge(models: list[Mapping[str, object]]) -> GaugeMetricFamily:
+def _layer_gauge(models: Sequence[ModelDocument]) -> GaugeMetricFamily:
     gauge = GaugeMetricFamily(
         "exo_lite_node_layers", "Layers of a model that a node holds.", labels=["node", "node_id", "model"]
     )
     for model in models:
-        for shard in _mappings(model.get("shards")):
-            num_layers = _number(shard, "end_layer") - _number(shard, "start_layer") + 1
-            gauge.add_metric([_text(shard, "node"), _text(shard, "node_id"), _text(model, "id")], num_layers)
+        for shard in model["shards"]:
+            num_layers = shard["end_layer"] - shard["start_layer"] + 1
+            gauge.add_metric([shard["node"], shard["node_id"], model["id"]], num_layers)
     return gauge
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _mappings(value: object) -> list[Mapping[str, object]]:
-    return [_mapping(one) for one in value] if isinstance(value, list | tuple) else []
-
-
-def _text(document: Mapping[str, object], key: str) -> str:
-    return str(document.get(key, ""))
-
-
-def _number(document: Mapping[str, object], key: str) -> float:
-    value = document.get(key)
-    return float(value) if isinstance(value, int | float) else 0.0

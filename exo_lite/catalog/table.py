@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -72,10 +72,15 @@ class ShardTable:
         return row.model_id if row else parse_model_id(name)
 
     def close_matches(self, name: str, *, at_most: int = 3) -> list[ModelId]:
-        """Ids of models with a similar name, the closest first, for "did you mean"."""
+        """Ids of models with a similar name, the closest first, for `suggestion`."""
         owners = {known: row.model_id for row in self.rows for known in row.names}
         close = get_close_matches(name.strip().lower(), owners, n=len(owners), cutoff=0.6)
         return list(dict.fromkeys(owners[known] for known in close))[:at_most]
+
+    def suggestion(self, name: str, others: Collection[str] = ()) -> str:
+        """What to try for a name that is none: names like it, among `others` and here, or where to look."""
+        close = dict.fromkeys([*get_close_matches(name, others), *self.close_matches(name)])
+        return f"did you mean {', '.join(close)}?" if close else "`exo-lite models` lists what there is"
 
 
 @cache

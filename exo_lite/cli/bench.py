@@ -12,9 +12,10 @@ import click
 
 from exo_lite.cli.config import Verb
 from exo_lite.cli.errors import WrongUsage
-from exo_lite.cli.options import DaemonAddress, Decorator, daemon_options, grouped, json_option, load_options
+from exo_lite.cli.load_flags import load_options
+from exo_lite.cli.options import DaemonAddress, Decorator, daemon_options, grouped, json_option
 from exo_lite.cli.output import note, print_json, table
-from exo_lite.domain.plan import DEFAULT_CONTEXT_LENGTH, DEFAULT_NUM_SLOTS, MAX_NUM_SLOTS, LoadWish
+from exo_lite.domain.load_options import DEFAULT_CONTEXT_LENGTH, DEFAULT_NUM_SLOTS, MAX_NUM_SLOTS, LoadWish
 
 if TYPE_CHECKING:
     from exo_lite.cli.client import DaemonClient, Document
@@ -84,13 +85,15 @@ def bench(
     a client sees them. A short run before the measured ones warms up.
     """
     from exo_lite.cli.client import DaemonClient
+    from exo_lite.cli.loading import make_ready
 
     if wish.context_length is not None and wish.context_length < shape.context_length:
         raise WrongUsage(
             f"--context {wish.context_length} is less than prompt and answer, {shape.context_length} tokens"
         )
     with DaemonClient(daemon) as client:
-        loaded = _make_ready(client, model, _roomy(wish, shape))
+        roomy = _roomy(wish, shape)
+        loaded = make_ready(client, model, roomy, will_do=lambda found: _is_as_wished(found, roomy))
         runs = []
         for number, result in enumerate(_runs(client, loaded, shape, repeat, seed), start=1):
             runs.append(result)
@@ -108,23 +111,11 @@ def _roomy(wish: LoadWish, shape: Shape) -> LoadWish:
     return replace(wish, context_length=wish.context_length or context_length, num_slots=wish.num_slots or num_slots)
 
 
-def _make_ready(client: DaemonClient, model: str, wish: LoadWish) -> Document:
-    """The model's state document, once it answers as wished."""
-    from exo_lite.catalog.table import load_table
-    from exo_lite.cli.loading import find_model, load_and_wait
-
-    row = load_table().find(model)  # the state knows no aliases
-    found = find_model(client.state(), row.model_id if row else model)
-    if found is not None and found["state"] == "ready" and _is_as_wished(found, wish):
-        return found
-    return load_and_wait(client, model, wish)
-
-
 def _is_as_wished(loaded: Document, wish: LoadWish) -> bool:
     """Whether a loaded model is what the flags ask for; one that they leave open may be anything."""
     return (
         wish.dtype in (None, loaded["dtype"])
-        and wish.quant in ("none", loaded["quant"])
+        and wish.quant in (None, loaded["quant"])
         and loaded["context_length"] >= (wish.context_length or 0)
         and loaded["slots"] >= (wish.num_slots or 0)
     )

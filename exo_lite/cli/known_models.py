@@ -47,9 +47,7 @@ def known_model(name: str, models_dir: Path) -> KnownModel:
     model_id = parse_model_id(name)
     if (models_dir / model_id).is_dir():
         return _on_disk(store.get(model_id))
-    close = ", ".join(load_table().close_matches(name))
-    hint = f"did you mean {close}?" if close else "`exo-lite models` lists what there is"
-    raise ModelNotFound(f"there is no model {name!r}: {hint}")
+    raise ModelNotFound(f"there is no model {name!r}: {load_table().suggestion(name)}")
 
 
 def _known(row: ShardTableRow, stored: StoredModel | None) -> KnownModel:

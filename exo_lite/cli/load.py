@@ -7,8 +7,9 @@ from dataclasses import replace
 import click
 
 from exo_lite.cli.config import Verb
-from exo_lite.cli.options import DaemonAddress, daemon_options, keep_alive_option, load_body, load_options
-from exo_lite.domain.plan import LoadWish
+from exo_lite.cli.load_flags import keep_alive_option, load_body, load_options
+from exo_lite.cli.options import DaemonAddress, daemon_options
+from exo_lite.domain.load_options import LoadWish
 
 
 @click.command(cls=Verb)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from exo_lite.catalog.table import load_table
 from exo_lite.cli.errors import Failed
-from exo_lite.cli.options import load_body
+from exo_lite.cli.load_flags import load_body
 from exo_lite.cli.output import ShowProgress, progress
-from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.load_options import LoadWish
 
 if TYPE_CHECKING:
     from exo_lite.cli.client import DaemonClient, Document
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
 
 def find_model(state: Document, model_id: str) -> Document | None:
     return next((model for model in state.get("models", []) if model["id"] == model_id), None)
+
+
+def make_ready(
+    client: DaemonClient, model: str, wish: LoadWish, *, will_do: Callable[[Document], bool] = lambda _: True
+) -> Document:
+    """Return the state document of a model that answers, loading it unless one that is ready will do.
+
+    Raises Failed, and what the daemon refuses.
+    """
+    row = load_table().find(model)  # the state knows no aliases
+    found = find_model(client.state(), row.model_id if row else model)
+    if found is not None and found["state"] == "ready" and will_do(found):
+        return found
+    return load_and_wait(client, model, wish)
 
 
 def load_and_wait(client: DaemonClient, model: str, wish: LoadWish) -> Document:

@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from exo_lite.cli.config import Verb
+from exo_lite.cli.load_flags import keep_alive_option
 from exo_lite.cli.options import (
     Folders,
     address,
@@ -17,7 +18,6 @@ from exo_lite.cli.options import (
     folder_options,
     hang_timeout,
     host_names,
-    keep_alive_option,
     size,
     split_list,
 )

@@ -7,15 +7,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import click
 
 from exo_lite.domain.api_key import parse_api_key
 from exo_lite.domain.errors import InvalidRequest
-from exo_lite.domain.keep_alive import FOR_EVER, parse_duration, parse_keep_alive
-from exo_lite.domain.model_spec import DType, Quantization
-from exo_lite.domain.plan import LoadWish, Strategy
+from exo_lite.domain.keep_alive import parse_duration
 from exo_lite.domain.units import parse_bytes
 from exo_lite.domain.worker import MIN_HANG_TIMEOUT_S
 
@@ -136,80 +134,6 @@ daemon_options: Decorator = grouped(
 )
 
 
-def _wish(
-    dtype: str,
-    quant: Quantization,
-    context: int | None,
-    slots: int | None,
-    strategy: Strategy,
-    prefix_cache: bool,
-    speculation: bool,
-) -> LoadWish:
-    wished_dtype = None if dtype == "auto" else cast(DType, dtype)
-    return LoadWish(wished_dtype, quant, context, slots, strategy, prefix_cache=prefix_cache, speculation=speculation)
-
-
-load_options: Decorator = grouped(
-    "wish",
-    {
-        "dtype": click.option(
-            "--dtype",
-            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-            default="auto",
-            show_default=True,
-            help="Type to compute in; auto: the checkpoint's own, where the device has it.",
-        ),
-        "quant": click.option(
-            "--quant",
-            type=click.Choice(get_args(Quantization)),
-            default="none",
-            show_default=True,
-            help="Quantize the weights of the layers.",
-        ),
-        "context": click.option(
-            "--context",
-            type=click.IntRange(min=1),
-            metavar="TOKENS",
-            help="Longest sequence, prompt and answer.  [default: 2048, or the model's own limit if less]",
-        ),
-        "slots": click.option(
-            "--slots",
-            type=click.IntRange(min=1, max=256),
-            metavar="N",
-            help="Sequences under way at the same time.  [default: 8]",
-        ),
-        "strategy": click.option(
-            "--strategy",
-            type=click.Choice(get_args(Strategy)),
-            default="by_memory",
-            show_default=True,
-            help="How layers are split: in proportion to memory, or so that all nodes, if as fast, take as long.",
-        ),
-        "prefix_cache": click.option(
-            "--prefix-cache/--no-prefix-cache",
-            default=True,
-            show_default=True,
-            help="Compute the common beginning of prompts once.",
-        ),
-        "speculation": click.option(
-            "--speculation/--no-speculation",
-            default=True,
-            show_default=True,
-            help="Guess tokens from the text so far where that is faster.",
-        ),
-    },
-    _wish,
-)
-
-
-def keep_alive(_: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Callback: seconds of `5m`."""
-    try:
-        return None if value is None else parse_keep_alive(value)
-    except InvalidRequest as error:
-        raise click.BadParameter(str(error), param=param) from error
-
-
 def hang_timeout(_: click.Context, param: click.Parameter, value: str) -> float:
     """Callback: seconds of `4s` or `10m`."""
     try:
@@ -221,24 +145,6 @@ def hang_timeout(_: click.Context, param: click.Parameter, value: str) -> float:
             f"{value} is less than the {MIN_HANG_TIMEOUT_S:g} s that it takes to tell", param=param
         )
     return seconds
-
-
-def keep_alive_option(help_text: str, *, default: str | None = None) -> Decorator:
-    """`--keep-alive`, as seconds."""
-    return click.option(
-        *("--keep-alive", "keep_alive_s"), metavar="TIME", callback=keep_alive, default=default, help=help_text
-    )
-
-
-def load_body(wish: LoadWish) -> dict[str, str | float]:
-    """What the HTTP API calls the fields of a wish; what is left open is left out."""
-    body: dict[str, str | float] = {"strategy": wish.strategy, "dtype": wish.dtype or "auto", "quant": wish.quant}
-    kept_s = -1 if wish.keep_alive_s == FOR_EVER else wish.keep_alive_s  # JSON has no infinity
-    open_ones = {"context": wish.context_length, "slots": wish.num_slots, "keep_alive": kept_s}
-    asked = {"on_demand": True} if wish.is_on_demand else {}
-    switched_off = {"prefix_cache": not wish.prefix_cache, "speculation": not wish.speculation}
-    asked |= {key: False for key, is_off in switched_off.items() if is_off}
-    return body | asked | {key: value for key, value in open_ones.items() if value is not None}
 
 
 def _folders(data_dir: Path | None, models_dir: Path | None) -> Folders:

@@ -10,20 +10,20 @@ import click
 
 from exo_lite.cli.config import Verb
 from exo_lite.cli.errors import DoesNotFit
+from exo_lite.cli.load_flags import load_body, load_options
 from exo_lite.cli.options import (
     DaemonAddress,
     Folders,
     daemon_options,
     folder_options,
     json_option,
-    load_body,
-    load_options,
     split_list,
 )
 from exo_lite.cli.output import print_json, table
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.ids import NodeId
-from exo_lite.domain.plan import LoadWish, NodeOffer
+from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.plan import NodeOffer
 from exo_lite.domain.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import click
 
 from exo_lite.cli.config import Verb
 from exo_lite.cli.errors import WrongUsage
+from exo_lite.cli.load_flags import keep_alive_option, load_options
 from exo_lite.cli.options import (
     DaemonAddress,
     Decorator,
     daemon_options,
     grouped,
     json_option,
-    keep_alive_option,
-    load_options,
 )
 from exo_lite.cli.question import Question
-from exo_lite.domain.plan import LoadWish
-
-if TYPE_CHECKING:
-    from exo_lite.cli.client import DaemonClient
+from exo_lite.domain.load_options import LoadWish
 
 question_options: Decorator = grouped(
     "question",
@@ -82,6 +77,7 @@ def run(
     The prompt comes from PROMPT or from standard input; on a terminal and without one, a chat begins.
     """
     from exo_lite.cli.client import DaemonClient
+    from exo_lite.cli.loading import make_ready
 
     is_chat = prompt is None and sys.stdin.isatty()
     text = "" if is_chat else _prompt(prompt)
@@ -89,7 +85,7 @@ def run(
         raise WrongUsage("--json and --raw need a prompt: give it after the model or on standard input")
     question = replace(question, keep_alive_s=keep_alive_s)
     with DaemonClient(daemon) as client:
-        model_id = _make_ready(client, model, replace(wish, is_on_demand=True))
+        model_id = str(make_ready(client, model, replace(wish, is_on_demand=True))["id"])
         if is_chat:
             from exo_lite.cli.chat import chat
 
@@ -108,15 +104,3 @@ def _prompt(argument: str | None) -> str:
     if not text.strip():
         raise WrongUsage("the prompt is empty: give one after the model or on standard input")
     return text
-
-
-def _make_ready(client: DaemonClient, model: str, wish: LoadWish) -> str:
-    """The model's id, once it answers."""
-    from exo_lite.catalog.table import load_table
-    from exo_lite.cli.loading import find_model, load_and_wait
-
-    row = load_table().find(model)  # the state knows no aliases
-    found = find_model(client.state(), row.model_id if row else model)
-    if found is None or found["state"] != "ready":
-        found = load_and_wait(client, model, wish)
-    return str(found["id"])

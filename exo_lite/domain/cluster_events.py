@@ -158,7 +158,7 @@ def _with_placement(state: ClusterState, held: Placement) -> ClusterState:
     if held == state.written:
         return state
     known = {one.dot for one in state.written.all_instances}
-    others = [one for one in held.all_instances if one.dot not in known and one.dot[0] != state.self_id]
+    others = [one for one in held.all_instances if one.dot not in known and one.dot.author != state.self_id]
     counted_on = {node_id for one in others if one.state != "failed" for node_id in one.node_ids}
     back = {key for key, one in state.members.items() if key in counted_on and one.is_dead_to_this_side}
     members = {key: one for key, one in state.members.items() if key not in back}

@@ -29,7 +29,7 @@ def signed(old: Placement, new: Placement, author: NodeId, *, wall_s: float) -> 
     """
     number = max(old.clock.get(author, 0) + 1, int(wall_s))
     before = {one: one.dot for one in old.instances}
-    dotted = [replace(one, dot=before.get(one, (author, number))) for one in new.instances]
+    dotted = [replace(one, dot=before.get(one, Dot(author, number))) for one in new.instances]
     return replace(
         new,
         author=author,
@@ -61,7 +61,7 @@ def _knows(one: Placement, other: Placement) -> bool:
 
 
 def _has_seen(placement: Placement, dot: Dot) -> bool:
-    return placement.clock.get(dot[0], 0) >= dot[1]
+    return placement.clock.get(dot.author, 0) >= dot.number
 
 
 def _with_wishes(live: Placement, restored: Placement) -> Placement:

@@ -8,13 +8,20 @@ from typing import Literal
 
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import Assignment, LoadOptions
+from exo_lite.domain.plan import Assignment
 
-Dot = tuple[NodeId, int]
-"""An author, and its number at the time."""
 
-NO_DOT: Dot = (NodeId(""), 0)
+@dataclass(frozen=True, slots=True, order=True)
+class Dot:
+    """An author, and its number at the time."""
+
+    author: NodeId
+    number: int
+
+
+NO_DOT = Dot(NodeId(""), 0)
 
 InstanceState = Literal["loading", "warming", "ready", "degraded", "failed"]
 ServedState = InstanceState | Literal["on_disk"]
@@ -60,6 +67,11 @@ class Instance:
     def is_pinned(self) -> bool:
         """It leaves only when somebody unloads it."""
         return self.keep_alive_s == FOR_EVER
+
+    @property
+    def condition(self) -> str:
+        """The state in a sentence, with its reason."""
+        return f"{self.model_id} is {self.state}" + (f": {self.reason}" if self.reason else "")
 
     @property
     def n_layers(self) -> int:

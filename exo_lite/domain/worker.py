@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from exo_lite.domain.credentials import Credentials
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.logs import LogFormat
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.shard import Shard
 
 DEFAULT_HANG_TIMEOUT_S = 4.0

@@ -9,8 +9,8 @@ from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import NotReady
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.placement import Instance
-from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 
 PATIENCE_S = 120.0
@@ -71,7 +71,7 @@ def _ready(state: ClusterState, asked: Instance) -> Instance | None:
     if current is None and state.epoch > asked.epoch:
         raise NotReady(f"{asked.model_id} left memory while it was being loaded: ask again")
     if current is not None and current.state == "failed" and current.epoch >= asked.epoch:
-        raise NotReady(f"{asked.model_id} is failed: {current.reason}")
+        raise NotReady(current.condition)
     return current if current is not None and current.state == "ready" else None
 
 

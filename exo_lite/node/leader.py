@@ -16,8 +16,9 @@ from exo_lite.domain.cluster_events import PlacementSeen
 from exo_lite.domain.errors import ExoLiteError, ModelDoesNotFit, ModelNotFound, NotReady
 from exo_lite.domain.healing import signed
 from exo_lite.domain.ids import InstanceId, ModelId
+from exo_lite.domain.load_options import LoadOptions, LoadWish
 from exo_lite.domain.placement import Instance, InstanceState, ModelDescription, Placement
-from exo_lite.domain.plan import LoadOptions, LoadWish, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.node import placing
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import (

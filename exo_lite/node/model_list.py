@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator
 
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.placement import ModelDescription, ServedModel
-from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 
 Describe = Callable[[ModelId], Awaitable[ModelDescription | None]]

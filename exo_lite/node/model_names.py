@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from difflib import get_close_matches
 
 from exo_lite.catalog.table import load_table
 from exo_lite.domain.errors import InvalidRequest, ModelNotFound
@@ -26,6 +25,4 @@ def model_not_found(name: str, held: Collection[ModelId]) -> ModelNotFound:
     name = name[:MAX_NAME_CHARS]
     if load_table().find(name) is not None:
         return ModelNotFound(f"no node has the files of {name}: `exo-lite import PATH --as {name}`")
-    close = dict.fromkeys([*get_close_matches(name, held), *load_table().close_matches(name)])
-    hint = f"did you mean {', '.join(close)}?" if close else "`exo-lite models` lists what there is"
-    return ModelNotFound(f"there is no model {name!r}: {hint}")
+    return ModelNotFound(f"there is no model {name!r}: {load_table().suggestion(name, held)}")

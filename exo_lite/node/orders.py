@@ -12,8 +12,8 @@ from exo_lite.domain.errors import ExoLiteError, NodeLost
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.links import next_hop
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.placement import Instance
-from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.leader import Leader
 from exo_lite.node.meetings import Meetings

@@ -7,10 +7,10 @@ from typing import Protocol, Self
 
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Instance, ModelDescription
-from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
 

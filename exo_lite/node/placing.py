@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId
 from exo_lite.domain.keep_alive import FOR_EVER
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.placement import Departure, Dot, Instance, ModelDescription, Placement
-from exo_lite.domain.plan import LoadWish, Plan
+from exo_lite.domain.plan import Plan
 
 
 def next_epoch(old: Placement) -> Epoch:

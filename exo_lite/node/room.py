@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import InstanceId, ModelId
 from exo_lite.domain.links import Link, known_links
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.placement import Instance, ModelDescription
-from exo_lite.domain.plan import LoadOptions, Plan, Refusal
+from exo_lite.domain.plan import Plan, Refusal
 from exo_lite.node.decisions import idle_s, offers
 from exo_lite.planning.plan import plan
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from exo_lite.domain.cluster_document import ClusterDocument
 from exo_lite.domain.errors import (
     ModelNotFound,
     NotReady,
 )
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.placement import Instance, ServedModel
-from exo_lite.domain.plan import LoadWish, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.domain.trace import TraceReport
 from exo_lite.node.answers import Answers
 from exo_lite.node.attempts import Attempts
@@ -74,7 +76,7 @@ class NodeService:
         """Take no more requests."""
         self._is_draining = True
 
-    def state(self) -> Mapping[str, object]:
+    def state(self) -> ClusterDocument:
         return state_document(
             self._cluster.state, self._events, self._membership.now(), unreached=self._membership.meetings.unreached()
         )
@@ -95,7 +97,7 @@ class NodeService:
 
     def _model_not_ready_reason(self, instance: Instance) -> str | None:
         if instance.state != "ready":
-            return f"{instance.model_id} is {instance.state}" + (f": {instance.reason}" if instance.reason else "")
+            return instance.condition
         proof_age_s = self._heads.proof_age_s(instance)
         if proof_age_s is None or proof_age_s > PROOF_IS_FRESH_S:
             return f"{instance.model_id}: nothing has gone through every hop for {PROOF_IS_FRESH_S:.0f} s"

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from exo_lite.domain.cluster_document import (
+    ClusterDocument,
+    Entry,
+    ModelDocument,
+    NodeDocument,
+    RequestsDocument,
+    ShardDocument,
+)
 from exo_lite.domain.cluster_state import ClusterState, Member
 from exo_lite.domain.links import Link, broken_links
+from exo_lite.domain.load_options import options_to_json
 from exo_lite.domain.node import NodeStatus, ServingCounts, ShardState, ShardStatus
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import Assignment
@@ -18,7 +27,7 @@ from exo_lite.node.notes import notes
 
 def state_document(
     state: ClusterState, events: Iterable[NodeEvent], now_s: float, *, unreached: Iterable[Unreached] = ()
-) -> dict[str, object]:
+) -> ClusterDocument:
     """`now_s`: of the clock of Member.heard_at_s."""
     identity = state.self_status.identity
     members = [_node(member.status, member, now_s) for member in state.members.values()]
@@ -27,7 +36,7 @@ def state_document(
         "cluster": identity.cluster,
         "epoch": state.epoch,
         "leader": state.leader,
-        "nodes": sorted([_node(state.self_status, None, now_s), *members], key=lambda node: str(node["name"])),
+        "nodes": sorted([_node(state.self_status, None, now_s), *members], key=lambda node: node["name"]),
         "models": [_model(state, instance) for instance in state.instances],
         "broken_links": [_link(state, pair) for pair in sorted(broken_links(state), key=sorted)],
         "notes": [asdict(note) for note in notes(state)],
@@ -36,12 +45,12 @@ def state_document(
     }
 
 
-def _link(state: ClusterState, pair: Link) -> dict[str, object]:
+def _link(state: ClusterState, pair: Link) -> Entry:
     node_ids = sorted(pair)
     return {"node_ids": node_ids, "nodes": [state.living[node_id].identity.name for node_id in node_ids]}
 
 
-def _unreached(one: Unreached, seen_by: str) -> dict[str, object]:
+def _unreached(one: Unreached, seen_by: str) -> Entry:
     return {
         "node_id": one.node_id,
         "name": one.name,
@@ -53,7 +62,7 @@ def _unreached(one: Unreached, seen_by: str) -> dict[str, object]:
     }
 
 
-def _node(status: NodeStatus, member: Member | None, now_s: float) -> dict[str, object]:
+def _node(status: NodeStatus, member: Member | None, now_s: float) -> NodeDocument:
     identity, memory = status.identity, status.memory
     return {
         "id": identity.node_id,
@@ -77,7 +86,7 @@ def _node(status: NodeStatus, member: Member | None, now_s: float) -> dict[str, 
     }
 
 
-def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
+def _model(state: ClusterState, instance: Instance) -> ModelDocument:
     statuses = [state.shard_status(instance, assignment) for assignment in instance.assignments]
     head = statuses[0] if statuses else None
     counts = head.counts if head else ServingCounts()
@@ -93,6 +102,7 @@ def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
         "quant": instance.options.quant,
         "context_length": instance.options.context_length,
         "slots": instance.options.num_slots,
+        "options": options_to_json(instance.options),
         "prefix_cache": {
             "enabled": instance.options.prefix_cache,
             "prompt_tokens": counts.num_prompt_tokens,
@@ -117,7 +127,7 @@ def _model(state: ClusterState, instance: Instance) -> dict[str, object]:
     }
 
 
-def _num_requests(state: ClusterState, instance: Instance, head: ShardStatus | None) -> dict[str, int]:
+def _num_requests(state: ClusterState, instance: Instance, head: ShardStatus | None) -> RequestsDocument:
     """Those at the head; before it can take any, those that wait for it where they entered."""
     if instance.state == "ready" and head is not None:
         return {"running": head.num_running, "waiting": head.num_waiting}
@@ -126,7 +136,7 @@ def _num_requests(state: ClusterState, instance: Instance, head: ShardStatus | N
 
 def _shard(
     assignment: Assignment, status: ShardStatus | None, state: ShardState, head: ShardStatus | None
-) -> dict[str, object]:
+) -> ShardDocument:
     return {
         "node_id": assignment.node_id,
         "node": assignment.name,

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from exo_lite.domain.ids import InstanceId, NodeId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.placement import Instance, Placement
-from exo_lite.domain.plan import Assignment, LoadOptions
+from exo_lite.domain.plan import Assignment
 from exo_lite.domain.shard import Shard
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.planning.shard_bytes import edge_weight_bytes, layer_kv_cache_bytes, layer_weight_bytes, working_bytes
 
 

@@ -10,8 +10,9 @@ from typing import assert_never
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.links import ALL_WORK, KnownLinks
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import Assignment, LoadOptions, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import Assignment, NodeOffer, Plan, Refusal
 from exo_lite.domain.shard import Shard
 from exo_lite.planning.by_memory import split_by_memory
 from exo_lite.planning.by_work import split_by_work

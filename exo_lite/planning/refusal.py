@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.links import Link, link_names, unreachable
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import LoadOptions, NodeOffer, Refusal
+from exo_lite.domain.plan import NodeOffer, Refusal
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.units import format_bytes
 from exo_lite.planning.exclusions import unusable, unusable_reason

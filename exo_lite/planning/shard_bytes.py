@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import DTYPE_BYTES, ModelSpec, Quantization
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import KV_BLOCK_TOKENS, PREFILL_CHUNK_TOKENS, num_kv_blocks
 

@@ -9,10 +9,10 @@ import grpc
 
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription
-from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.transport import cluster_codec as codec
 from exo_lite.transport.errors import errors_from_status

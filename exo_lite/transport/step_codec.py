@@ -6,12 +6,12 @@ caches, and keywords and copies of parts took a third of its time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.model_spec import DType
-from exo_lite.domain.request import AnswerRequest, GenerateRequest, Token
+from exo_lite.domain.request import AnswerRequest, FinishReason, GenerateRequest, Token
 from exo_lite.domain.step import (
     Admission,
     HiddenStates,
@@ -34,11 +34,12 @@ from exo_lite.transport.sampling_codec import (
     scores_to_proto,
 )
 from exo_lite.transport.v1 import worker_pb2
-from exo_lite.transport.words import FINISH_REASONS, read_word
+from exo_lite.transport.words import read_word
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
+_FINISH_REASONS: tuple[FinishReason, ...] = get_args(FinishReason)
 _DTYPES: tuple[tuple[DType, worker_pb2.DType.ValueType], ...] = (
     ("float32", worker_pb2.DTYPE_FLOAT32),
     ("bfloat16", worker_pb2.DTYPE_BFLOAT16),
@@ -96,7 +97,7 @@ def token_to_proto(token: Token) -> worker_pb2.Token:
 
 def token_from_proto(message: worker_pb2.Token) -> Token:
     """Raises MalformedMessage."""
-    reason = read_word(message.finish_reason, FINISH_REASONS) if message.HasField("finish_reason") else None
+    reason = read_word(message.finish_reason, _FINISH_REASONS) if message.HasField("finish_reason") else None
     return Token(
         message.index,
         message.token_id,

@@ -31,9 +31,9 @@ from typing import TextIO
 import torch
 
 from exo_lite.domain.errors import PortInUse, StepHangs
+from exo_lite.domain.load_options import hidden_states_dtype
 from exo_lite.domain.logs import set_up_logging
 from exo_lite.domain.model_spec import DTYPE_BYTES
-from exo_lite.domain.plan import hidden_states_dtype
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.transport.channels import STEP_OVERHEAD_BYTES

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, Admission, SequenceChunk, Step, StepMessage
 from exo_lite.pipeline.stage import Stage

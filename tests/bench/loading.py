@@ -8,7 +8,7 @@ from pathlib import Path
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.domain.ids import ModelId
-from exo_lite.domain.plan import LoadOptions, LoadWish
+from exo_lite.domain.load_options import LoadOptions, LoadWish
 from exo_lite.domain.shard import Shard
 from exo_lite.engine.torch_c.integer_shard import IntegerShard
 from exo_lite.engine.torch_c.kv_cache import KVCache

@@ -41,14 +41,14 @@ def model_id(shape: str) -> str:
     return f"bench-{shape}"
 
 
-def make_checkpoint(shape: str, models_dir: Path) -> Path:
-    """The model's folder in the store, made if it is not there."""
+def make_checkpoint(shape: str, models_dir: Path, *, file_bytes: int = FILE_BYTES) -> Path:
+    """The model's folder in the store, made if it is not there, with weight files of about `file_bytes`."""
     folder = models_dir / model_id(shape)
     if not folder.exists():
         models_dir.mkdir(parents=True, exist_ok=True)
         sweep(models_dir)
         with staging_folder(models_dir, model_id(shape)) as staged:
-            write_checkpoint(staged, model_id(shape), spec_of(shape))
+            write_checkpoint(staged, model_id(shape), spec_of(shape), file_bytes)
             publish(staged, folder)
     return folder
 
@@ -64,9 +64,9 @@ def make_gguf(shape: str, kind: str, models_dir: Path) -> Path:
     return path
 
 
-def write_checkpoint(folder: Path, name: str, spec: ModelSpec) -> None:
+def write_checkpoint(folder: Path, name: str, spec: ModelSpec, file_bytes: int) -> None:
     """Weights, config and tokenizer, and last the manifest that makes a stored model of the folder."""
-    parts = split(all_tensors(spec), FILE_BYTES)
+    parts = split(all_tensors(spec), file_bytes)
     names = [SINGLE_FILE] if len(parts) == 1 else [f"model-{number}.safetensors" for number in range(len(parts))]
     files: dict[str, Iterable[Chunk]] = {
         CONFIG_FILE: [_json(spec_to_config(spec))],

@@ -20,7 +20,7 @@ from pydoc_data.topics import topics
 import torch
 from torch import Tensor
 
-from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SequenceChunk
 from exo_lite.tokenizer.loading import load_tokenizer
 from tests.bench.loading import WholeModel, load_whole
@@ -45,13 +45,11 @@ class Pass:
         return float((self.likeliest == reference.likeliest).double().mean())
 
 
-def windows_of(token_ids: Sequence[int], num_windows: int) -> list[list[int]]:
-    """The first windows, one behind the other."""
-    if len(token_ids) < num_windows * WINDOW_TOKENS:
-        raise SystemExit(f"the text has {len(token_ids)} tokens: enough for {len(token_ids) // WINDOW_TOKENS} windows")
-    return [
-        list(token_ids[start : start + WINDOW_TOKENS]) for start in range(0, num_windows * WINDOW_TOKENS, WINDOW_TOKENS)
-    ]
+def windows_of(token_ids: Sequence[int], num_windows: int, size: int = WINDOW_TOKENS) -> list[list[int]]:
+    """The first windows of `size` tokens, one behind the other."""
+    if len(token_ids) < num_windows * size:
+        raise SystemExit(f"the text has {len(token_ids)} tokens: enough for {len(token_ids) // size} windows")
+    return [list(token_ids[start : start + size]) for start in range(0, num_windows * size, size)]
 
 
 def run_pass(model: WholeModel, windows: Sequence[Sequence[int]]) -> Pass:

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.domain.ids import Epoch, RequestId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.pipeline import Hop
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig

@@ -21,7 +21,7 @@ import torch
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.domain.ids import Epoch, ModelId
-from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import Admission, SequenceChunk, Step, StepMessage

@@ -7,16 +7,18 @@ import socket
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from exo_lite.api.app import create_app
 from exo_lite.api.server import serve_http
 from exo_lite.domain.chat import PromptFormat
+from exo_lite.domain.cluster_document import ClusterDocument
 from exo_lite.domain.errors import ModelNotFound, NotReady
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.load_options import LoadOptions, LoadWish
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ServedModel
-from exo_lite.domain.plan import Assignment, LoadOptions, LoadWish, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import Assignment, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import AnswerRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.trace import RequestTrace, TraceReport
@@ -146,8 +148,8 @@ class ScriptedCluster:
 
     # DaemonApi
 
-    def state(self) -> Mapping[str, object]:
-        return self._document
+    def state(self) -> ClusterDocument:
+        return cast(ClusterDocument, self._document)
 
     async def changes(self) -> AsyncGenerator[None, None]:
         while not self._stop.is_set():

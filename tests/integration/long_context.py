@@ -13,8 +13,8 @@ import torch
 
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import Quantization
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SequenceChunk
 from exo_lite.engine.torch_c.open_shard import open_shard

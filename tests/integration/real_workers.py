@@ -14,9 +14,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig

@@ -153,7 +153,6 @@ class Descriptors:
 async def test_accepting_goes_on_after_errors_and_does_not_spin(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: OSError
 ) -> None:
-    monkeypatch.setattr(server, "FULL_PAUSE_S", 0.01)
     descriptors, app = Descriptors(3, error), SlowApp()
     descriptors.install(monkeypatch)
     app.go.set()

@@ -27,8 +27,8 @@ from exo_lite.domain.errors import (
 )
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, NodeId
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
-from exo_lite.domain.plan import LoadWish
 from exo_lite.node import membership as membership_module
 from exo_lite.node.config import NodeConfig
 from exo_lite.node.data_folder import DataFolder

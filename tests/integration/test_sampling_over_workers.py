@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.pipeline import ConnectOrder, Hop
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import SequenceChunk

@@ -15,7 +15,7 @@ import pytest
 from exo_lite.daemon.main import start_daemon
 from exo_lite.daemon.parts import Daemon
 from exo_lite.domain.ids import ModelId
-from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.node import leader as leader_module
 from exo_lite.node import own_status
 from exo_lite.node.config import NodeConfig

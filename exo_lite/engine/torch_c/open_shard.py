@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.shard import Shard
 from exo_lite.engine.torch_c.integer_shard import IntegerShard
 from exo_lite.engine.torch_c.integer_weights import load_integer_shard

@@ -396,6 +396,8 @@ Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
 
 @_typing.final
 class LoadOptions(_message.Message):
+    """The fields of exo_lite/domain/load_options.py. An order leaves open what is absent; an instance has all of them."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DTYPE_FIELD_NUMBER: _builtins.int
@@ -403,31 +405,58 @@ class LoadOptions(_message.Message):
     CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
     NUM_SLOTS_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
-    HAS_NO_PREFIX_CACHE_FIELD_NUMBER: _builtins.int
-    HAS_NO_SPECULATION_FIELD_NUMBER: _builtins.int
+    PREFIX_CACHE_FIELD_NUMBER: _builtins.int
+    SPECULATION_FIELD_NUMBER: _builtins.int
     dtype: _builtins.str
     quant: _builtins.str
     context_length: _builtins.int
     num_slots: _builtins.int
     strategy: _builtins.str
-    has_no_prefix_cache: _builtins.bool
-    has_no_speculation: _builtins.bool
+    prefix_cache: _builtins.bool
+    speculation: _builtins.bool
     def __init__(
         self,
         *,
-        dtype: _builtins.str = ...,
-        quant: _builtins.str = ...,
-        context_length: _builtins.int = ...,
-        num_slots: _builtins.int = ...,
-        strategy: _builtins.str = ...,
-        has_no_prefix_cache: _builtins.bool = ...,
-        has_no_speculation: _builtins.bool = ...,
+        dtype: _builtins.str | None = ...,
+        quant: _builtins.str | None = ...,
+        context_length: _builtins.int | None = ...,
+        num_slots: _builtins.int | None = ...,
+        strategy: _builtins.str | None = ...,
+        prefix_cache: _builtins.bool | None = ...,
+        speculation: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_dtype", b"_dtype", "_num_slots", b"_num_slots", "_prefix_cache", b"_prefix_cache", "_quant", b"_quant", "_speculation", b"_speculation", "_strategy", b"_strategy", "context_length", b"context_length", "dtype", b"dtype", "num_slots", b"num_slots", "prefix_cache", b"prefix_cache", "quant", b"quant", "speculation", b"speculation", "strategy", b"strategy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "has_no_prefix_cache", b"has_no_prefix_cache", "has_no_speculation", b"has_no_speculation", "num_slots", b"num_slots", "quant", b"quant", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_dtype", b"_dtype", "_num_slots", b"_num_slots", "_prefix_cache", b"_prefix_cache", "_quant", b"_quant", "_speculation", b"_speculation", "_strategy", b"_strategy", "context_length", b"context_length", "dtype", b"dtype", "num_slots", b"num_slots", "prefix_cache", b"prefix_cache", "quant", b"quant", "speculation", b"speculation", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__context_length: _TypeAlias = _typing.Literal["context_length"]  # noqa: Y015
+    _WhichOneofArgType__context_length: _TypeAlias = _typing.Literal["_context_length", b"_context_length"]  # noqa: Y015
+    _WhichOneofReturnType__dtype: _TypeAlias = _typing.Literal["dtype"]  # noqa: Y015
+    _WhichOneofArgType__dtype: _TypeAlias = _typing.Literal["_dtype", b"_dtype"]  # noqa: Y015
+    _WhichOneofReturnType__num_slots: _TypeAlias = _typing.Literal["num_slots"]  # noqa: Y015
+    _WhichOneofArgType__num_slots: _TypeAlias = _typing.Literal["_num_slots", b"_num_slots"]  # noqa: Y015
+    _WhichOneofReturnType__prefix_cache: _TypeAlias = _typing.Literal["prefix_cache"]  # noqa: Y015
+    _WhichOneofArgType__prefix_cache: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache"]  # noqa: Y015
+    _WhichOneofReturnType__quant: _TypeAlias = _typing.Literal["quant"]  # noqa: Y015
+    _WhichOneofArgType__quant: _TypeAlias = _typing.Literal["_quant", b"_quant"]  # noqa: Y015
+    _WhichOneofReturnType__speculation: _TypeAlias = _typing.Literal["speculation"]  # noqa: Y015
+    _WhichOneofArgType__speculation: _TypeAlias = _typing.Literal["_speculation", b"_speculation"]  # noqa: Y015
+    _WhichOneofReturnType__strategy: _TypeAlias = _typing.Literal["strategy"]  # noqa: Y015
+    _WhichOneofArgType__strategy: _TypeAlias = _typing.Literal["_strategy", b"_strategy"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context_length) -> _WhichOneofReturnType__context_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dtype) -> _WhichOneofReturnType__dtype | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_slots) -> _WhichOneofReturnType__num_slots | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prefix_cache) -> _WhichOneofReturnType__prefix_cache | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quant) -> _WhichOneofReturnType__quant | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__speculation) -> _WhichOneofReturnType__speculation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strategy) -> _WhichOneofReturnType__strategy | None: ...
 
 Global___LoadOptions: _TypeAlias = LoadOptions  # noqa: Y015
 
@@ -569,12 +598,33 @@ class ModelSpec(_message.Message):
 Global___ModelSpec: _TypeAlias = ModelSpec  # noqa: Y015
 
 @_typing.final
+class Dot(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    author: _builtins.str
+    number: _builtins.int
+    def __init__(
+        self,
+        *,
+        author: _builtins.str = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dot: _TypeAlias = Dot  # noqa: Y015
+
+@_typing.final
 class Instance(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
-    N_LAYERS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
@@ -583,31 +633,28 @@ class Instance(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
-    DOT_AUTHOR_FIELD_NUMBER: _builtins.int
-    DOT_NUMBER_FIELD_NUMBER: _builtins.int
+    DOT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     fingerprint: _builtins.str
-    n_layers: _builtins.int
     epoch: _builtins.int
     state: _builtins.str
     reason: _builtins.str
     keep_alive_s: _builtins.float
-    """absent: for ever"""
+    """absent, or infinity: for ever"""
     cause: _builtins.str
-    dot_author: _builtins.str
-    dot_number: _builtins.int
     @_builtins.property
     def options(self) -> Global___LoadOptions: ...
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]: ...
     @_builtins.property
     def spec(self) -> Global___ModelSpec: ...
+    @_builtins.property
+    def dot(self) -> Global___Dot: ...
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
-        n_layers: _builtins.int = ...,
         epoch: _builtins.int = ...,
         options: Global___LoadOptions | None = ...,
         assignments: _abc.Iterable[Global___Assignment] | None = ...,
@@ -616,12 +663,11 @@ class Instance(_message.Message):
         spec: Global___ModelSpec | None = ...,
         keep_alive_s: _builtins.float | None = ...,
         cause: _builtins.str | None = ...,
-        dot_author: _builtins.str = ...,
-        dot_number: _builtins.int = ...,
+        dot: Global___Dot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cause", b"_cause", "_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "cause", b"cause", "keep_alive_s", b"keep_alive_s", "options", b"options", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cause", b"_cause", "_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "cause", b"cause", "dot", b"dot", "keep_alive_s", b"keep_alive_s", "options", b"options", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cause", b"_cause", "_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "assignments", b"assignments", "cause", b"cause", "dot_author", b"dot_author", "dot_number", b"dot_number", "epoch", b"epoch", "fingerprint", b"fingerprint", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "n_layers", b"n_layers", "options", b"options", "reason", b"reason", "spec", b"spec", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cause", b"_cause", "_keep_alive_s", b"_keep_alive_s", "_reason", b"_reason", "assignments", b"assignments", "cause", b"cause", "dot", b"dot", "epoch", b"epoch", "fingerprint", b"fingerprint", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "options", b"options", "reason", b"reason", "spec", b"spec", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cause: _TypeAlias = _typing.Literal["cause"]  # noqa: Y015
     _WhichOneofArgType__cause: _TypeAlias = _typing.Literal["_cause", b"_cause"]  # noqa: Y015

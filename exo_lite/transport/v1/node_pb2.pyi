@@ -258,55 +258,29 @@ class PlaceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
-    DTYPE_FIELD_NUMBER: _builtins.int
-    QUANT_FIELD_NUMBER: _builtins.int
-    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
-    NUM_SLOTS_FIELD_NUMBER: _builtins.int
-    STRATEGY_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
     IS_ON_DEMAND_FIELD_NUMBER: _builtins.int
-    HAS_NO_PREFIX_CACHE_FIELD_NUMBER: _builtins.int
-    HAS_NO_SPECULATION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    dtype: _builtins.str
-    quant: _builtins.str
-    context_length: _builtins.int
-    num_slots: _builtins.int
-    strategy: _builtins.str
     keep_alive_s: _builtins.float
     is_on_demand: _builtins.bool
-    has_no_prefix_cache: _builtins.bool
-    has_no_speculation: _builtins.bool
+    @_builtins.property
+    def options(self) -> _cluster_pb2.LoadOptions: ...
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
-        dtype: _builtins.str = ...,
-        quant: _builtins.str = ...,
-        context_length: _builtins.int | None = ...,
-        num_slots: _builtins.int | None = ...,
-        strategy: _builtins.str = ...,
+        options: _cluster_pb2.LoadOptions | None = ...,
         keep_alive_s: _builtins.float | None = ...,
         is_on_demand: _builtins.bool = ...,
-        has_no_prefix_cache: _builtins.bool = ...,
-        has_no_speculation: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_keep_alive_s", b"_keep_alive_s", "_num_slots", b"_num_slots", "context_length", b"context_length", "keep_alive_s", b"keep_alive_s", "num_slots", b"num_slots"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "keep_alive_s", b"keep_alive_s", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_keep_alive_s", b"_keep_alive_s", "_num_slots", b"_num_slots", "context_length", b"context_length", "dtype", b"dtype", "has_no_prefix_cache", b"has_no_prefix_cache", "has_no_speculation", b"has_no_speculation", "is_on_demand", b"is_on_demand", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "num_slots", b"num_slots", "quant", b"quant", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "is_on_demand", b"is_on_demand", "keep_alive_s", b"keep_alive_s", "model_id", b"model_id", "options", b"options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__context_length: _TypeAlias = _typing.Literal["context_length"]  # noqa: Y015
-    _WhichOneofArgType__context_length: _TypeAlias = _typing.Literal["_context_length", b"_context_length"]  # noqa: Y015
     _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
     _WhichOneofArgType__keep_alive_s: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s"]  # noqa: Y015
-    _WhichOneofReturnType__num_slots: _TypeAlias = _typing.Literal["num_slots"]  # noqa: Y015
-    _WhichOneofArgType__num_slots: _TypeAlias = _typing.Literal["_num_slots", b"_num_slots"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__context_length) -> _WhichOneofReturnType__context_length | None: ...
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_alive_s) -> _WhichOneofReturnType__keep_alive_s | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_slots) -> _WhichOneofReturnType__num_slots | None: ...
 
 Global___PlaceRequest: _TypeAlias = PlaceRequest  # noqa: Y015
 

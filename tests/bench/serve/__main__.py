@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from exo_lite.domain.plan import Strategy
+from exo_lite.domain.load_options import Strategy
 from tests.bench.models import MODEL_NAMES, MODELS_DIR
 from tests.bench.serve.cases import CASES, Options
 from tests.bench.serve.servers import Setting

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from exo_lite.domain.plan import SEQUENCES_PER_SLOT
+from exo_lite.domain.load_options import SEQUENCES_PER_SLOT
 from exo_lite.pipeline.scheduler import DEFAULT_MAX_WAITING
 from tests.bench.serve.answers import (
     HEADINGS,

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 from exo_lite.domain.chat import PromptFormat
+from exo_lite.domain.cluster_document import ClusterDocument
 from exo_lite.domain.errors import ExoLiteError, ModelNotFound
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
+from exo_lite.domain.load_options import LoadOptions, LoadWish
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ServedModel
-from exo_lite.domain.plan import Assignment, Exclusion, LoadOptions, LoadWish, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import Assignment, Exclusion, NodeOffer, Plan, Refusal
 from exo_lite.domain.request import AnswerRequest, FinishReason, Logprobs, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.trace import RequestTrace, TraceReport
@@ -132,8 +135,8 @@ class ScriptedDaemon:
     changed: asyncio.Queue[bool] = field(default_factory=asyncio.Queue)
     """True: something may have changed; False: the daemon drains."""
 
-    def state(self) -> Mapping[str, object]:
-        return self.document
+    def state(self) -> ClusterDocument:
+        return cast(ClusterDocument, self.document)
 
     async def changes(self) -> AsyncGenerator[None, None]:
         while await self.changed.get():

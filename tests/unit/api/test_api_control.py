@@ -6,7 +6,7 @@ import pytest
 from exo_lite.api.plan_document import plan_document
 from exo_lite.domain.errors import ModelDoesNotFit
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.step import StageTiming
 from exo_lite.domain.trace import RequestTrace, StepTrace
 from tests.unit.api.scripted_daemon import MODEL, STATE, ScriptedDaemon, sample_plan, sample_refusal
@@ -27,7 +27,7 @@ async def test_load_with_a_wish(client: httpx2.AsyncClient, daemon: ScriptedDaem
     body = {"strategy": "by_memory", "dtype": "float16", "quant": "int8", "context": 512, "slots": 2}
     response = await client.post("/api/v1/models/org%2Fname/load", json=body)
     assert response.status_code == 202
-    assert daemon.wishes == [("org/name", LoadWish("float16", "int8", 512, 2))]
+    assert daemon.wishes == [("org/name", LoadWish("float16", "int8", 512, 2, "by_memory"))]
 
 
 @pytest.mark.parametrize(("keep_alive", "seconds"), [("5m", 300.0), (0, 0.0), (-1, FOR_EVER)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from typing import NoReturn
 
 import httpx2
 import pytest
@@ -134,7 +135,7 @@ async def test_a_bug_is_a_500_whose_log_names_the_place_but_no_value(
 ) -> None:
     prompt = "-".join(("my", "prompt"))
 
-    def explode() -> dict[str, object]:
+    def explode() -> NoReturn:
         raise KeyError(prompt)
 
     daemon.state = explode  # type: ignore[method-assign]  # the bug

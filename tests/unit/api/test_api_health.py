@@ -7,7 +7,7 @@ import openai
 from prometheus_client.parser import text_string_to_metric_families
 
 from exo_lite.api.app import create_app
-from tests.unit.api.scripted_daemon import MODEL, ScriptedDaemon
+from tests.unit.api.scripted_daemon import MODEL, STATE, ScriptedDaemon
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -54,8 +54,8 @@ async def test_cluster_gauges_come_from_the_state(client: httpx2.AsyncClient) ->
     assert samples["exo_lite_node_layers", labels(node="node-n1", node_id="n1", model=MODEL)] == 30
 
 
-async def test_an_empty_state_can_be_scraped(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
-    daemon.document = {}
+async def test_a_cluster_without_models_can_be_scraped(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+    daemon.document = {**STATE, "models": []}
     assert (await client.get("/metrics")).status_code == 200
 
 

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from exo_lite.api.bodies import MAX_VALUES, check_num_values, parse_body
-from exo_lite.api.control import LoadBody
+from exo_lite.api.load_bodies import LoadBody
 from exo_lite.api.openai.request_bodies import MAX_MESSAGES, ChatBody, CompletionBody
 from exo_lite.api.text_work import LONG_TEXT_CHARS, TextWork
 from tests.unit.api.scripted_daemon import MODEL

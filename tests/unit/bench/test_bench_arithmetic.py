@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exo_lite.domain.plan import LoadWish
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.step import SequenceChunk
 from tests.bench import quality
 from tests.bench.compare import BANDWIDTH, DECODE, Outcome, Row, Side, rows, table
@@ -119,11 +119,10 @@ def test_the_peak_is_read_from_the_processs_status() -> None:
     assert peak_resident_bytes("VmPeak:\t  900 kB\nVmHWM:\t  400 kB\nVmRSS:\t  300 kB\n") == 400 * 1024
 
 
-def test_windows_stand_one_behind_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "WINDOW_TOKENS", 3)
-    assert windows_of(range(8), 2) == [[0, 1, 2], [3, 4, 5]]
+def test_windows_stand_one_behind_the_other() -> None:
+    assert windows_of(range(8), 2, 3) == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(SystemExit, match="8 tokens: enough for 2 windows"):
-        windows_of(range(8), 3)
+        windows_of(range(8), 3, 3)
 
 
 def test_perplexity_and_agreement() -> None:

@@ -10,7 +10,6 @@ from safetensors import safe_open
 from exo_lite.checkpoint.tensor_names import Shape, all_tensors
 from exo_lite.store.model_store import ModelStore
 from exo_lite.tokenizer.loading import load_tokenizer
-from tests.bench import make_model
 from tests.bench.make_model import make_checkpoint, make_gguf, split
 from tests.bench.shapes import TINY, RandomWeights, as_float32, shape_names, spec_of, vocabulary
 
@@ -39,10 +38,9 @@ def test_each_token_has_a_text_of_its_own(tmp_path: Path) -> None:
     assert tokenizer.encode("ab") == [256]
 
 
-def test_several_files_hold_the_same_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_files_hold_the_same_as_one(tmp_path: Path) -> None:
     one = make_checkpoint("tiny", tmp_path / "one")
-    monkeypatch.setattr(make_model, "FILE_BYTES", 500_000)
-    several = make_checkpoint("tiny", tmp_path / "several")
+    several = make_checkpoint("tiny", tmp_path / "several", file_bytes=500_000)
     index = json.loads((several / "model.safetensors.index.json").read_bytes())
     assert len(set(index["weight_map"].values())) > 2
     assert ModelStore(tmp_path / "several").get("bench-tiny").spec == TINY

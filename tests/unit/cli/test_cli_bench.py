@@ -106,7 +106,7 @@ def test_loads_on_demand_with_the_flags(ask, daemon, documents):
     daemon.streams("POST", COMPLETIONS, answer(2), answer(4))
     result = ask("bench", "tiny", *FLAGS, "--quant", "int8", "--repeat", 1, "--json")
     assert result.exit_code == 0, result.stderr
-    assert daemon.bodies(LOAD) == [{"strategy": "by_memory", "dtype": "auto", "quant": "int8"}]
+    assert daemon.bodies(LOAD) == [{"quant": "int8"}]
     assert json.loads(result.stdout)["quant"] == "int8"
 
 
@@ -114,9 +114,7 @@ def test_loads_with_room_for_the_run(ask, daemon, documents):
     loadable(daemon, documents, context_length=4004, slots=16)
     daemon.streams("POST", COMPLETIONS, *[answer(2)] * 16, answer(4))
     ask("bench", "tiny", "--prompt-tokens", 4000, "--tokens", 4, "--concurrency", 16, "--repeat", 1)
-    assert daemon.bodies(LOAD) == [
-        {"strategy": "by_memory", "dtype": "auto", "quant": "none", "context": 4004, "slots": 16}
-    ]
+    assert daemon.bodies(LOAD) == [{"context": 4004, "slots": 16}]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def loading(daemon, documents):
 def test_load_returns_at_once(ask, loading):
     result = ask("load", "tiny")
     assert (result.exit_code, result.stdout) == (0, "tiny: loading\n")
-    assert loading.bodies(LOAD) == [{"strategy": "by_memory", "dtype": "auto", "quant": "none"}]
+    assert loading.bodies(LOAD) == [{}]
 
 
 def test_load_waits_with_progress(ask, loading):

@@ -99,7 +99,7 @@ def test_without_nodes_the_daemon_is_asked(ask, daemon, documents, document):
     daemon.on("POST", "/api/v1/plan", document)
     daemon.on("GET", "/api/v1/state", documents.state())
     assert json.loads(ask("plan", "tiny", "--quant", "int8", "--json").stdout) == document
-    expected = {"model": "tiny", "strategy": "by_memory", "dtype": "auto", "quant": "int8"}
+    expected = {"model": "tiny", "quant": "int8"}
     assert daemon.bodies("/api/v1/plan") == [expected]
     shown = ask("plan", "tiny").stdout.splitlines()
     assert " ".join(shown[3].split()) == "node-a 0 3 1.0 MiB 2.0 MiB 1.0 MiB 4.0 MiB 512.0 MiB"

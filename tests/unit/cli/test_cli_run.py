@@ -116,7 +116,7 @@ def test_loads_on_demand_with_progress(ask, ready, documents):
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "Paris.\n"
     assert "loading tiny: 60 %\nwarming tiny: 100 %\n" in result.stderr
-    wish = {"strategy": "by_memory", "dtype": "auto", "quant": "int8", "context": 512, "on_demand": True}
+    wish = {"quant": "int8", "context": 512, "on_demand": True}
     assert ready.bodies("/api/v1/models/tiny/load") == [wish]
 
 

@@ -30,9 +30,9 @@ def written(author: NodeId, clock: dict[NodeId, int], *instances: Instance, epoc
     return Placement(author, Epoch(epoch), 0, instances, clock=clock)
 
 
-BEFORE = written(A, {A: 10}, placed("abcd", "ready", 5, (A, 10)))
-FAILED = written(A, {A: 12}, placed("ab", "failed", 6, (A, 12), reason="c and d are lost"), epoch=7)
-SERVES = written(C, {A: 10, C: 3}, placed("cd", "ready", 6, (C, 3)), epoch=6)
+BEFORE = written(A, {A: 10}, placed("abcd", "ready", 5, Dot(A, 10)))
+FAILED = written(A, {A: 12}, placed("ab", "failed", 6, Dot(A, 12), reason="c and d are lost"), epoch=7)
+SERVES = written(C, {A: 10, C: 3}, placed("cd", "ready", 6, Dot(C, 3)), epoch=6)
 
 
 def rewrite(old: Placement, author: NodeId, *instances: Instance, wall_s: float = 0.0) -> Placement:
@@ -57,7 +57,7 @@ def test_the_newer_of_one_history_wins_even_where_it_fails():
 
 
 def test_of_two_halves_that_serve_every_node_chooses_the_same_and_the_other_finishes():
-    other = written(A, {A: 12}, placed("ab", "ready", 7, (A, 12)), epoch=7)
+    other = written(A, {A: 12}, placed("ab", "ready", 7, Dot(A, 12)), epoch=7)
     healed = newest(other, SERVES)
     assert healed == newest(SERVES, other)
     assert (healed.instances, healed.siblings) == (other.instances, SERVES.instances)
@@ -68,7 +68,7 @@ def test_of_two_halves_that_serve_every_node_chooses_the_same_and_the_other_fini
 
 
 def test_models_of_either_half_stay_and_what_was_unloaded_does_not_come_back():
-    more = replace(SERVES, instances=(*SERVES.instances, placed("cd", "loading", 6, (C, 2), OTHER)))
+    more = replace(SERVES, instances=(*SERVES.instances, placed("cd", "loading", 6, Dot(C, 2), OTHER)))
     assert {one.model_id for one in newest(FAILED, more).instances} == {MODEL, OTHER}
     unloaded = rewrite(BEFORE, A)
     assert newest(unloaded, BEFORE).instances == newest(BEFORE, unloaded).instances == ()
@@ -77,7 +77,7 @@ def test_models_of_either_half_stay_and_what_was_unloaded_does_not_come_back():
 def test_what_an_author_leaves_as_it_was_keeps_its_dot():
     kept, new = BEFORE.instances[0], placed("a", "loading", 6, NO_DOT, OTHER)
     after = rewrite(BEFORE, C, kept, new)
-    assert {one.model_id: one.dot for one in after.instances} == {MODEL: (A, 10), OTHER: (C, 1)}
+    assert {one.model_id: one.dot for one in after.instances} == {MODEL: Dot(A, 10), OTHER: Dot(C, 1)}
     assert after.clock == {A: 10, C: 1}
 
 
@@ -88,7 +88,7 @@ def test_an_author_that_starts_with_nothing_is_not_taken_for_an_old_one():
     assert {one.model_id for one in newest(SERVES, again).instances} == {MODEL, OTHER}
 
 
-RESTORED = replace(BEFORE, is_restored=True, instances=(placed("abcd", "loading", 5, (A, 10)),))
+RESTORED = replace(BEFORE, is_restored=True, instances=(placed("abcd", "loading", 5, Dot(A, 10)),))
 
 
 def test_a_wish_from_before_a_restart_changes_nothing_of_what_goes_on():
@@ -97,14 +97,14 @@ def test_a_wish_from_before_a_restart_changes_nothing_of_what_goes_on():
 
 
 def test_a_wish_that_nobody_else_has_heard_of_is_added():
-    news = replace(RESTORED, clock={A: 11}, instances=(placed("ab", "loading", 6, (A, 11), OTHER),))
+    news = replace(RESTORED, clock={A: 11}, instances=(placed("ab", "loading", 6, Dot(A, 11), OTHER),))
     both = newest(BEFORE, news)
     assert both == newest(news, BEFORE)
     assert ([one.model_id for one in both.instances], both.is_restored) == ([OTHER, MODEL], False)
 
 
 def test_of_two_wishes_from_before_a_restart_the_newer_holds():
-    newer = replace(RESTORED, clock={A: 11}, instances=(placed("ab", "loading", 6, (A, 11), OTHER),))
+    newer = replace(RESTORED, clock={A: 11}, instances=(placed("ab", "loading", 6, Dot(A, 11), OTHER),))
     assert newest(RESTORED, newer) == newest(newer, RESTORED) == newer
 
 
@@ -124,7 +124,7 @@ def test_nodes_that_the_other_half_counts_on_are_awaited_and_not_taken_for_lost(
     assert not healed.is_lost(NodeId("c"))
     assert not healed.is_lost(NodeId("d"))
     assert apply(healed, TimePassed(11.0 + DEAD_AFTER_S)).is_lost(NodeId("d"))
-    gave_up = written(C, {A: 12, C: 4}, placed("cd", "failed", 6, (C, 4)), epoch=7)
+    gave_up = written(C, {A: 12, C: 4}, placed("cd", "failed", 6, Dot(C, 4)), epoch=7)
     assert apply(state, PlacementSeen(gave_up)).members == state.members
     own = rewrite(healed.written, A, placed("cd", "loading", 8, NO_DOT))
     dead_again = replace(healed, members={NodeId("d"): member(node("d"), "dead")})

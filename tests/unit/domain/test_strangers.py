@@ -5,10 +5,11 @@ from __future__ import annotations
 from exo_lite.domain.cluster_events import DEAD_AFTER_S, MemberJoined, MemberLeft, PlacementSeen, TimePassed, apply
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.domain.placement import Instance, Placement
-from exo_lite.domain.plan import Assignment, LoadOptions
+from exo_lite.domain.plan import Assignment
 from exo_lite.domain.shard import Shard
 
 A, B = NodeId("a"), NodeId("b")

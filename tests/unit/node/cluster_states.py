@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from exo_lite.domain.cluster_state import ClusterState, Member, MemberState
 from exo_lite.domain.ids import BootId, Epoch, InstanceId, ModelId, NodeId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus, ShardState, ShardStatus
 from exo_lite.domain.placement import Instance, InstanceState, Placement
-from exo_lite.domain.plan import Assignment, LoadOptions
+from exo_lite.domain.plan import Assignment
 from exo_lite.domain.shard import Shard
 
 MODEL = ModelId("tiny")

@@ -12,9 +12,9 @@ from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import NotReady
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.links import link
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.node import NodeStatus, ShardStatus
 from exo_lite.domain.placement import Instance, ModelDescription
-from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import PlaceAnew, next_actions, ring_links
 from exo_lite.node.failures import DOUBTFUL_FOR_S, MAX_RETRY_AFTER_S, RETRY_AFTER_S, Failures
@@ -235,7 +235,7 @@ async def test_what_does_not_fit_any_more_because_a_node_is_lost_says_to_start_i
     subject, seen = leader(replace(state, members={**state.members, C: gone}))
     running = asyncio.create_task(subject.run())
     try:
-        await until(lambda: "short by" in (_only(seen).reason or "") and _only(seen).dot[1] > 0, "given up")
+        await until(lambda: "short by" in (_only(seen).reason or "") and _only(seen).dot.number > 0, "given up")
     finally:
         running.cancel()
         await asyncio.wait({running})

@@ -11,8 +11,8 @@ from exo_lite.domain.cluster_events import PlacementSeen
 from exo_lite.domain.errors import ModelDoesNotFit, NotReady
 from exo_lite.domain.ids import Epoch, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.placement import Instance, Placement
-from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
 from tests.unit.node.cluster_states import FIRST, MODEL, SECOND, cluster, instance, node, part, shard_status, two_nodes

@@ -14,8 +14,8 @@ from exo_lite.domain.errors import ModelDoesNotFit, ModelNotFound
 from exo_lite.domain.healing import MAX_DEPARTURES
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.keep_alive import FOR_EVER
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.placement import Instance, InstanceState, ModelDescription
-from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.failures import MAX_WORKER_FAILURES, SAME_FAILURE_S
 from exo_lite.node.leader import Leader

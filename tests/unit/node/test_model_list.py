@@ -12,8 +12,8 @@ from exo_lite.domain.cluster_events import SelfChanged
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import ModelNotFound
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.load_options import DEFAULT_CONTEXT_LENGTH
 from exo_lite.domain.placement import ModelDescription, ServedModel
-from exo_lite.domain.plan import DEFAULT_CONTEXT_LENGTH
 from exo_lite.node import model_list
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.model_list import ModelList

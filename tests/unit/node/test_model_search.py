@@ -11,9 +11,9 @@ from exo_lite.domain.cluster_events import SelfChanged
 from exo_lite.domain.errors import ModelNotFound
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.node import NodeStatus
 from exo_lite.domain.placement import ModelDescription
-from exo_lite.domain.plan import LoadWish
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.model_search import ModelSearch
 from exo_lite.transport.node_server import serve_node

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.domain.placement import ModelDescription, Placement
-from exo_lite.domain.plan import LoadWish, Plan
+from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.placement import Dot, ModelDescription, Placement
+from exo_lite.domain.plan import Plan
 from exo_lite.node.placing import changed, evicted, kept_s, new_instance, placed, unloaded, without_sibling
 from tests.unit.node.cluster_states import EPOCH, FINGERPRINT, MODEL, N_LAYERS, SPEC, instance, part
 
@@ -15,7 +16,7 @@ NEXT = Epoch(EPOCH + 1)
 OTHER = ModelId("other")
 THERE = instance(part("a", 0, 3))
 BESIDE = instance(part("a", 0, 3, OTHER), model_id=OTHER)
-SIBLING = replace(instance(part("b", 0, 3)), epoch=Epoch(4), dot=(NodeId("b"), 7))
+SIBLING = replace(instance(part("b", 0, 3)), epoch=Epoch(4), dot=Dot(NodeId("b"), 7))
 OLD = Placement(NodeId("a"), EPOCH, 3, (BESIDE, THERE), siblings=(SIBLING,), clock={NodeId("a"): 9})
 TINY = ModelDescription(MODEL, FINGERPRINT, SPEC)
 PLAN = Plan(MODEL, N_LAYERS, THERE.options, (part("b", 0, 3),))
@@ -60,7 +61,7 @@ def test_siblings_leave_with_the_last_instance_of_their_model():
 
 def test_a_sibling_that_has_finished_is_taken_out_by_its_dot():
     assert without_sibling(OLD, SIBLING.dot).siblings == ()
-    assert without_sibling(OLD, (NodeId("b"), 8)) == OLD
+    assert without_sibling(OLD, Dot(NodeId("b"), 8)) == OLD
     assert OLD.find(InstanceId(MODEL, Epoch(4))) == SIBLING
 
 

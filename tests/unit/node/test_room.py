@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.placement import InstanceState, ModelDescription
-from exo_lite.domain.plan import LoadOptions, Refusal
+from exo_lite.domain.plan import Refusal
 from exo_lite.domain.shard import Shard
 from exo_lite.node.room import Room, find_room
 from exo_lite.planning.shard_bytes import shard_bytes

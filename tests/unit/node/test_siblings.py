@@ -8,7 +8,7 @@ import pytest
 
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
-from exo_lite.domain.placement import InstanceState, Placement
+from exo_lite.domain.placement import Dot, InstanceState, Placement
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import MIN_IDLE_S, EvictSibling, next_actions, offers
 from exo_lite.node.leader import Leader
@@ -28,7 +28,7 @@ from tests.unit.node.cluster_states import (
 from tests.unit.node.conftest import prove_nothing
 
 HERE, THERE = part("a", 0, 3), part("b", 0, 3)
-DOT = (NodeId("b"), 7)
+DOT = Dot(NodeId("b"), 7)
 EVICTED = EvictSibling(InstanceId(MODEL, Epoch(4)), DOT)
 
 

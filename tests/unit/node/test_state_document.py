@@ -48,6 +48,7 @@ MODEL = {
     "quant": str,
     "context_length": int,
     "slots": int,
+    "options": dict,
     "prefix_cache": dict,
     "speculation": dict,
     "tokens_per_second": NUMBER,

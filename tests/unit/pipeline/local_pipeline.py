@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from exo_lite.checkpoint.tensor_names import expected_tensors
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec, Quantization
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import StageTiming, Step, StepMessage, StepResult

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from exo_lite.domain.ids import NodeId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import LoadOptions, NodeOffer
+from exo_lite.domain.plan import NodeOffer
 
 GIB = 2**30
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_lite.domain.ids import ModelId, NodeId
-from exo_lite.domain.plan import LoadOptions, NodeOffer, Plan, Strategy
+from exo_lite.domain.load_options import LoadOptions, Strategy
+from exo_lite.domain.plan import NodeOffer, Plan
 from exo_lite.planning.by_work import split_by_work
 from exo_lite.planning.lineup import Seat
 from exo_lite.planning.plan import plan

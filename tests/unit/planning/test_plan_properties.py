@@ -12,8 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from exo_lite.domain.ids import ModelId, NodeId
+from exo_lite.domain.load_options import LoadOptions, Strategy
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import LoadOptions, NodeOffer, Plan, Refusal, Strategy
+from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.domain.shard import Shard
 from exo_lite.planning.footprint import footprint
 from exo_lite.planning.lineup import ranked

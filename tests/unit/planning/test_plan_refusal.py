@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from exo_lite.domain.ids import ModelId, NodeId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import LoadOptions, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.planning.footprint import footprint
 from exo_lite.planning.plan import plan
 

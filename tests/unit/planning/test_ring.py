@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.links import KnownLinks, Link, link
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import LoadOptions, NodeOffer, Plan, Refusal
+from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.planning.footprint import footprint
 from exo_lite.planning.plan import plan
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType, ModelSpec, Quantization
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.shard import Shard
 from exo_lite.planning.shard_bytes import ShardBytes, shard_bytes
 

@@ -10,11 +10,11 @@ from google.protobuf.message import Message
 from hypothesis import strategies as st
 
 from exo_lite.domain.heartbeat import Heartbeat
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription, Placement
-from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import StepMessage, StepResult

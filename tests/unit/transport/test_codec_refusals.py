@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from exo_lite.domain.errors import ExoLiteError, InvalidRequest, InvalidShard, MalformedMessage, MalformedStep
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
+from exo_lite.domain.load_options import LoadOptions, LoadWish
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.placement import Instance, Placement
-from exo_lite.domain.plan import Assignment, LoadOptions, LoadWish
+from exo_lite.domain.plan import Assignment
 from exo_lite.domain.request import Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import Admission, HiddenStates, SequenceChunk, Step, StepFailure, StepMessage, StepResult
@@ -59,9 +60,9 @@ WORDS: list[tuple[str, Callable[[], Any], Callable[[Any], object]]] = [
     ("options.dtype", lambda: cluster_codec.instance_to_proto(INSTANCE), cluster_codec.instance_from_proto),
     ("options.quant", lambda: cluster_codec.instance_to_proto(INSTANCE), cluster_codec.instance_from_proto),
     ("options.strategy", lambda: cluster_codec.instance_to_proto(INSTANCE), cluster_codec.instance_from_proto),
-    ("dtype", _wish_message, cluster_codec.wish_from_proto),
-    ("quant", _wish_message, cluster_codec.wish_from_proto),
-    ("strategy", _wish_message, cluster_codec.wish_from_proto),
+    ("options.dtype", _wish_message, cluster_codec.wish_from_proto),
+    ("options.quant", _wish_message, cluster_codec.wish_from_proto),
+    ("options.strategy", _wish_message, cluster_codec.wish_from_proto),
     ("finish_reason", lambda: step_codec.token_to_proto(Token(0, 1, "stop")), step_codec.token_from_proto),
 ]
 
@@ -126,6 +127,15 @@ def test_unset_optionals_are_none_and_not_zero():
     assert step_codec.token_from_proto(worker_pb2.Token(index=1, token_id=2)).finish_reason is None
     bare = step_codec.step_from_proto(worker_pb2.StepMessage(epoch=1, chunks=[worker_pb2.SequenceChunk(num_tokens=1)]))
     assert (bare.hidden_states, bare.failure, bare.step.chunks[0].sample_index) == (None, None, None)
+
+
+def test_an_option_that_came_later_has_its_default_and_the_compute_type_has_none():
+    message = cluster_codec.instance_to_proto(INSTANCE)
+    message.options.ClearField("prefix_cache")
+    assert cluster_codec.instance_from_proto(message) == INSTANCE
+    message.options.ClearField("dtype")
+    with pytest.raises(MalformedMessage, match=r"LoadOptions\.dtype is missing"):
+        cluster_codec.instance_from_proto(message)
 
 
 def test_a_failure_of_a_newer_version_is_an_error_all_the_same():

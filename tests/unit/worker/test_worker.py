@@ -13,8 +13,8 @@ import pytest
 
 from exo_lite.domain.errors import MalformedMessage, NodeLost, NotReady, StaleEpoch, StepHangs
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.pipeline import ConnectOrder
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import StepMessage

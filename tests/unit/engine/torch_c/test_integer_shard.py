@@ -16,8 +16,8 @@ from torch import Tensor
 
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.ids import ModelId
+from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import DType
-from exo_lite.domain.plan import LoadOptions
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import SequenceChunk
 from exo_lite.engine.torch_c import portable

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import get_type_hints
 
 import pytest
 
 from exo_lite.domain.errors import InvalidRequest
+from exo_lite.domain.load_options import LOAD_OPTIONS, LoadOptions, LoadWish, options_to_json, wish_from_json
 from exo_lite.domain.model_spec import ModelSpec, RopeScaling
-from exo_lite.domain.plan import LoadWish
 
 VICUNA = ModelSpec("llama", 32, 4096, 11008, 32, 32, 128, 32000, 4096, rope_scaling=RopeScaling("linear", 4.0))
 LLAMA_3_1 = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
@@ -35,3 +36,24 @@ def test_the_context_ends_where_stretched_positions_end(scaling: RopeScaling, co
 def test_without_a_wish_a_short_context_is_whole() -> None:
     spec = replace(VICUNA, max_position_embeddings=512, rope_scaling=RopeScaling("linear", 2.0))
     assert LoadWish().resolve(spec).context_length == 1024
+
+
+def test_a_wish_may_leave_every_option_open_and_has_no_other_ones() -> None:
+    wished, options = get_type_hints(LoadWish), get_type_hints(LoadOptions)
+    assert {name: hint | None for name, hint in options.items()} == {name: wished[name] for name in options}
+    assert [one.name for one in fields(LoadWish)] == [*options, "keep_alive_s", "is_on_demand"]
+    assert LoadWish().asked == {}
+
+
+def test_what_is_asked_for_comes_back_from_its_json() -> None:
+    wish = LoadWish("float16", "int4", 100, 2, "by_work", prefix_cache=False, speculation=True)
+    assert wish_from_json(options_to_json(wish)) == wish
+    assert wish.asked.keys() == {option.field for option in LOAD_OPTIONS}
+    assert options_to_json(wish.resolve(VICUNA)) == options_to_json(wish)
+    assert wish_from_json({"dtype": "auto", "quant": None}) == LoadWish()
+
+
+@pytest.mark.parametrize("num_slots", [0, 257])
+def test_slots_have_limits(num_slots: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"slots must lie between 1 and 256, not {num_slots}"):
+        LoadWish(num_slots=num_slots).resolve(VICUNA)
