@@ -93,7 +93,7 @@ def _has_finished(state: ClusterState, sibling: Instance) -> bool:
 
 
 def _next_action(state: ClusterState, instance: Instance) -> Action | None:
-    lost = state.lost_reason(instance) or _shrunk_reason(state, instance)
+    lost = state.lost_reason(instance) or _overfull_reason(state, instance)
     if lost is not None:
         return PlaceAnew(instance.id, lost, is_loss=True)
     statuses = [state.shard_status(instance, assignment) for assignment in instance.assignments]
@@ -124,16 +124,30 @@ def idle_s(state: ClusterState, instance: Instance) -> float | None:
     return head.idle_s or 0.0 if head else 0.0
 
 
-def _shrunk_reason(state: ClusterState, instance: Instance) -> str | None:
-    """After a restart, nodes may offer less than when the instance was placed on them."""
-    if not state.written.is_restored:
+def _overfull_reason(state: ClusterState, instance: Instance) -> str | None:
+    """Why an instance that still loads has to go elsewhere: one of its nodes offers less than it is to hold.
+
+    After a restart the node may offer less than before, or have taken another model meanwhile.
+    """
+    if instance.state != "loading":
         return None
     for part in instance.assignments:
-        node = state.living.get(part.node_id)
-        if node is not None and node.memory.limit_bytes < part.memory_bytes:
-            limit, taken = format_bytes(node.memory.limit_bytes), format_bytes(part.memory_bytes)
-            return f"{part.name} offers {limit} now, and had taken {taken}"
+        node, others = state.living.get(part.node_id), _parts_before(state, instance, part.node_id)
+        if node is None or not (others or state.written.is_restored):
+            continue
+        taken_bytes = sum(one.memory_bytes for one in (part, *others))
+        if node.memory.limit_bytes < taken_bytes:
+            limit, taken = format_bytes(node.memory.limit_bytes), format_bytes(taken_bytes)
+            return f"{part.name} offers {limit} now, and is to hold {taken}"
     return None
+
+
+def _parts_before(state: ClusterState, instance: Instance, node_id: NodeId) -> list[Assignment]:
+    """What a node is to hold of other instances that have loaded, or were placed before this one."""
+    others = [one for one in state.written.instances if one.state != "failed" and one.id != instance.id]
+    age = (instance.epoch, instance.model_id)
+    before = [one for one in others if one.state != "loading" or (one.epoch, one.model_id) < age]
+    return [part for one in before for part in one.assignments if part.node_id == node_id]
 
 
 def _worst_problem(instance: Instance, statuses: Sequence[ShardStatus | None]) -> GiveUp | PlaceAnew | None:
