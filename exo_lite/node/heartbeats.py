@@ -109,6 +109,8 @@ class Heartbeats:
         if member is None or member.state == "dead" or member.status.identity.boot_id != status.identity.boot_id:
             raise NotAMember(f"{own.identity.name} does not count {status.identity.name} as a member: shake hands")
         self._hear(heartbeat)
+        if not heartbeat.placement.is_empty:
+            self._meetings.has_told(status.identity.node_id)
         state = self._cluster.state
         if state.members[status.identity.node_id].address != member.address:
             self.open_links()  # it has moved
@@ -170,6 +172,7 @@ class Heartbeats:
             log.debug("heartbeat failed", extra={"peer": identity.name, "cause": str(error)})
         else:
             self._hear(answer, rtt_ms=(self._clock.now() - started_s) * 1000)
+            self._meetings.has_told(identity.node_id)
         return HEARTBEAT_EVERY_S
 
     def _hear(self, heartbeat: Heartbeat, rtt_ms: float | None = None) -> None:

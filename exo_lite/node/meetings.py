@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 
 from exo_lite.domain.addresses import split_address
-from exo_lite.domain.cluster_events import PlacementSeen
+from exo_lite.domain.cluster_events import DEAD_AFTER_S, PlacementSeen
 from exo_lite.domain.errors import (
     ConnectionRefused,
     DuplicateNode,
@@ -61,6 +61,7 @@ class Meetings:
     ) -> None:
         self.is_over = False
         """Set when this node is on its way out."""
+        self._is_begun = False
         self.candidates = Candidates(clock)
         self._cluster = cluster
         self._events = events
@@ -71,6 +72,8 @@ class Meetings:
         self._worker_ports = worker_ports
         self._told_again = Repeats(clock, every_s=TELL_AGAIN_AFTER_S)
         self._handshakes: dict[str, asyncio.Task[None]] = {}
+        self._untold: dict[NodeId, float] = {}
+        """Nodes that called to join, each with when, that have not told since then what is placed on their side."""
 
     def suggest(self, address: str) -> None:
         """A peer may be at this address."""
@@ -94,13 +97,35 @@ class Meetings:
 
     async def meet(self) -> None:
         """Shake hands now with those whom members know and this node does not, instead of at the next tick."""
-        if self.is_over:
+        if self.is_over or not self._is_begun:
             return
         self._try_candidates()
         known = self._known_to_members()
         tasks = [task for address, task in self._handshakes.items() if address in known]
         if tasks:
             await asyncio.wait(tasks, timeout=HANDSHAKE_TIMEOUT_S)
+
+    def expect_word_of(self, node_id: NodeId) -> None:
+        """A node that called joins now: it may come from another half of the cluster."""
+        self._untold[node_id] = self._clock()
+
+    def has_told(self, node_id: NodeId) -> None:
+        """What is placed on a node's side is known here."""
+        self._untold.pop(node_id, None)
+
+    @property
+    def has_untold(self) -> bool:
+        """Whether who has just joined still has to tell what is placed on its side."""
+        since_s, living = self._clock() - DEAD_AFTER_S, self._cluster.state.living
+        return any(at_s > since_s and node_id in living for node_id, at_s in self._untold.items())
+
+    async def until_all_have_told(self) -> None:
+        """Wait until who has just joined has told what is placed on its side, is gone, or has had the time to."""
+        await self._cluster.wait_for(lambda state: None if self.has_untold else True)
+
+    def begin(self) -> None:
+        """From now on `start` takes tasks."""
+        self._is_begun = True
 
     async def end(self) -> None:
         """This node is on its way out: no handshake of its own goes on."""

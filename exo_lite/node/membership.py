@@ -78,6 +78,7 @@ class Membership:
         """Until cancelled."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
+                self.meetings.begin()
                 await self._supervisor.keep("membership", self._keep_ticking)
         finally:
             await self.heartbeats.close()
@@ -88,8 +89,12 @@ class Membership:
 
     @property
     def is_up_to_date(self) -> bool:
-        """Not so right after a long sleep, in which others may have taken this node for dead and gone on."""
-        return not self._clock.has_just_woken
+        """Whether this node knows what is placed, so that it may place more.
+
+        Not so after a long sleep, in which others may have taken it for dead and gone on, nor while somebody has just
+        joined who may come from another half of the cluster.
+        """
+        return not self._clock.has_just_woken and not self.meetings.has_untold
 
     def on_network_change(self, addresses: tuple[str, ...]) -> None:
         """This node's own addresses are others: tell the members, and try everybody anew."""
@@ -130,6 +135,7 @@ class Membership:
             self.meetings.note_refusal(status.identity, error)
             raise
         self._refuse_if_over()
+        self.meetings.expect_word_of(status.identity.node_id)
         self._join(status, route.address, begun_at_s)
         return self._cluster.state.self_status
 

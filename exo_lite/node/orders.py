@@ -42,7 +42,9 @@ class Orders:
         """Raises ModelNotFound, ModelDoesNotFit, NotReady, InvalidRequest, NodeLost."""
 
         async def here() -> Instance:
-            return self._leader.place(await self._descriptions.everywhere(model_id), wish)
+            description = await self._descriptions.everywhere(model_id)
+            await self._meetings.until_all_have_told()
+            return self._leader.place(description, wish)
 
         async def there(leader: PeerNode) -> Instance:
             with suppress(ExoLiteError):  # it is to know whom this node knows, and what nobody here needs any more
