@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from threading import Lock
+from typing import NamedTuple
 
 from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, QueueFull
 from exo_lite.domain.ids import RequestId
@@ -14,7 +15,7 @@ from exo_lite.domain.node import ServingCounts
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import Step, StepResult
 from exo_lite.domain.trace import RequestTrace
-from exo_lite.pipeline.scheduler import Scheduler
+from exo_lite.pipeline.scheduler import Scheduler, StepUnderWay
 from exo_lite.pipeline.trace_ring import TraceRing
 
 RATE_WINDOW_S = 5.0
@@ -24,6 +25,16 @@ MAX_RETRY_AFTER_S = 60
 
 
 News = Sequence[tuple[RequestId, Token | ExoLiteError]]
+
+
+class _Returned(NamedTuple):
+    """A step that has come back."""
+
+    step: StepUnderWay
+    result: StepResult
+    news: News
+    sent_at_s: float
+    came_at_s: float
 
 
 class Head:
@@ -44,6 +55,7 @@ class Head:
         self._lock = Lock()  # of the scheduler and what is written down of its steps
         self._answers: dict[RequestId, asyncio.Queue[Token | ExoLiteError]] = {}
         self._sent_at_s: dict[int, float] = {}
+        self._unsettled: list[_Returned] = []
         self._token_times_s: deque[float] = deque()
         self._traces = TraceRing()
         self._error: ExoLiteError | None = None
@@ -60,6 +72,11 @@ class Head:
     @property
     def num_waiting(self) -> int:
         return self._scheduler.num_waiting
+
+    @property
+    def num_in_flight(self) -> int:
+        """Steps that have not come back."""
+        return self._scheduler.num_in_flight
 
     @property
     def num_kv_blocks(self) -> int:
@@ -127,7 +144,10 @@ class Head:
                 self._pump()
 
     def on_result(self, result: StepResult) -> None:
-        """Take what came back from the tail, and send the next steps. Results of unknown steps change nothing."""
+        """Take what came back from the tail, and send the next steps. Results of unknown steps change nothing.
+
+        Tokens are handed out by `settle`: the stages need not wait for that.
+        """
         with self._lock:
             sent_at_s = self._sent_at_s.pop(result.step_id, None)
             if sent_at_s is None:
@@ -135,13 +155,24 @@ class Head:
             now_s = self._clock()
             step = self._scheduler.step_under_way(result.step_id)
             news = self._news_of(result, now_s)
-            self._pump()  # before anything else: the stages wait for it
-            self._measure(result, now_s - sent_at_s)
-            self._scheduler.learn(step, result, (now_s - sent_at_s) * 1000)
-            for request_id in step.request_ids:
-                self._traces.add(request_id, sent_at_s, now_s, len(result.tokens), result.timings)
-        if news:
-            self._loop.call_soon_threadsafe(self._deliver, news)
+            self._pump()
+            self._unsettled.append(_Returned(step, result, news, sent_at_s, now_s))
+
+    def settle(self) -> None:
+        """Hand out what the results since the last call brought, and write down what they tell of costs and times.
+
+        From any thread. To wake the event loop gives up the interpreter's lock, so a thread that is about to compute
+        leaves this to another one.
+        """
+        with self._lock:
+            for step, result, news, sent_at_s, now_s in self._unsettled:
+                if news:
+                    self._loop.call_soon_threadsafe(self._deliver, news)
+                self._measure(result, now_s - sent_at_s)
+                self._scheduler.learn(step, result, (now_s - sent_at_s) * 1000)
+                for request_id in step.request_ids:
+                    self._traces.add(request_id, sent_at_s, now_s, len(result.tokens), result.timings)
+            self._unsettled.clear()
 
     def probe_if_idle(self) -> None:
         """Send a step without work through all hops unless steps are under way anyway."""

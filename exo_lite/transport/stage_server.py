@@ -23,6 +23,8 @@ from exo_lite.transport.v1 import worker_pb2
 from exo_lite.transport.v1.worker_pb2_grpc import StageServicer, add_StageServicer_to_server
 
 Item = TypeVar("Item")
+Handler = TypeVar("Handler", bound=Callable[..., None])
+Send = Callable[[Item], None]
 Message = TypeVar("Message", worker_pb2.StepMessage, worker_pb2.StepResult)
 
 MAX_STREAMS = 8
@@ -31,13 +33,24 @@ LAST_WORDS_S = 5.0
 """How long the end of a stream may take to reach the other side, before the call is given up with its thread."""
 
 
+def _sends(handler: Handler) -> Handler:
+    """Have gRPC give a handler the function that sends a message, in place of taking messages from an iterator.
+
+    Then any thread can send, one at a time. The health service that comes with gRPC is served in this way too.
+    """
+    handler.experimental_non_blocking = True  # type: ignore[attr-defined]
+    return handler
+
+
 class StageOutputs(Protocol):
     """What a stage computes in one epoch, on the thread that iterates: it goes on until an ExoLiteError is raised.
 
     Whoever asks for it in the wrong place, or second, gets that error from the call itself.
     """
 
-    def steps(self) -> Iterator[StepMessage]: ...
+    def steps(self, send: Send[StepMessage]) -> Iterator[StepMessage]:
+        """Another thread of the stage's may send too, between two that are taken here."""
+        ...
 
     def results(self) -> Iterator[StepResult]: ...
 
@@ -65,23 +78,31 @@ class _StageServicer(StageServicer):
     def __init__(self, handler: StageHandler) -> None:
         self._handler = handler
 
-    def Steps(
-        self, request: worker_pb2.StreamRequest, context: grpc.ServicerContext
-    ) -> Iterator[worker_pb2.StepMessage]:
-        return self._serve(request, context, lambda outputs: outputs.steps(), step_to_proto)
+    @_sends
+    def Steps(  # type: ignore[override]  # the stubs do not know handlers that send
+        self, request: worker_pb2.StreamRequest, context: grpc.ServicerContext, send: Send[worker_pb2.StepMessage]
+    ) -> None:
+        def send_step(step: StepMessage) -> None:
+            send(_timed(step_to_proto, step))
 
-    def Results(
-        self, request: worker_pb2.StreamRequest, context: grpc.ServicerContext
-    ) -> Iterator[worker_pb2.StepResult]:
-        return self._serve(request, context, lambda outputs: outputs.results(), result_to_proto)
+        self._serve(request, context, lambda outputs: outputs.steps(send_step), send_step)
+
+    @_sends
+    def Results(  # type: ignore[override]  # the stubs do not know handlers that send
+        self, request: worker_pb2.StreamRequest, context: grpc.ServicerContext, send: Send[worker_pb2.StepResult]
+    ) -> None:
+        def send_result(result: StepResult) -> None:
+            send(_timed(result_to_proto, result))
+
+        self._serve(request, context, lambda outputs: outputs.results(), send_result)
 
     def _serve(
         self,
         request: worker_pb2.StreamRequest,
         context: grpc.ServicerContext,
         take: Callable[[StageOutputs], Iterator[Item]],
-        to_proto: Callable[[Item], Message],
-    ) -> Iterator[Message]:
+        send: Send[Item],
+    ) -> None:
         with errors_as_blocking_status(context):
             outputs = self._handler.outputs_of(Epoch(request.epoch))
             items = take(outputs)
@@ -89,7 +110,9 @@ class _StageServicer(StageServicer):
                 outputs.break_off()  # it is over already
             outputs.when_ended(lambda: _give_up_later(context))
             for item in items:
-                yield _timed(to_proto, item)
+                send(item)
+                if not context.is_active():
+                    return
 
 
 def _give_up_later(context: grpc.ServicerContext) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
 from threading import Lock, Thread, Timer
 from typing import TypeVar
 
@@ -16,17 +14,15 @@ from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.step import StageTiming, Step, StepFailure, StepMessage, StepResult
 from exo_lite.pipeline.head import AVERAGE_WEIGHT, Head
 from exo_lite.pipeline.stage import StageOutput
+from exo_lite.worker.own_steps import OwnSteps
 from exo_lite.worker.peers import Incoming, StagePeers
 
 log = logging.getLogger(__name__)
 
-Output = TypeVar("Output")
+Output = TypeVar("Output", StepMessage, StepResult)
 Compute = Callable[[StepMessage], StageOutput]
 Timings = tuple[StageTiming, ...]
 Build = Callable[[Step, StageOutput, Timings, StepFailure | None], Output]
-
-HAND_OVER_S = 20e-6
-"""A pause in which a waiting thread can wake up and take the interpreter's lock."""
 
 UNTOLD_AFTER_S = 2.0
 """When the stage after the head breaks off, the reason is on its way round the ring: the head waits so long for it."""
@@ -35,10 +31,10 @@ UNTOLD_AFTER_S = 2.0
 class Session:
     """Runs from one Connect to the next. On stage 0, `start` makes a head part of it.
 
-    The stages are a ring in which each has a stream from the one before it, and the head one from the tail. One thread
-    computes: it takes a step from the stream that comes in, and hands what comes of it to the stream that goes out. On
-    stage 0 the steps are the head's, whose decisions are made on the thread that brings the tail's results. To wake
-    another thread takes about as long as a message on the wire, so that only the head's results do.
+    The stages are a ring in which each has a stream from the one before it, and the head one from the tail. To wake
+    another thread takes about as long as a message on the wire, so the thread that reads a stream also computes and
+    sends what comes of it. On stage 0 that is the one that reads the tail's results, as long as a single step is under
+    way. While there are more, it goes on reading, and leaves the head's steps to the thread that serves the stream.
 
     A broken neighbour ends the session with NodeLost. The error travels as the steps do, by the ends of the streams, so
     that it reaches the head, and from there every request.
@@ -73,8 +69,9 @@ class Session:
         self._untold: Timer | None = None
         self._end_callbacks: list[Callable[[], None]] = []
         self._computing_since_s: float | None = None
-        self._own_steps: SimpleQueue[StepMessage | None] = SimpleQueue()
-        self._is_waiting = False
+        self._own_steps = OwnSteps()
+        self._in_turn = Lock()  # of computing a step and sending what comes of it
+        self._send: Callable[[StepMessage], None] | None = None
         self._steps_in: Incoming[StepMessage] | None = None
         self._results_in: Incoming[StepResult] | None = None
         if order.previous is not None:
@@ -105,7 +102,7 @@ class Session:
                 return
             self.error = error
             callbacks = [*self._end_callbacks]
-        self._own_steps.put(None)
+        self._own_steps.end()
         if self._untold is not None:
             self._untold.cancel()
         for stream in (self._steps_in, self._results_in):
@@ -132,18 +129,19 @@ class Session:
 
     def enqueue(self, step: Step) -> None:
         """Take a step that the head made."""
-        is_waited_for = self._is_waiting
         self._own_steps.put(StepMessage(step, sent_at_s=self._clock()))
-        if is_waited_for:
-            time.sleep(HAND_OVER_S)  # what the caller does next would keep the lock from the thread for longer
 
-    def steps(self) -> Iterator[StepMessage]:
-        """For the next stage: computed on the thread that iterates. Raises MalformedMessage if that is another's."""
+    def steps(self, send: Callable[[StepMessage], None] | None = None) -> Iterator[StepMessage]:
+        """For the next stage: computed on the thread that iterates. Raises MalformedMessage if that is another's.
+
+        With `send`, those of stage 0 may be computed and sent by the thread that brings results.
+        """
         self._give_outputs(to_head=False)
+        self._send = send
         return self._outputs(self._as_step)
 
     def results(self) -> Iterator[StepResult]:
-        """For the head, as `steps`."""
+        """For the head: computed on the thread that iterates. Raises MalformedMessage if they are another stage's."""
         self._give_outputs(to_head=True)
         return self._outputs(self._as_result)
 
@@ -177,19 +175,51 @@ class Session:
         with self._ended_by_errors():
             for result in results:
                 self._check_epoch(result.epoch)
+                self._take_result(head, result)
+
+    def _take_result(self, head: Head, result: StepResult) -> None:
+        """Go on with the step that a result leads to here, if it is the only one under way.
+
+        Nothing else can come from the tail meanwhile. The turn is taken before that step exists: none that the head
+        makes later may overtake it.
+        """
+        has_turn = self._send is not None and self._in_turn.acquire(blocking=False)
+        try:
+            with self._own_steps.held() as steps:
                 head.on_result(result)
+            if self._send is not None and has_turn and len(steps) == head.num_in_flight == 1:
+                self._own_steps.call(head.settle)
+                message = self._outcome(self._as_step, steps[0], steps[0].sent_at_s)
+                self._send(message)
+                self._note_step(message.step, message.timings[-1].compute_ms)
+                return
+        finally:
+            if has_turn:
+                self._in_turn.release()
+        for step in steps:
+            self._own_steps.put(step)
+        head.settle()
 
     def _outputs(self, build: Build[Output]) -> Iterator[Output]:
         with self._ended_by_errors():
-            for message, waited_s in self._arrivals():
-                output, compute_ms, failure = self._computed(message)
-                timings = (*message.timings, StageTiming(waited_s * 1000, compute_ms))
-                yield build(message.step, output, timings, failure)
-                if message.step.chunks:  # only now: the next stage waits for nothing any more
-                    self._on_step()
-                    self._average(compute_ms)
+            for message, came_at_s in self._arrivals():
+                with self._in_turn:
+                    output = self._outcome(build, message, came_at_s)
+                    yield output
+                self._note_step(message.step, output.timings[-1].compute_ms)
         assert self.error is not None
         raise self.error
+
+    def _outcome(self, build: Build[Output], message: StepMessage, came_at_s: float) -> Output:
+        output, started_at_s, compute_ms, failure = self._computed(message)
+        timing = StageTiming((started_at_s - came_at_s) * 1000, compute_ms)
+        return build(message.step, output, (*message.timings, timing), failure)
+
+    def _note_step(self, step: Step, compute_ms: float) -> None:
+        """To be called once it is sent: the next stage waits for nothing any more."""
+        if step.chunks:
+            self._on_step()
+            self._average(compute_ms)
 
     @contextmanager
     def _ended_by_errors(self) -> Iterator[None]:
@@ -202,17 +232,10 @@ class Session:
             self.end(ExoLiteError(f"stage {self.order.stage} failed: {error!r}"))
 
     def _arrivals(self) -> Iterator[tuple[StepMessage, float]]:
-        """Steps, and how long each has waited for this stage, in seconds."""
-        return self._own_arrivals() if self._steps_in is None else self._arrivals_from(self._steps_in)
-
-    def _own_arrivals(self) -> Iterator[tuple[StepMessage, float]]:
-        while True:
-            self._is_waiting = True
-            message = self._own_steps.get()
-            self._is_waiting = False
-            if message is None:
-                return
-            yield message, self._clock() - message.sent_at_s
+        """Steps, and when each came, in seconds of this stage's clock."""
+        if self._steps_in is not None:
+            return self._arrivals_from(self._steps_in)
+        return ((message, message.sent_at_s) for message in self._own_steps)
 
     def _arrivals_from(self, messages: Incoming[StepMessage]) -> Iterator[tuple[StepMessage, float]]:
         """When a message arrived is unknown, as nobody waits for it while this stage computes.
@@ -223,18 +246,19 @@ class Session:
         way_s, asked_at_s = float("inf"), self._clock()
         for message in messages:
             self._check_epoch(message.step.epoch)
-            waited_s = asked_at_s - (message.sent_at_s + way_s)
-            if waited_s <= 0:
-                waited_s, way_s = 0.0, self._clock() - message.sent_at_s
-            yield message, waited_s
+            came_at_s = message.sent_at_s + way_s
+            if came_at_s >= asked_at_s:
+                came_at_s = self._clock()
+                way_s = came_at_s - message.sent_at_s
+            yield message, came_at_s
             asked_at_s = self._clock()
 
     def _check_epoch(self, epoch: Epoch) -> None:
         if epoch != self.epoch:
             raise StaleEpoch(f"a step of epoch {epoch} came to stage {self.order.stage} of epoch {self.epoch}")
 
-    def _computed(self, message: StepMessage) -> tuple[StageOutput, float, StepFailure | None]:
-        """What came of it, how many ms that took, and the failure, of this stage or one before."""
+    def _computed(self, message: StepMessage) -> tuple[StageOutput, float, float, StepFailure | None]:
+        """What came of it, when that began and how many ms it took, and the failure, of this stage or one before."""
         with self._computing:
             if self.error is not None:
                 raise self.error
@@ -247,7 +271,7 @@ class Session:
                 failure = StepFailure(error.code, str(error))
             self._computing_since_s = None
             compute_ms = (self._clock() - started_at_s) * 1000
-        return output, compute_ms, failure
+        return output, started_at_s, compute_ms, failure
 
     def _start_computing(self) -> None:
         if self._on_start is not None:

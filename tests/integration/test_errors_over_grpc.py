@@ -90,7 +90,7 @@ class ScriptedStage:
             raise StaleEpoch(f"this is no stage of epoch {epoch}")
         return self
 
-    def steps(self) -> Iterator[StepMessage]:
+    def steps(self, send: Callable[[StepMessage], None]) -> Iterator[StepMessage]:
         self.num_open += 1
         for step_id in range(self.num_steps):
             yield StepMessage(Step(EPOCH, step_id), HiddenStates("float32", 8, 1024, bytes(32768)))

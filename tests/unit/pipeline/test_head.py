@@ -44,11 +44,13 @@ class Pipeline:
         step = self.sent.pop(0)
         drawn = tuple(SampledToken(chunk.slot, token_id) for chunk in step.chunks if chunk.sample_index is not None)
         self.head.on_result(StepResult(step.epoch, step.step_id, drawn, timings))
+        self.head.settle()
 
     def fail_step(self, message: str) -> None:
         step = self.sent.pop(0)
         failure = StepFailure(MalformedStep.code, message)
         self.head.on_result(StepResult(step.epoch, step.step_id, (), (), failure))
+        self.head.settle()
 
 
 def request(name: str, *, max_tokens: int = 4, epoch: int = 1, num_prompt: int = 3) -> GenerateRequest:
@@ -197,6 +199,7 @@ async def test_a_result_that_misses_a_token_ends_the_request_instead_of_leaving_
     answer = await started(pipeline.head.generate(request("a")))
     step = pipeline.sent.pop(0)
     pipeline.head.on_result(StepResult(step.epoch, step.step_id, (), ()))
+    pipeline.head.settle()
     with pytest.raises(MalformedStep, match=r"tokens for slots \[0\], it brought \[\]"):
         await answer
     assert pipeline.head.num_running == 0
@@ -287,7 +290,9 @@ async def test_results_of_steps_that_nobody_sent_change_nothing():
     pipeline = Pipeline()
     waiting = await started(pipeline.head.generate(request("a")))
     pipeline.head.on_result(StepResult(Epoch(1), 77, (SampledToken(0, 1),), (StageTiming(0.0, 1.0),)))
+    pipeline.head.settle()
     pipeline.head.on_result(StepResult(Epoch(1), 78, (), (), StepFailure("malformed_step", "?")))
+    pipeline.head.settle()
     assert not waiting.done()
     assert pipeline.proved_at_s is None
     pipeline.answer(token_id=4)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread
 from typing import Generic, TypeVar
 
 import pytest
@@ -71,7 +72,7 @@ class Bench:
         self.starts: list[float] = []
         self.computing = Lock()
         others = OtherStages()
-        self.before = others.before
+        self.before, self.tail = others.before, others.tail
         self.session = Session(
             order,
             compute,
@@ -108,10 +109,12 @@ def step(step_id: int, *, epoch: Epoch = EPOCH) -> Step:
     return Step(epoch, step_id, chunks=(SequenceChunk(0, 0, 1),))
 
 
-def ask(bench: Bench, num_tokens: int) -> asyncio.Future[list[int]]:
+def ask(bench: Bench, num_tokens: int, *, name: str = "r") -> asyncio.Future[list[int]]:
     async def collect() -> list[int]:
         assert bench.session.head is not None
-        request = GenerateRequest(RequestId("r"), ModelId("m"), EPOCH, 0, AnswerRequest((1, 2), num_tokens, Sampling()))
+        request = GenerateRequest(
+            RequestId(name), ModelId("m"), EPOCH, 0, AnswerRequest((1, 2), num_tokens, Sampling())
+        )
         return [token.token_id async for token in bench.session.head.generate(request)]
 
     return asyncio.ensure_future(collect())
@@ -164,7 +167,7 @@ async def test_a_step_that_waits_for_its_turn_is_not_computed_after_the_end():
     with bench.computing:
         thread.start()
         bench.session.enqueue(step(0))
-        await until(lambda: bench.session._own_steps.empty(), "the step is taken")
+        await until(lambda: bench.session._own_steps.is_empty, "the step is taken")
         bench.session.end(NodeLost("the placement changed"))
     await until(lambda: ended, "whoever takes the steps hears of it")
     assert computed == []
@@ -309,3 +312,49 @@ def test_whoever_asks_is_told_of_the_end_once_and_at_once_if_it_is_over():
     bench.session.end(NodeLost("again"))
     bench.session.when_ended(lambda: told.append("late"))
     assert told == ["waited", "late"]
+
+
+class Ring:
+    """A first stage, the thread that takes what it computes, and a tail that draws fives for it."""
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+        self.step_ids: list[int] = []
+        self.bench = first_stage(self.compute)
+        outputs = self.bench.session.steps(self.send)
+        self.thread = Thread(target=self.take, args=(outputs,), name="taker", daemon=True)
+        self.thread.start()
+        self.bench.start()
+
+    def compute(self, message: StepMessage) -> StageOutput:
+        self.threads.append(current_thread().name)
+        return StageOutput()
+
+    def take(self, outputs: Iterator[StepMessage]) -> None:
+        with suppress(NodeLost):
+            for message in outputs:
+                self.send(message)
+
+    def send(self, message: StepMessage) -> None:
+        self.step_ids.append(message.step.step_id)
+        drawn = tuple(SampledToken(chunk.slot, 5) for chunk in message.step.chunks if chunk.num_draws)
+        self.bench.tail.items.put(StepResult(EPOCH, message.step.step_id, drawn, message.timings))
+
+    def end(self) -> None:
+        self.bench.session.end(NodeLost("the test is over"))
+        self.thread.join(10)
+
+
+async def test_the_thread_that_brings_results_computes_the_only_step_under_way():
+    ring = Ring()
+    assert await ask(ring.bench, 5) == [5] * 5
+    ring.end()
+    assert ring.threads == ["taker", *["results"] * 4]
+
+
+async def test_no_step_is_lost_or_overtaken_however_many_are_under_way():
+    ring = Ring()
+    answers = [ask(ring.bench, 40, name=f"r{number}") for number in range(6)]
+    assert await asyncio.wait_for(asyncio.gather(*answers), 30) == [[5] * 40] * 6
+    ring.end()
+    assert ring.step_ids == list(range(len(ring.step_ids)))
