@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from exo_lite.domain.model_spec import DType, Quantization
-from exo_lite.domain.node import ShardState
 from exo_lite.domain.placement import InstanceState
+from exo_lite.domain.worker_report import ShardState
 
 Entry = dict[str, Any]
 """For people: texts and what they are about."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
-from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardState, ShardStatus
+from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.placement import Instance, Placement
 from exo_lite.domain.plan import Assignment
+from exo_lite.domain.worker_report import ShardState
 
 MemberState = Literal["alive", "suspect", "dead"]
 

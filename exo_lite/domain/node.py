@@ -8,12 +8,12 @@ from typing import Literal
 
 from exo_lite.domain.ids import BootId, Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.shard import Shard
+from exo_lite.domain.worker_report import DriverReport, ShardState, WorkerFailure, WorkerReport
 
 PROTOCOL_VERSION = 3
 """Of the wire between nodes. Nodes of another one are refused at the handshake."""
 
 DeviceKind = Literal["cpu", "cuda", "mps"]
-ShardState = Literal["loading", "ready", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,78 +58,41 @@ class MemoryUse:
 
 
 @dataclass(frozen=True, slots=True)
-class ServingCounts:
-    """What a head has counted in its epoch."""
-
-    num_kept_blocks: int = 0
-    """Of the KV cache: free ones that are kept for prompts that begin alike."""
-    num_prompt_tokens: int = 0
-    """Of all requests that were given a place."""
-    num_cached_tokens: int = 0
-    """Of these, that did not have to be computed again."""
-    num_proposed_tokens: int = 0
-    """Guesses at tokens of answers."""
-    num_accepted_tokens: int = 0
-    """Of these, that were right."""
-
-
-@dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """One worker, as its daemon sees it."""
+    """One worker, as its daemon sees it: what it was started for, where it is, and its own last report."""
 
     shard: Shard
-    assigned_epoch: Epoch
+    placed_epoch: Epoch
     """Of the placement that this worker was started or kept for."""
-    epoch: Epoch
-    """Of the pipeline that it is joined to; 0 before the first."""
-    state: ShardState
-    progress: float
-    """Of loading, 0 to 1."""
     weight_bytes: int
     kv_cache_bytes: int
     working_bytes: int
+    report: WorkerReport = field(default_factory=WorkerReport)
     worker_port: int | None = None
     """Port of the worker's gRPC server, once it listens; at the host by which one reaches the node."""
     stream_port: int | None = None
     """Port where the stage after it gets what it computes."""
-    compute_ms: float | None = None
-    """Moving average of one step's computing."""
-    hop_ms: float | None = None
-    """Moving average of what a hop adds to a step; known to the head only."""
-    tokens_per_second: float = 0.0
-    """Tokens sampled in the last seconds; known to the head only."""
-    num_running: int = 0
-    num_waiting: int = 0
-    proof_age_s: float | None = None
-    """Since the last token or probe went through every hop; known to the head only."""
-    counts: ServingCounts = ServingCounts()
-    """Known to the head only."""
-    error: str | None = None
-    error_code: str | None = None
-    """Of ExoLiteError.code, where there is an error."""
-    failed_stages: tuple[int, int] | None = None
-    """The two stages whose stream broke off, where that is the error."""
-    idle_s: float | None = None
-    """Since the last request left, 0 while there are some; known to the head only."""
-    num_kv_blocks: int = 0
-    """Of the KV cache, for all its sequences; known to the head only."""
-    num_free_kv_blocks: int = 0
-    """Those that no request holds."""
+    end: WorkerFailure | None = None
+    """Why its process is gone, or never came to listen."""
 
     @property
     def instance_id(self) -> InstanceId:
         """The instance that this worker was started or kept for."""
-        return InstanceId(self.shard.model_id, self.assigned_epoch)
+        return InstanceId(self.shard.model_id, self.placed_epoch)
 
     @property
-    def cannot_load(self) -> bool:
-        """Whether the worker lives and says why it has no shard: another start would end the same way."""
-        return self.state == "lost" and self.worker_port is not None
+    def state(self) -> ShardState:
+        return "lost" if self.end is not None else self.report.state
 
     @property
-    def has_ended(self) -> bool:
-        """Whether the worker's process is gone, or never came to listen."""
-        return self.state == "lost" and self.worker_port is None
+    def failure(self) -> WorkerFailure | None:
+        """What went wrong with its process, else with its shard or its pipeline."""
+        return self.end or self.report.failure
+
+    @property
+    def driver(self) -> DriverReport | None:
+        """What it says of the whole pipeline, if it is the first stage."""
+        return self.report.driver
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exo_lite.domain.cluster_state import ClusterState
-from exo_lite.domain.errors import LinkBroken, NodeLost, WorkerFailed
+from exo_lite.domain.errors import LinkBroken, NodeLost
 from exo_lite.domain.ids import InstanceId, ModelId, NodeId
 from exo_lite.domain.keep_alive import format_duration
 from exo_lite.domain.links import Link, broken_links, link, link_names, unreachable
@@ -14,6 +14,7 @@ from exo_lite.domain.node import NodeStatus, ShardStatus
 from exo_lite.domain.placement import Dot, Instance
 from exo_lite.domain.plan import Assignment, NodeOffer
 from exo_lite.domain.units import format_bytes
+from exo_lite.domain.worker_report import WorkerFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _has_finished(state: ClusterState, sibling: Instance) -> bool:
     if first.node_id not in state.living:
         return False  # its placement has come before it
     head = state.shard_status(sibling, first)
-    return head is None or head.error is not None or (head.idle_s or 0.0) >= MIN_IDLE_S
+    return head is None or head.failure is not None or (head.driver.idle_s if head.driver else 0.0) >= MIN_IDLE_S
 
 
 def _next_action(state: ClusterState, instance: Instance) -> Action | None:
@@ -121,7 +122,7 @@ def idle_s(state: ClusterState, instance: Instance) -> float | None:
     if instance.state != "ready" or any(instance.model_id in node.num_requests for node in state.living.values()):
         return None
     head = state.shard_status(instance, instance.assignments[0])
-    return head.idle_s or 0.0 if head else 0.0
+    return head.driver.idle_s if head and head.driver else 0.0
 
 
 def _overfull_reason(state: ClusterState, instance: Instance) -> str | None:
@@ -175,7 +176,8 @@ def _broken_ring(state: ClusterState, instance: Instance, statuses: Sequence[Sha
 
 
 def _is_stale(head: ShardStatus | None) -> bool:
-    return head is not None and head.proof_age_s is not None and head.proof_age_s > STALE_PROOF_S
+    age_s = head.driver.proof_age_s if head and head.driver else None
+    return age_s is not None and age_s > STALE_PROOF_S
 
 
 def ring_links(instance: Instance) -> frozenset[Link]:
@@ -188,30 +190,32 @@ def _names(instance: Instance) -> dict[NodeId, str]:
     return {part.node_id: part.name for part in instance.assignments}
 
 
-def _failed_link(status: ShardStatus, instance: Instance) -> Link | None:
-    stages = status.failed_stages or ()
+def _failed_link(failure: WorkerFailure, instance: Instance) -> Link | None:
+    stages = failure.stages or ()
     nodes = [instance.assignments[stage].node_id for stage in stages if stage < len(instance.assignments)]
     return link(*nodes) if len(set(nodes)) == 2 else None
 
 
 def _problem(status: ShardStatus, instance: Instance, assignment: Assignment) -> GiveUp | PlaceAnew | None:
-    cause = status.error_code or NodeLost.code
-    if status.error is None:
-        is_new = instance.state == "ready" and status.state == "loading"  # its daemon was away too briefly to be missed
+    """What is wrong with a worker: its process, its shard, or the pipeline of this epoch."""
+    if status.end is not None:
+        return PlaceAnew(instance.id, status.end.text, is_loss=False, cause=status.end.code)
+    report, failure = status.report, status.report.failure
+    if failure is None:
+        is_new = instance.state == "ready" and report.state == "loading"  # its daemon was away too briefly to be missed
         reason = f"{assignment.name} started again"
         return PlaceAnew(instance.id, reason, is_loss=True) if is_new else None
-    if status.cannot_load:
-        return GiveUp(instance.id, f"{assignment.name}: {status.error}", cause)
-    if status.has_ended:
-        cause = status.error_code or WorkerFailed.code
-        return PlaceAnew(instance.id, status.error, is_loss=False, cause=cause)
-    if status.epoch != instance.epoch:
-        return None
-    failed = _failed_link(status, instance)
+    if report.state == "lost":
+        return GiveUp(instance.id, f"{assignment.name}: {failure.text}", failure.code)
+    return _broken_pipeline(failure, instance) if report.joined_epoch == instance.epoch else None
+
+
+def _broken_pipeline(failure: WorkerFailure, instance: Instance) -> PlaceAnew:
+    failed = _failed_link(failure, instance)
     if failed is None:
-        return PlaceAnew(instance.id, status.error, is_loss=False, cause=cause)
+        return PlaceAnew(instance.id, failure.text, is_loss=False, cause=failure.code)
     [(first, second)] = link_names([failed], _names(instance))
-    reason = f"the stream between {first} and {second} broke off: {status.error}"
+    reason = f"the stream between {first} and {second} broke off: {failure.text}"
     return PlaceAnew(instance.id, reason, is_loss=False, cause=LinkBroken.code, failed_link=failed)
 
 

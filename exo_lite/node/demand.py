@@ -61,7 +61,7 @@ class Demand:
         if instance is None:
             return f"{model_id} is not placed yet"
         statuses = {part.shard: self._cluster.state.shard_status(instance, part) for part in instance.assignments}
-        num_loaded = sum(shard.num_layers * status.progress for shard, status in statuses.items() if status)
+        num_loaded = sum(shard.num_layers * status.report.progress for shard, status in statuses.items() if status)
         return f"{model_id} is {instance.state}, {num_loaded / instance.n_layers:.0%} of its layers are in memory,"
 
 

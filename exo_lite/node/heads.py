@@ -73,7 +73,9 @@ class Heads:
     def proof_age_s(self, instance: Instance) -> float | None:
         """Seconds since something went through every hop of an instance."""
         status = self._cluster.state.shard_status(instance, instance.assignments[0])
-        return status.proof_age_s if status and status.epoch == instance.epoch else None
+        if status is None or status.driver is None or status.report.joined_epoch != instance.epoch:
+            return None
+        return status.driver.proof_age_s
 
     def instance(self, model_id: ModelId) -> Instance:
         """The model as it is placed. Raises NotReady where it is not."""

@@ -105,4 +105,4 @@ def is_urgent(before: NodeStatus, after: NodeStatus) -> bool:
 
 
 def _shard_states(status: NodeStatus) -> list[object]:
-    return [(shard.shard, shard.instance_id, shard.state, shard.worker_port, shard.error) for shard in status.shards]
+    return [(shard.shard, shard.instance_id, shard.state, shard.worker_port, shard.failure) for shard in status.shards]

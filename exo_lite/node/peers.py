@@ -8,11 +8,12 @@ from typing import Protocol, Self
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
 from exo_lite.domain.load_options import LoadWish
-from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
+from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
+from exo_lite.domain.worker_report import WorkerReport
 
 
 class PeerNode(Protocol):
@@ -56,7 +57,7 @@ class PeerWorker(Protocol):
 
     async def close(self) -> None: ...
 
-    async def status(self, *, timeout_s: float) -> ShardStatus: ...
+    async def report(self, *, timeout_s: float) -> WorkerReport: ...
 
     async def connect(self, order: ConnectOrder, *, timeout_s: float) -> None: ...
 

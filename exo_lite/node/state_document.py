@@ -16,9 +16,10 @@ from exo_lite.domain.cluster_document import (
 from exo_lite.domain.cluster_state import ClusterState, Member
 from exo_lite.domain.links import Link, broken_links
 from exo_lite.domain.load_options import options_to_json
-from exo_lite.domain.node import NodeStatus, ServingCounts, ShardState, ShardStatus
+from exo_lite.domain.node import NodeStatus, ShardStatus
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import Assignment
+from exo_lite.domain.worker_report import DriverReport, ShardState
 from exo_lite.node.candidates import Unreached
 from exo_lite.node.events import NodeEvent
 from exo_lite.node.hints import fix_for
@@ -89,7 +90,9 @@ def _node(status: NodeStatus, member: Member | None, now_s: float) -> NodeDocume
 def _model(state: ClusterState, instance: Instance) -> ModelDocument:
     statuses = [state.shard_status(instance, assignment) for assignment in instance.assignments]
     head = statuses[0] if statuses else None
-    counts = head.counts if head else ServingCounts()
+    driver = head.driver if head else None
+    told = driver or DriverReport()
+    counts = told.counts
     return {
         "id": instance.model_id,
         "n_layers": instance.n_layers,
@@ -114,28 +117,28 @@ def _model(state: ClusterState, instance: Instance) -> ModelDocument:
             "proposed_tokens": counts.num_proposed_tokens,
             "accepted_tokens": counts.num_accepted_tokens,
         },
-        "tokens_per_second": head.tokens_per_second if head else 0.0,
-        "proof_age_s": head.proof_age_s if head else None,
+        "tokens_per_second": told.tokens_per_second,
+        "proof_age_s": told.proof_age_s,
         "keep_alive_s": None if instance.is_pinned else instance.keep_alive_s,
-        "idle_s": head.idle_s if head else None,
-        "kv_blocks": {"total": head.num_kv_blocks if head else 0, "free": head.num_free_kv_blocks if head else 0},
-        "requests": _num_requests(state, instance, head),
+        "idle_s": driver.idle_s if driver else None,
+        "kv_blocks": {"total": told.num_kv_blocks, "free": told.num_free_kv_blocks},
+        "requests": _num_requests(state, instance, told if head else None),
         "shards": [
-            _shard(assignment, status, state.shard_state(instance, assignment), head)
+            _shard(assignment, status, state.shard_state(instance, assignment), told.hop_ms)
             for assignment, status in zip(instance.assignments, statuses, strict=True)
         ],
     }
 
 
-def _num_requests(state: ClusterState, instance: Instance, head: ShardStatus | None) -> RequestsDocument:
+def _num_requests(state: ClusterState, instance: Instance, driver: DriverReport | None) -> RequestsDocument:
     """Those at the head; before it can take any, those that wait for it where they entered."""
-    if instance.state == "ready" and head is not None:
-        return {"running": head.num_running, "waiting": head.num_waiting}
+    if instance.state == "ready" and driver is not None:
+        return {"running": driver.num_running, "waiting": driver.num_waiting}
     return {"running": 0, "waiting": sum(node.num_requests.get(instance.model_id, 0) for node in state.living.values())}
 
 
 def _shard(
-    assignment: Assignment, status: ShardStatus | None, state: ShardState, head: ShardStatus | None
+    assignment: Assignment, status: ShardStatus | None, state: ShardState, hop_ms: float | None
 ) -> ShardDocument:
     return {
         "node_id": assignment.node_id,
@@ -143,9 +146,9 @@ def _shard(
         "start_layer": assignment.shard.start_layer,
         "end_layer": assignment.shard.end_layer,
         "state": state,
-        "progress": status.progress if status else 0.0,
+        "progress": status.report.progress if status else 0.0,
         "weight_bytes": assignment.weight_bytes,
         "kv_cache_bytes": assignment.kv_cache_bytes,
-        "compute_ms": status.compute_ms if status else None,
-        "hop_ms": head.hop_ms if head else None,
+        "compute_ms": status.report.compute_ms if status else None,
+        "hop_ms": hop_ms,
     }

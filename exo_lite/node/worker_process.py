@@ -27,6 +27,7 @@ from exo_lite.domain.ids import Epoch
 from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import Hop
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.domain.worker_report import WorkerFailure, WorkerReport
 from exo_lite.node.last_words import LastWords
 from exo_lite.node.oom import num_oom_kills
 from exo_lite.node.peers import Peers, PeerWorker
@@ -84,10 +85,7 @@ class WorkerProcess:
         self._num_oom_kills = count_oom_kills()
         self.status = ShardStatus(
             shard=config.shard,
-            assigned_epoch=epoch,
-            epoch=Epoch(0),
-            state="loading",
-            progress=0.0,
+            placed_epoch=epoch,
             weight_bytes=config.weight_bytes,
             kv_cache_bytes=config.kv_cache_bytes,
             working_bytes=config.working_bytes,
@@ -135,7 +133,7 @@ class WorkerProcess:
 
     def keep_for(self, epoch: Epoch) -> None:
         """The same shard serves a newer placement."""
-        self._update(replace(self.status, assigned_epoch=epoch))
+        self._update(replace(self.status, placed_epoch=epoch))
 
     async def _start(self, process: Process) -> _Listening:
         """The worker's ports, once it listens."""
@@ -184,19 +182,13 @@ class WorkerProcess:
         while True:
             try:
                 async with asyncio.timeout(patience_s):
-                    status = await _ask_until_answered(client)
+                    report = await _ask_until_answered(client)
             except TimeoutError as error:
                 raise WorkerHangs(
                     f"the worker on {self.config.node_name} has not answered for {patience_s:g} s"
                 ) from error
-            self._update(
-                replace(
-                    status,
-                    assigned_epoch=self.status.assigned_epoch,
-                    worker_port=listening.port,
-                    stream_port=listening.stream_port,
-                )
-            )
+            port, stream_port = listening.port, listening.stream_port
+            self._update(replace(self.status, report=report, worker_port=port, stream_port=stream_port))
             await asyncio.sleep(POLL_EVERY_S)
 
     def _exit_cause(self, return_code: int, cause: type[WorkerFailed]) -> WorkerFailed:
@@ -208,8 +200,8 @@ class WorkerProcess:
         return cause(f"{who} {how}")
 
     def _lose(self, error: ExoLiteError) -> None:
-        lost = replace(self.status, state="lost", worker_port=None, stream_port=None)
-        self._update(replace(lost, error=str(error), error_code=error.code))
+        end = WorkerFailure(str(error), error.code)
+        self._update(replace(self.status, worker_port=None, stream_port=None, end=end))
 
     def _update(self, status: ShardStatus) -> None:
         if status != self.status:
@@ -217,9 +209,9 @@ class WorkerProcess:
             self._on_change()
 
 
-async def _ask_until_answered(client: PeerWorker) -> ShardStatus:
+async def _ask_until_answered(client: PeerWorker) -> WorkerReport:
     while True:
         try:
-            return await client.status(timeout_s=STATUS_TIMEOUT_S)
+            return await client.report(timeout_s=STATUS_TIMEOUT_S)
         except ExoLiteError:
             await asyncio.sleep(POLL_EVERY_S)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from exo_lite.domain.errors import DeadlineExceeded, ExoLiteError, QueueFull
 from exo_lite.domain.ids import RequestId
-from exo_lite.domain.node import ServingCounts
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import Step, StepResult
 from exo_lite.domain.trace import RequestTrace
+from exo_lite.domain.worker_report import ServingCounts
 from exo_lite.pipeline.scheduler import Scheduler, StepUnderWay
 from exo_lite.pipeline.trace_ring import TraceRing
 

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from exo_lite.domain.errors import ContextLengthExceeded, InvalidRequest, QueueFull, StaleEpoch
 from exo_lite.domain.ids import Epoch, RequestId
-from exo_lite.domain.node import ServingCounts
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import (
     KV_BLOCK_TOKENS,
@@ -31,6 +30,7 @@ from exo_lite.domain.step import (
     StepResult,
     num_kv_blocks,
 )
+from exo_lite.domain.worker_report import ServingCounts
 from exo_lite.pipeline.block_pool import BlockPool, Key, block_keys, first_key
 from exo_lite.pipeline.chunk_size import ChunkSize
 from exo_lite.pipeline.drawn_tokens import drawn_by_chunk, scores_by_chunk

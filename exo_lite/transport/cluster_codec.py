@@ -13,6 +13,7 @@ from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription, Placement
 from exo_lite.domain.shard import Shard
+from exo_lite.domain.worker_report import WorkerReport
 from exo_lite.transport.dataclass_codec import from_message, read_fields, to_message
 from exo_lite.transport.v1 import cluster_pb2, node_pb2
 
@@ -32,6 +33,15 @@ def identity_to_proto(identity: NodeIdentity) -> cluster_pb2.NodeIdentity:
 
 def identity_from_proto(message: cluster_pb2.NodeIdentity) -> NodeIdentity:
     return from_message(NodeIdentity, message)
+
+
+def report_to_proto(report: WorkerReport) -> cluster_pb2.WorkerReport:
+    return to_message(report, cluster_pb2.WorkerReport)
+
+
+def report_from_proto(message: cluster_pb2.WorkerReport) -> WorkerReport:
+    """Raises MalformedMessage."""
+    return from_message(WorkerReport, message)
 
 
 def shard_status_to_proto(status: ShardStatus) -> cluster_pb2.ShardStatus:

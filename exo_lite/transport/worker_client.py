@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
-from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
-from exo_lite.transport.cluster_codec import order_to_proto, shard_status_from_proto
+from exo_lite.domain.worker_report import WorkerReport
+from exo_lite.transport.cluster_codec import order_to_proto, report_from_proto
 from exo_lite.transport.errors import errors_from_status
 from exo_lite.transport.step_codec import request_to_proto, trace_from_proto
 from exo_lite.transport.token_stream import received_tokens
@@ -30,9 +30,10 @@ class WorkerClient:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def status(self, *, timeout_s: float) -> ShardStatus:
+    async def report(self, *, timeout_s: float) -> WorkerReport:
+        """How the worker is."""
         with errors_from_status(self._peer):
-            return shard_status_from_proto(await self._stub.Status(worker_pb2.StatusRequest(), timeout=timeout_s))
+            return report_from_proto(await self._stub.Status(worker_pb2.StatusRequest(), timeout=timeout_s))
 
     async def connect(self, order: ConnectOrder, *, timeout_s: float) -> None:
         with errors_from_status(self._peer):

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import grpc
 
-from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
-from exo_lite.transport.cluster_codec import order_from_proto, shard_status_to_proto
+from exo_lite.domain.worker_report import WorkerReport
+from exo_lite.transport.cluster_codec import order_from_proto, report_to_proto
 from exo_lite.transport.errors import errors_as_status
 from exo_lite.transport.step_codec import request_from_proto, trace_to_proto
 from exo_lite.transport.token_stream import send_tokens
@@ -24,7 +24,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class WorkerHandler(Protocol):
     """What a worker does when called. Raises ExoLiteError, which reaches the caller as such."""
 
-    def status(self) -> ShardStatus: ...
+    def report(self) -> WorkerReport: ...
 
     async def on_connect(self, order: ConnectOrder) -> None: ...
 
@@ -41,8 +41,8 @@ class _WorkerServicer(WorkerServicer):
     def __init__(self, handler: WorkerHandler) -> None:
         self._handler = handler
 
-    async def Status(self, request: worker_pb2.StatusRequest, context: Context) -> cluster_pb2.ShardStatus:
-        return shard_status_to_proto(self._handler.status())
+    async def Status(self, request: worker_pb2.StatusRequest, context: Context) -> cluster_pb2.WorkerReport:
+        return report_to_proto(self._handler.report())
 
     async def Connect(self, request: node_pb2.ConnectRequest, context: Context) -> node_pb2.ConnectReply:
         async with errors_as_status(context):

@@ -21,13 +21,13 @@ from exo_lite.domain.errors import (
     StepHangs,
 )
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.node import ServingCounts, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import num_kv_blocks
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.domain.worker_report import DriverReport, WorkerFailure, WorkerReport
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage
@@ -94,32 +94,30 @@ class Worker:
             log.error("loading failed", extra={"shard": str(self._config.shard), "cause": str(error)})
             self._loading.error = error
 
-    def status(self) -> ShardStatus:
-        session, config = self._session, self._config
-        head = session.head if session else None
+    def report(self) -> WorkerReport:
+        """How it is, of its shard, its place in a pipeline, and where it drives one, of that too."""
+        session = self._session
         error = self._loading.error or (session.error if session else None)
-        return ShardStatus(
-            shard=config.shard,
-            assigned_epoch=Epoch(0),  # known to the daemon
-            epoch=session.epoch if session else Epoch(0),
+        return WorkerReport(
             state="lost" if self._loading.error else "ready" if self._stage else "loading",
             progress=self._loading.progress,
-            weight_bytes=config.weight_bytes,
-            kv_cache_bytes=config.kv_cache_bytes,
-            working_bytes=config.working_bytes,
+            joined_epoch=session.epoch if session else Epoch(0),
             compute_ms=session.compute_ms if session else None,
-            hop_ms=head.hop_ms if head else None,
-            tokens_per_second=head.tokens_per_second if head else 0.0,
-            num_running=head.num_running if head else 0,
-            num_waiting=head.num_waiting if head else 0,
-            proof_age_s=self._clock() - head.proved_at_s if head and head.proved_at_s is not None else None,
-            counts=head.counts if head else ServingCounts(),
-            error=str(error) if error else None,
-            error_code=error.code if error else None,
-            failed_stages=error.failed_stages if isinstance(error, NodeLost) else None,
-            idle_s=head.idle_s if head else None,
-            num_kv_blocks=head.num_kv_blocks if head else 0,
-            num_free_kv_blocks=head.num_free_kv_blocks if head else 0,
+            failure=_failure(error) if error else None,
+            driver=self._driver_report(session.head) if session and session.head else None,
+        )
+
+    def _driver_report(self, head: Head) -> DriverReport:
+        return DriverReport(
+            num_running=head.num_running,
+            num_waiting=head.num_waiting,
+            idle_s=head.idle_s,
+            tokens_per_second=head.tokens_per_second,
+            hop_ms=head.hop_ms,
+            proof_age_s=None if head.proved_at_s is None else self._clock() - head.proved_at_s,
+            num_kv_blocks=head.num_kv_blocks,
+            num_free_kv_blocks=head.num_free_kv_blocks,
+            counts=head.counts,
         )
 
     async def on_connect(self, order: ConnectOrder) -> None:
@@ -221,6 +219,10 @@ class Worker:
 
     def _set_progress(self, progress: float) -> None:
         self._loading.progress = progress
+
+
+def _failure(error: ExoLiteError) -> WorkerFailure:
+    return WorkerFailure(str(error), error.code, error.failed_stages if isinstance(error, NodeLost) else None)
 
 
 def _check_place(order: ConnectOrder, shard: Shard) -> None:

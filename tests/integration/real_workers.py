@@ -20,6 +20,7 @@ from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.domain.worker_report import DriverReport
 from exo_lite.node.joining import CONNECT_TIMEOUT_S
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.transport.worker_client import WorkerClient
@@ -105,6 +106,16 @@ class RunningWorker:
     @property
     def name(self) -> str:
         return self.process.config.node_name
+
+    @property
+    def driver(self) -> DriverReport:
+        """What it says of the whole pipeline; nothing yet before it is in one."""
+        return self.status.driver or DriverReport()
+
+    @property
+    def error(self) -> str | None:
+        failure = self.status.failure
+        return failure.text if failure else None
 
     @property
     def status(self) -> ShardStatus:

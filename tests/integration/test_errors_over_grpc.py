@@ -23,12 +23,11 @@ from exo_lite.domain.errors import (
     StaleEpoch,
 )
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
-from exo_lite.domain.node import ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
-from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import HiddenStates, Step, StepMessage, StepResult
 from exo_lite.domain.trace import RequestTrace
+from exo_lite.domain.worker_report import WorkerReport
 from exo_lite.transport import stage_server
 from exo_lite.transport.in_stream import InStream
 from exo_lite.transport.peers import GrpcPeers
@@ -54,8 +53,8 @@ class ScriptedWorker:
         self.error = error
         self.num_connects = 0
 
-    def status(self) -> ShardStatus:
-        return ShardStatus(Shard(ModelId("m"), 0, 0, 1), Epoch(1), Epoch(1), "ready", 1.0, 1, 1, 1)
+    def report(self) -> WorkerReport:
+        return WorkerReport("ready", 1.0, Epoch(1))
 
     async def on_connect(self, order: ConnectOrder) -> None:
         self.num_connects += 1
@@ -264,7 +263,7 @@ async def test_an_address_where_nothing_listens_refuses():
     async with client_of(address) as client:
         for _ in range(2):
             with pytest.raises(ConnectionRefused, match=r"attic \(127\.0\.0\.1:\d+\) refuses connections"):
-                await client.status(timeout_s=DEADLINE_S)
+                await client.report(timeout_s=DEADLINE_S)
 
 
 async def test_a_peer_that_dies_in_mid_call_is_lost_by_name():

@@ -362,7 +362,10 @@ async def test_whoever_stops_taking_ends_the_epoch_and_is_named(tail: Tail):
     await check_alive(tail)
     tail.results.stream.close()
     assert await asyncio.to_thread(tail.front.is_over.wait, DEADLINE_S)
-    newest = lambda: tail.worker.status if tail.worker.status.epoch == tail.epoch else None  # noqa: E731
-    said = await until(lambda: (status := newest()) and status.error, "the worker says what broke")
+
+    def newest_word() -> str | None:
+        return tail.worker.error if tail.worker.status.report.joined_epoch == tail.epoch else None
+
+    said = await until(newest_word, "the worker says what broke")
     assert said == "front takes no more of what stage 1 computes: its stream has broken off"
     await check_joins_anew(tail)

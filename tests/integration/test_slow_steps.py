@@ -85,7 +85,7 @@ async def test_a_neighbour_that_is_lost_in_the_middle_of_a_step_is_noticed(
     async with running(*halves(tiny_llama)) as [front, back]:
         epoch = await join(front, back)
         asked = asyncio.ensure_future(answer(front, request(epoch, PROMPT, 2)))
-        await until(lambda: front.status.num_running > 0, "the front computes")
+        await until(lambda: front.driver.num_running > 0, "the front computes")
         back.program().send_signal(sign)
         lost_at_s = time.monotonic()
         with pytest.raises(NodeLost, match="back"):
@@ -101,7 +101,7 @@ async def test_a_short_pause_of_a_process_costs_no_answer(tiny_llama: TinyLlama,
         front, back = workers
         epoch = await join(front, back)
         asked = asyncio.ensure_future(answer(front, request(epoch, PROMPT, 400)))
-        await until(lambda: front.status.num_running > 0, "it answers")
+        await until(lambda: front.driver.num_running > 0, "it answers")
         program = workers[stopped].program()
         program.send_signal(signal.SIGSTOP)
         await asyncio.sleep(0.75 * DEFAULT_HANG_TIMEOUT_S)  # the pause itself
@@ -124,7 +124,7 @@ async def _answered_over_a_pause(tiny_llama: TinyLlama, pause_s: float) -> None:
     async with running(*halves(tiny_llama, hang_timeout_s=4 * pause_s)) as [front, back]:
         epoch = await join(front, back)
         asked = asyncio.ensure_future(answer(front, request(epoch, PROMPT, 400)))
-        await until(lambda: front.status.num_running > 0, "it answers")
+        await until(lambda: front.driver.num_running > 0, "it answers")
         program = back.program()
         program.send_signal(signal.SIGSTOP)
         await asyncio.sleep(pause_s)  # the pause itself

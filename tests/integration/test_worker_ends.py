@@ -64,8 +64,10 @@ async def test_the_end_of_a_worker_names_its_cause_and_its_last_words(
     code: str,
 ):
     status = await ended(tmp_path, monkeypatch, script, iter(oom_kills))
-    assert (status.state, status.error) == ("lost", error)
-    assert (status.error_code or "").endswith(code)
+    assert status.state == "lost"
+    assert status.end is not None
+    assert status.end.text == error
+    assert status.end.code.endswith(code)
 
 
 async def test_what_a_worker_writes_to_standard_error_goes_on_to_the_daemons(

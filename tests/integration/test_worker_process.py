@@ -69,10 +69,10 @@ async def workers(tiny_llama: TinyLlama) -> AsyncIterator[dict[str, RunningWorke
 
 async def test_a_worker_loads_with_progress_and_becomes_ready(workers: dict[str, RunningWorker]):
     for worker in workers.values():
-        loading = [status.progress for status in worker.history if status.state == "loading"]
+        loading = [status.report.progress for status in worker.history if status.state == "loading"]
         assert all(before <= after for before, after in pairwise([0.0, *loading, 1.0]))
         first_ready = next(status for status in worker.history if status.state == "ready")
-        assert (first_ready.progress, first_ready.error) == (1.0, None)
+        assert (first_ready.report.progress, first_ready.failure) == (1.0, None)
         assert first_ready.shard == worker.process.config.shard
         sizes = (first_ready.weight_bytes, first_ready.kv_cache_bytes, first_ready.working_bytes)
         assert sizes == (1, 2, 3)
@@ -102,25 +102,24 @@ async def test_what_went_through_every_hop_is_measured(workers: dict[str, Runnin
     head = workers["front"]
     epoch = await join(head, workers["back"])
     await answer(head, request(epoch, PROMPT, 5))
-    is_measured = lambda: head.status.epoch == epoch and head.status.hop_ms is not None  # noqa: E731
+    is_measured = lambda: head.status.report.joined_epoch == epoch and head.driver.hop_ms is not None  # noqa: E731
     await until(is_measured, "hops are measured")
-    measured = head.status
-    assert measured.compute_ms is not None
-    assert measured.proof_age_s is not None
+    assert head.status.report.compute_ms is not None
+    assert head.driver.proof_age_s is not None
     async with client_of(head) as client:
         newest, *_ = await client.traces(timeout_s=5.0)
     assert [step.num_tokens for step in newest.steps] == [1] * 5
     for step in newest.steps:
         assert [stage.compute_ms > 0 and stage.serialize_ms > 0 for stage in step.stages] == [True, True]
         assert 0 < step.wire_ms < step.duration_ms
-    back = await until(lambda: workers["back"].status.compute_ms, "the other stage's computing is measured")
+    back = await until(lambda: workers["back"].status.report.compute_ms, "the other stage's computing is measured")
     assert back > 0
 
 
 async def test_an_idle_pipeline_proves_itself(workers: dict[str, RunningWorker]):
     head = workers["front"]
     epoch = await join(head, workers["back"])
-    proven = lambda: head.status.epoch == epoch and head.status.proof_age_s is not None  # noqa: E731
+    proven = lambda: head.status.report.joined_epoch == epoch and head.driver.proof_age_s is not None  # noqa: E731
     await until(proven, "a probe went through every hop")
 
 
@@ -222,14 +221,14 @@ async def test_cancelling_an_answer_frees_its_slot(workers: dict[str, RunningWor
         await asyncio.gather(*(anext(tokens) for tokens in answers[:NUM_SLOTS]))
         upcoming = [asyncio.ensure_future(anext(tokens)) for tokens in answers[NUM_SLOTS:]]
         await until(
-            lambda: head.status.num_running == NUM_SLOTS and head.status.num_waiting == 2, "all slots are taken"
+            lambda: head.driver.num_running == NUM_SLOTS and head.driver.num_waiting == 2, "all slots are taken"
         )
         for waiting in upcoming:
             waiting.cancel()
         await asyncio.wait(upcoming)
         for tokens in answers:
             await tokens.aclose()
-        await until(lambda: (head.status.num_running, head.status.num_waiting) == (0, 0), "every slot is free")
+        await until(lambda: (head.driver.num_running, head.driver.num_waiting) == (0, 0), "every slot is free")
     assert await answer(head, request(epoch, PROMPT, 10)) == tiny_llama.greedy(PROMPT, 10)
 
 
@@ -242,7 +241,7 @@ async def test_a_client_that_vanishes_frees_its_slot(workers: dict[str, RunningW
     with pytest.raises((asyncio.CancelledError, NodeLost)):
         async for _ in tokens:
             pass
-    await until(lambda: whole.status.epoch == epoch and whole.status.num_running == 0, "its slot is free")
+    await until(lambda: whole.status.report.joined_epoch == epoch and whole.driver.num_running == 0, "its slot is free")
 
 
 async def test_whoever_asks_for_the_steps_of_others_disturbs_nothing(
@@ -291,14 +290,14 @@ async def test_the_death_of_the_second_worker_ends_the_answer_and_is_told(
                     async for _ in tokens:
                         pass
         await until(lambda: cellar.status.state == "lost", "its daemon knows")
-        assert cellar.status.error == "the worker on cellar was killed by signal 9"
+        assert cellar.error == "the worker on cellar was killed by signal 9"
         assert (cellar.status.worker_port, cellar.status.stream_port) == (None, None)
-        broken = await until(lambda: front.status.error, "the other worker says what broke")
+        broken = await until(lambda: front.error, "the other worker says what broke")
         assert "cellar" in broken
         with pytest.raises(NodeLost, match="cellar"):
             await answer(front, request(epoch, PROMPT, 3))
     await join(front, workers["back"])
-    await until(lambda: front.status.error is None, "a new pipeline has no error")
+    await until(lambda: front.error is None, "a new pipeline has no error")
 
 
 async def test_a_worker_ends_when_its_daemon_does(tiny_llama: TinyLlama):
@@ -325,7 +324,7 @@ async def test_damaged_weights_are_told_by_name_and_the_worker_stays(tiny_llama:
     weights.write_bytes(weights.read_bytes()[:-1000])
     async with running(config_for("unlucky", folder)) as [unlucky]:
         assert unlucky.status.state == "lost"
-        assert str(weights) in (unlucky.status.error or "")
+        assert str(weights) in (unlucky.error or "")
         assert unlucky.program().status() != psutil.STATUS_ZOMBIE
         order = ConnectOrder(MODEL, next_epoch(), 0, 1, previous=None, tail=None, next_name="whole")
         with pytest.raises(NotReady, match=r"model\.safetensors"):
@@ -342,7 +341,7 @@ async def test_a_worker_that_hangs_is_lost_and_ended(tiny_llama: TinyLlama):
         program = frozen.program()
         program.send_signal(signal.SIGSTOP)
         await until(lambda: frozen.status.state == "lost", "its daemon knows")
-        assert frozen.status.error == "the worker on frozen has not answered for 1 s"
+        assert frozen.error == "the worker on frozen has not answered for 1 s"
         await until(lambda: not program.is_running(), "the program is gone")
 
 
@@ -361,4 +360,4 @@ async def test_a_worker_that_cannot_start_is_lost_and_says_why(
     monkeypatch.setattr(sys, "executable", program)
     async with running(config_for("attic", tmp_path)) as [attic]:
         assert (attic.status.state, attic.status.worker_port) == ("lost", None)
-        assert re.fullmatch(error + ".*", attic.status.error or ""), attic.status.error
+        assert re.fullmatch(error + ".*", attic.error or ""), attic.error

@@ -148,119 +148,181 @@ class MemoryUse(_message.Message):
 Global___MemoryUse: _TypeAlias = MemoryUse  # noqa: Y015
 
 @_typing.final
-class ShardStatus(_message.Message):
+class WorkerFailure(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    SHARD_FIELD_NUMBER: _builtins.int
-    EPOCH_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    PROGRESS_FIELD_NUMBER: _builtins.int
-    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
-    KV_CACHE_BYTES_FIELD_NUMBER: _builtins.int
-    WORKING_BYTES_FIELD_NUMBER: _builtins.int
-    COMPUTE_MS_FIELD_NUMBER: _builtins.int
-    HOP_MS_FIELD_NUMBER: _builtins.int
-    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
-    NUM_RUNNING_FIELD_NUMBER: _builtins.int
-    NUM_WAITING_FIELD_NUMBER: _builtins.int
-    PROOF_AGE_S_FIELD_NUMBER: _builtins.int
-    ERROR_FIELD_NUMBER: _builtins.int
-    ASSIGNED_EPOCH_FIELD_NUMBER: _builtins.int
-    IDLE_S_FIELD_NUMBER: _builtins.int
-    NUM_KV_BLOCKS_FIELD_NUMBER: _builtins.int
-    NUM_FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
-    COUNTS_FIELD_NUMBER: _builtins.int
-    WORKER_PORT_FIELD_NUMBER: _builtins.int
-    STREAM_PORT_FIELD_NUMBER: _builtins.int
-    ERROR_CODE_FIELD_NUMBER: _builtins.int
-    FAILED_STAGES_FIELD_NUMBER: _builtins.int
-    epoch: _builtins.int
-    state: _builtins.str
-    progress: _builtins.float
-    weight_bytes: _builtins.int
-    kv_cache_bytes: _builtins.int
-    working_bytes: _builtins.int
-    compute_ms: _builtins.float
-    hop_ms: _builtins.float
-    tokens_per_second: _builtins.float
-    num_running: _builtins.int
-    num_waiting: _builtins.int
-    proof_age_s: _builtins.float
-    error: _builtins.str
-    assigned_epoch: _builtins.int
-    idle_s: _builtins.float
-    num_kv_blocks: _builtins.int
-    num_free_kv_blocks: _builtins.int
-    worker_port: _builtins.int
-    stream_port: _builtins.int
-    error_code: _builtins.str
+    TEXT_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    code: _builtins.str
     @_builtins.property
-    def shard(self) -> Global___Shard: ...
-    @_builtins.property
-    def counts(self) -> Global___ServingCounts: ...
-    @_builtins.property
-    def failed_stages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+    def stages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """two, or none"""
 
     def __init__(
         self,
         *,
-        shard: Global___Shard | None = ...,
-        epoch: _builtins.int = ...,
-        state: _builtins.str = ...,
-        progress: _builtins.float = ...,
-        weight_bytes: _builtins.int = ...,
-        kv_cache_bytes: _builtins.int = ...,
-        working_bytes: _builtins.int = ...,
-        compute_ms: _builtins.float | None = ...,
-        hop_ms: _builtins.float | None = ...,
-        tokens_per_second: _builtins.float = ...,
+        text: _builtins.str = ...,
+        code: _builtins.str = ...,
+        stages: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "stages", b"stages", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerFailure: _TypeAlias = WorkerFailure  # noqa: Y015
+
+@_typing.final
+class DriverReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_RUNNING_FIELD_NUMBER: _builtins.int
+    NUM_WAITING_FIELD_NUMBER: _builtins.int
+    IDLE_S_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    HOP_MS_FIELD_NUMBER: _builtins.int
+    PROOF_AGE_S_FIELD_NUMBER: _builtins.int
+    NUM_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    num_running: _builtins.int
+    num_waiting: _builtins.int
+    idle_s: _builtins.float
+    tokens_per_second: _builtins.float
+    hop_ms: _builtins.float
+    proof_age_s: _builtins.float
+    num_kv_blocks: _builtins.int
+    num_free_kv_blocks: _builtins.int
+    @_builtins.property
+    def counts(self) -> Global___ServingCounts: ...
+    def __init__(
+        self,
+        *,
         num_running: _builtins.int = ...,
         num_waiting: _builtins.int = ...,
+        idle_s: _builtins.float = ...,
+        tokens_per_second: _builtins.float = ...,
+        hop_ms: _builtins.float | None = ...,
         proof_age_s: _builtins.float | None = ...,
-        error: _builtins.str | None = ...,
-        assigned_epoch: _builtins.int = ...,
-        idle_s: _builtins.float | None = ...,
         num_kv_blocks: _builtins.int = ...,
         num_free_kv_blocks: _builtins.int = ...,
         counts: Global___ServingCounts | None = ...,
-        worker_port: _builtins.int | None = ...,
-        stream_port: _builtins.int | None = ...,
-        error_code: _builtins.str | None = ...,
-        failed_stages: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_error_code", b"_error_code", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "compute_ms", b"compute_ms", "counts", b"counts", "error", b"error", "error_code", b"error_code", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "proof_age_s", b"proof_age_s", "shard", b"shard", "stream_port", b"stream_port", "worker_port", b"worker_port"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hop_ms", b"_hop_ms", "_proof_age_s", b"_proof_age_s", "counts", b"counts", "hop_ms", b"hop_ms", "proof_age_s", b"proof_age_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_error", b"_error", "_error_code", b"_error_code", "_hop_ms", b"_hop_ms", "_idle_s", b"_idle_s", "_proof_age_s", b"_proof_age_s", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "assigned_epoch", b"assigned_epoch", "compute_ms", b"compute_ms", "counts", b"counts", "epoch", b"epoch", "error", b"error", "error_code", b"error_code", "failed_stages", b"failed_stages", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "kv_cache_bytes", b"kv_cache_bytes", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "progress", b"progress", "proof_age_s", b"proof_age_s", "shard", b"shard", "state", b"state", "stream_port", b"stream_port", "tokens_per_second", b"tokens_per_second", "weight_bytes", b"weight_bytes", "worker_port", b"worker_port", "working_bytes", b"working_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hop_ms", b"_hop_ms", "_proof_age_s", b"_proof_age_s", "counts", b"counts", "hop_ms", b"hop_ms", "idle_s", b"idle_s", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_running", b"num_running", "num_waiting", b"num_waiting", "proof_age_s", b"proof_age_s", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hop_ms: _TypeAlias = _typing.Literal["hop_ms"]  # noqa: Y015
+    _WhichOneofArgType__hop_ms: _TypeAlias = _typing.Literal["_hop_ms", b"_hop_ms"]  # noqa: Y015
+    _WhichOneofReturnType__proof_age_s: _TypeAlias = _typing.Literal["proof_age_s"]  # noqa: Y015
+    _WhichOneofArgType__proof_age_s: _TypeAlias = _typing.Literal["_proof_age_s", b"_proof_age_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hop_ms) -> _WhichOneofReturnType__hop_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__proof_age_s) -> _WhichOneofReturnType__proof_age_s | None: ...
+
+Global___DriverReport: _TypeAlias = DriverReport  # noqa: Y015
+
+@_typing.final
+class WorkerReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    JOINED_EPOCH_FIELD_NUMBER: _builtins.int
+    COMPUTE_MS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    DRIVER_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    progress: _builtins.float
+    joined_epoch: _builtins.int
+    compute_ms: _builtins.float
+    @_builtins.property
+    def failure(self) -> Global___WorkerFailure: ...
+    @_builtins.property
+    def driver(self) -> Global___DriverReport: ...
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        progress: _builtins.float = ...,
+        joined_epoch: _builtins.int = ...,
+        compute_ms: _builtins.float | None = ...,
+        failure: Global___WorkerFailure | None = ...,
+        driver: Global___DriverReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_driver", b"_driver", "_failure", b"_failure", "compute_ms", b"compute_ms", "driver", b"driver", "failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_driver", b"_driver", "_failure", b"_failure", "compute_ms", b"compute_ms", "driver", b"driver", "failure", b"failure", "joined_epoch", b"joined_epoch", "progress", b"progress", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_ms: _TypeAlias = _typing.Literal["compute_ms"]  # noqa: Y015
     _WhichOneofArgType__compute_ms: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms"]  # noqa: Y015
-    _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
-    _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
-    _WhichOneofReturnType__error_code: _TypeAlias = _typing.Literal["error_code"]  # noqa: Y015
-    _WhichOneofArgType__error_code: _TypeAlias = _typing.Literal["_error_code", b"_error_code"]  # noqa: Y015
-    _WhichOneofReturnType__hop_ms: _TypeAlias = _typing.Literal["hop_ms"]  # noqa: Y015
-    _WhichOneofArgType__hop_ms: _TypeAlias = _typing.Literal["_hop_ms", b"_hop_ms"]  # noqa: Y015
-    _WhichOneofReturnType__idle_s: _TypeAlias = _typing.Literal["idle_s"]  # noqa: Y015
-    _WhichOneofArgType__idle_s: _TypeAlias = _typing.Literal["_idle_s", b"_idle_s"]  # noqa: Y015
-    _WhichOneofReturnType__proof_age_s: _TypeAlias = _typing.Literal["proof_age_s"]  # noqa: Y015
-    _WhichOneofArgType__proof_age_s: _TypeAlias = _typing.Literal["_proof_age_s", b"_proof_age_s"]  # noqa: Y015
+    _WhichOneofReturnType__driver: _TypeAlias = _typing.Literal["driver"]  # noqa: Y015
+    _WhichOneofArgType__driver: _TypeAlias = _typing.Literal["_driver", b"_driver"]  # noqa: Y015
+    _WhichOneofReturnType__failure: _TypeAlias = _typing.Literal["failure"]  # noqa: Y015
+    _WhichOneofArgType__failure: _TypeAlias = _typing.Literal["_failure", b"_failure"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_ms) -> _WhichOneofReturnType__compute_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__driver) -> _WhichOneofReturnType__driver | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failure) -> _WhichOneofReturnType__failure | None: ...
+
+Global___WorkerReport: _TypeAlias = WorkerReport  # noqa: Y015
+
+@_typing.final
+class ShardStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    PLACED_EPOCH_FIELD_NUMBER: _builtins.int
+    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    KV_CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    WORKING_BYTES_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    WORKER_PORT_FIELD_NUMBER: _builtins.int
+    STREAM_PORT_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    placed_epoch: _builtins.int
+    weight_bytes: _builtins.int
+    kv_cache_bytes: _builtins.int
+    working_bytes: _builtins.int
+    worker_port: _builtins.int
+    stream_port: _builtins.int
+    @_builtins.property
+    def shard(self) -> Global___Shard: ...
+    @_builtins.property
+    def report(self) -> Global___WorkerReport: ...
+    @_builtins.property
+    def end(self) -> Global___WorkerFailure: ...
+    def __init__(
+        self,
+        *,
+        shard: Global___Shard | None = ...,
+        placed_epoch: _builtins.int = ...,
+        weight_bytes: _builtins.int = ...,
+        kv_cache_bytes: _builtins.int = ...,
+        working_bytes: _builtins.int = ...,
+        report: Global___WorkerReport | None = ...,
+        worker_port: _builtins.int | None = ...,
+        stream_port: _builtins.int | None = ...,
+        end: Global___WorkerFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "end", b"end", "report", b"report", "shard", b"shard", "stream_port", b"stream_port", "worker_port", b"worker_port"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_stream_port", b"_stream_port", "_worker_port", b"_worker_port", "end", b"end", "kv_cache_bytes", b"kv_cache_bytes", "placed_epoch", b"placed_epoch", "report", b"report", "shard", b"shard", "stream_port", b"stream_port", "weight_bytes", b"weight_bytes", "worker_port", b"worker_port", "working_bytes", b"working_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end: _TypeAlias = _typing.Literal["end"]  # noqa: Y015
+    _WhichOneofArgType__end: _TypeAlias = _typing.Literal["_end", b"_end"]  # noqa: Y015
     _WhichOneofReturnType__stream_port: _TypeAlias = _typing.Literal["stream_port"]  # noqa: Y015
     _WhichOneofArgType__stream_port: _TypeAlias = _typing.Literal["_stream_port", b"_stream_port"]  # noqa: Y015
     _WhichOneofReturnType__worker_port: _TypeAlias = _typing.Literal["worker_port"]  # noqa: Y015
     _WhichOneofArgType__worker_port: _TypeAlias = _typing.Literal["_worker_port", b"_worker_port"]  # noqa: Y015
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_ms) -> _WhichOneofReturnType__compute_ms | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_code) -> _WhichOneofReturnType__error_code | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__hop_ms) -> _WhichOneofReturnType__hop_ms | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__idle_s) -> _WhichOneofReturnType__idle_s | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__proof_age_s) -> _WhichOneofReturnType__proof_age_s | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end) -> _WhichOneofReturnType__end | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_port) -> _WhichOneofReturnType__stream_port | None: ...
     @_typing.overload

@@ -39,7 +39,7 @@ class WorkerStub:
         self.Status = channel.unary_unary(
                 '/exo_lite.transport.v1.Worker/Status',
                 request_serializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StatusRequest.SerializeToString,
-                response_deserializer=exo__lite_dot_transport_dot_v1_dot_cluster__pb2.ShardStatus.FromString,
+                response_deserializer=exo__lite_dot_transport_dot_v1_dot_cluster__pb2.WorkerReport.FromString,
                 _registered_method=True)
         self.Connect = channel.unary_unary(
                 '/exo_lite.transport.v1.Worker/Connect',
@@ -93,7 +93,7 @@ def add_WorkerServicer_to_server(servicer, server):
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
                     request_deserializer=exo__lite_dot_transport_dot_v1_dot_worker__pb2.StatusRequest.FromString,
-                    response_serializer=exo__lite_dot_transport_dot_v1_dot_cluster__pb2.ShardStatus.SerializeToString,
+                    response_serializer=exo__lite_dot_transport_dot_v1_dot_cluster__pb2.WorkerReport.SerializeToString,
             ),
             'Connect': grpc.unary_unary_rpc_method_handler(
                     servicer.Connect,
@@ -137,7 +137,7 @@ class Worker:
             target,
             '/exo_lite.transport.v1.Worker/Status',
             exo__lite_dot_transport_dot_v1_dot_worker__pb2.StatusRequest.SerializeToString,
-            exo__lite_dot_transport_dot_v1_dot_cluster__pb2.ShardStatus.FromString,
+            exo__lite_dot_transport_dot_v1_dot_cluster__pb2.WorkerReport.FromString,
             options,
             channel_credentials,
             insecure,

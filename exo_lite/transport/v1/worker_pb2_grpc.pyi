@@ -33,7 +33,7 @@ class WorkerStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerAsyncStub: ...
-    Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _cluster_pb2.ShardStatus]
+    Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _cluster_pb2.WorkerReport]
     Connect: _grpc.UnaryUnaryMultiCallable[_node_pb2.ConnectRequest, _node_pb2.ConnectReply]
     Traces: _grpc.UnaryUnaryMultiCallable[_worker_pb2.TracesRequest, _worker_pb2.TracesReply]
     """To the head: where the time of its last requests went."""
@@ -43,7 +43,7 @@ class WorkerStub:
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _cluster_pb2.ShardStatus]  # type: ignore[assignment]
+    Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _cluster_pb2.WorkerReport]  # type: ignore[assignment]
     Connect: _aio.UnaryUnaryMultiCallable[_node_pb2.ConnectRequest, _node_pb2.ConnectReply]  # type: ignore[assignment]
     Traces: _aio.UnaryUnaryMultiCallable[_worker_pb2.TracesRequest, _worker_pb2.TracesReply]  # type: ignore[assignment]
     """To the head: where the time of its last requests went."""
@@ -56,7 +56,7 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _worker_pb2.StatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_cluster_pb2.ShardStatus, _abc.Awaitable[_cluster_pb2.ShardStatus]]: ...
+    ) -> _typing.Union[_cluster_pb2.WorkerReport, _abc.Awaitable[_cluster_pb2.WorkerReport]]: ...
 
     @_abc_1.abstractmethod
     def Connect(

@@ -53,7 +53,7 @@ def test_a_part_is_lost_with_its_node_and_loading_before_its_node_has_heard_of_i
 
 
 def test_words_on_another_model_or_epoch_are_not_this_parts():
-    older = shard_status(SECOND, assigned_epoch=Epoch(EPOCH - 1))
+    older = shard_status(SECOND, placed_epoch=Epoch(EPOCH - 1))
     state = two_nodes(shard_status(part("a", 0, 1, ModelId("other"))), older)
     assert state.shard_status(instance(FIRST, SECOND), FIRST) is None
     assert state.shard_status(instance(FIRST, SECOND), SECOND) is None
@@ -62,7 +62,7 @@ def test_words_on_another_model_or_epoch_are_not_this_parts():
 
 def test_two_instances_of_one_model_stand_side_by_side_each_with_its_own_workers():
     old, new = part("a", 0, 3), part("b", 0, 3)
-    there = node("b", shard_status(new, "loading", assigned_epoch=NEXT.epoch))
+    there = node("b", shard_status(new, "loading", placed_epoch=NEXT.epoch))
     placed = instance(old), replace(instance(new, state="loading"), epoch=NEXT.epoch)
     state = cluster(node("a", shard_status(old)), [member(there)], *placed)
     assert [one.id for one in state.instances] == [INSTANCE, NEXT]

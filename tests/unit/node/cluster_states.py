@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from exo_lite.domain.cluster_state import ClusterState, Member, MemberState
+from exo_lite.domain.errors import NodeLost, WorkerFailed
 from exo_lite.domain.ids import BootId, Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus, ShardState, ShardStatus
+from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.placement import Instance, InstanceState, Placement
 from exo_lite.domain.plan import Assignment
 from exo_lite.domain.shard import Shard
+from exo_lite.domain.worker_report import DriverReport, ShardState, WorkerFailure, WorkerReport
 
 MODEL = ModelId("tiny")
 FINGERPRINT = "0123456789abcdef"
@@ -52,25 +56,34 @@ def shard_status(
     assignment: Assignment,
     state: ShardState = "ready",
     *,
-    assigned_epoch: Epoch = EPOCH,
-    epoch: Epoch = EPOCH,
+    placed_epoch: Epoch = EPOCH,
+    joined_epoch: Epoch = EPOCH,
     worker_port: int | None = 7,
     stream_port: int | None = 17,
     error: str | None = None,
+    code: str | None = None,
+    failed_stages: tuple[int, int] | None = None,
+    driver: DriverReport | None = None,
 ) -> ShardStatus:
-    return ShardStatus(
-        shard=assignment.shard,
-        assigned_epoch=assigned_epoch,
-        epoch=epoch,
-        state=state,
+    """A worker's status; one that is lost and has no port has ended."""
+    has_ended = state == "lost" and worker_port is None
+    code = code or (WorkerFailed.code if has_ended else NodeLost.code)
+    failure = WorkerFailure(error, code, failed_stages) if error is not None else None
+    report = WorkerReport(
+        state="ready" if has_ended else state,
         progress=1.0 if state == "ready" else 0.4,
-        weight_bytes=100,
-        kv_cache_bytes=20,
-        working_bytes=3,
-        worker_port=worker_port,
-        stream_port=stream_port,
-        error=error,
+        joined_epoch=joined_epoch,
+        failure=None if has_ended else failure,
+        driver=driver,
     )
+    end = failure if has_ended else None
+    return ShardStatus(assignment.shard, placed_epoch, 100, 20, 3, report, worker_port, stream_port, end)
+
+
+def driven(status: ShardStatus, **fields: Any) -> ShardStatus:
+    """The first stage's worker, with what only it knows."""
+    driver = replace(status.driver or DriverReport(), **fields)
+    return replace(status, report=replace(status.report, driver=driver))
 
 
 def instance(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ from tests.unit.node.cluster_states import (
     MODEL,
     SPEC,
     cluster,
+    driven,
     instance,
     member,
     node,
@@ -46,8 +48,8 @@ TIGHT_BYTES = _SIZES.middle_bytes + 2 * _SIZES.layer_bytes
 TINY = ModelDescription(MODEL, FINGERPRINT, SPEC)
 
 
-def word(index: int, **changes: object) -> ShardStatus:
-    return replace(shard_status(PARTS[index]), **changes)  # type: ignore[arg-type]
+def word(index: int, *, proof_age_s: float | None = None, **changes: Any) -> ShardStatus:
+    return driven(shard_status(PARTS[index], **changes), proof_age_s=proof_age_s)
 
 
 def three(
@@ -90,7 +92,7 @@ def test_a_ring_over_a_broken_link_is_placed_anew_unless_tokens_still_go_round()
 
 
 def test_a_stream_that_broke_off_names_its_two_nodes():
-    broken = word(0, error="node-c did not answer", error_code="node_lost", failed_stages=(2, 0))
+    broken = word(0, error="node-c did not answer", failed_stages=(2, 0))
     [action] = next_actions(three(broken, word(1, error="ended with it"), word(2)))
     assert isinstance(action, PlaceAnew)
     assert (action.failed_link, action.cause) == (link(A, C), "link_broken")

@@ -9,8 +9,8 @@ import pytest
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.domain.node import ShardState
 from exo_lite.domain.placement import InstanceState
+from exo_lite.domain.worker_report import ShardState
 from exo_lite.node.decisions import (
     MIN_IDLE_S,
     Action,
@@ -32,6 +32,7 @@ from tests.unit.node.cluster_states import (
     SECOND,
     both_ready,
     cluster,
+    driven,
     instance,
     member,
     node,
@@ -61,7 +62,7 @@ def test_an_instance_with_every_part_loaded_is_warmed_up(state: InstanceState):
     assert next_actions(both_ready(state=state)) == [WarmUp(INSTANCE)]
 
 
-@pytest.mark.parametrize("other", [None, shard_status(SECOND, "loading"), shard_status(SECOND, assigned_epoch=OLDER)])
+@pytest.mark.parametrize("other", [None, shard_status(SECOND, "loading"), shard_status(SECOND, placed_epoch=OLDER)])
 def test_it_is_not_while_a_part_is_loading_or_unheard_of(other):
     assert next_actions(two_nodes(shard_status(FIRST), other, state="loading")) == []
 
@@ -111,7 +112,7 @@ def test_a_pipeline_that_broke_in_this_epoch_places_anew():
 
 
 def test_one_that_broke_in_an_older_epoch_does_not():
-    old_word = shard_status(FIRST, epoch=OLDER, error="node-c did not answer")
+    old_word = shard_status(FIRST, joined_epoch=OLDER, error="node-c did not answer")
     assert next_actions(two_nodes(old_word, shard_status(SECOND, "loading"), state="loading")) == []
     assert next_actions(two_nodes(old_word, shard_status(SECOND), state="loading")) == [WarmUp(INSTANCE)]
 
@@ -124,7 +125,7 @@ def test_a_ready_instance_with_a_part_that_loads_again_is_placed_anew():
 def idle(seconds: float | None, *, keep_alive_s: float = 300.0) -> ClusterState:
     """A ready instance whose head says so."""
     state = both_ready()
-    head = replace(shard_status(FIRST), idle_s=seconds)
+    head = shard_status(FIRST) if seconds is None else driven(shard_status(FIRST), idle_s=seconds)
     placed = replace(instance(FIRST, SECOND), keep_alive_s=keep_alive_s)
     return replace(
         state,
@@ -187,7 +188,7 @@ def test_each_instance_has_an_action_of_its_own():
 def test_two_instances_of_one_model_have_an_action_each():
     parts = part("a", 0, 3), part("b", 0, 3)
     newer = InstanceId(MODEL, Epoch(EPOCH + 1))
-    there = node("b", shard_status(parts[1], assigned_epoch=newer.epoch))
+    there = node("b", shard_status(parts[1], placed_epoch=newer.epoch))
     old, new = instance(parts[0]), replace(instance(parts[1], state="loading"), epoch=newer.epoch)
     state = cluster(node("a", shard_status(parts[0], "loading")), [member(there)], old, new)
     assert next_actions(state) == [*place_anew("node-a started again", is_loss=True), WarmUp(newer)]

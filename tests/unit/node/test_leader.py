@@ -29,6 +29,7 @@ from tests.unit.node.cluster_states import (
     MODEL,
     SPEC,
     cluster,
+    driven,
     instance,
     node,
     part,
@@ -60,7 +61,7 @@ def with_other(
     """A cluster of node a, with one idle model."""
     held = replace(part("a", 0, 3, model_id), weight_bytes=weight_bytes)
     there = replace(instance(held, model_id=model_id), keep_alive_s=keep_alive_s)
-    return cluster(node("a", replace(shard_status(held), idle_s=10.0), limit_bytes=limit_bytes), [], there)
+    return cluster(node("a", driven(shard_status(held), idle_s=10.0), limit_bytes=limit_bytes), [], there)
 
 
 def test_somebody_who_loads_a_model_pins_it_and_a_request_does_not():
@@ -144,7 +145,7 @@ async def test_failures_that_come_together_are_one_and_the_third_is_the_last():
     async def fail() -> Instance:
         """The worker of the placement as it is now is gone; what the leader makes of it."""
         before = instances(seen)[MODEL]
-        status = replace(node("a", limit_bytes=ROOMY_BYTES), shards=(replace(broken, assigned_epoch=before.epoch),))
+        status = replace(node("a", limit_bytes=ROOMY_BYTES), shards=(replace(broken, placed_epoch=before.epoch),))
         seen.apply(SelfChanged(status))
         await until(lambda: instances(seen)[MODEL] != before, "the leader has acted")
         return instances(seen)[MODEL]

@@ -15,6 +15,7 @@ from tests.unit.node.cluster_states import (
     SECOND,
     both_ready,
     cluster,
+    driven,
     instance,
     node,
     part,
@@ -26,7 +27,7 @@ from tests.unit.node.conftest import MakeService
 
 def with_proof(state: ClusterState, proof_age_s: float | None, epoch: Epoch = EPOCH) -> ClusterState:
     [head] = state.self_status.shards
-    proven = replace(head, proof_age_s=proof_age_s, epoch=epoch)
+    proven = driven(replace(head, report=replace(head.report, joined_epoch=epoch)), proof_age_s=proof_age_s)
     return replace(state, self_status=replace(state.self_status, shards=(proven,)))
 
 
@@ -72,7 +73,7 @@ def test_nothing_loaded_says_what_to_do(service_of: MakeService):
 
 def test_one_ready_model_is_enough(service_of: MakeService):
     alone, other = part("a", 0, 3), ModelId("other")
-    proven = replace(shard_status(alone), proof_age_s=0.5)
+    proven = driven(shard_status(alone), proof_age_s=0.5)
     loading = instance(part("a", 0, 3, other), model_id=other, state="loading")
     assert service_of(cluster(node("a", proven), [], loading, instance(alone))).not_ready_reason() is None
 

@@ -22,6 +22,7 @@ from tests.unit.node.cluster_states import (
     N_LAYERS,
     SPEC,
     cluster,
+    driven,
     instance,
     member,
     node,
@@ -44,7 +45,9 @@ def held(
     parts = [
         replace(part("a", 0, N_LAYERS - 1, ModelId(name)), weight_bytes=int(size * NEEDED)) for name, size, _ in models
     ]
-    statuses = [replace(shard_status(one), idle_s=idle_s) for one, (_, _, idle_s) in zip(parts, models, strict=True)]
+    statuses = [
+        driven(shard_status(one), idle_s=idle_s or 0.0) for one, (_, _, idle_s) in zip(parts, models, strict=True)
+    ]
     asked = {ModelId(name): 1 for name, _, idle_s in models if idle_s is None}
     instances = [
         replace(instance(one, state=state, model_id=one.shard.model_id), keep_alive_s=keep_alive_s) for one in parts

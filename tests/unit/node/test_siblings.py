@@ -9,6 +9,7 @@ import pytest
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.placement import Dot, InstanceState, Placement
+from exo_lite.domain.worker_report import DriverReport
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import MIN_IDLE_S, EvictSibling, next_actions, offers
 from exo_lite.node.leader import Leader
@@ -32,9 +33,11 @@ DOT = Dot(NodeId("b"), 7)
 EVICTED = EvictSibling(InstanceId(MODEL, Epoch(4)), DOT)
 
 
-def healed(*, idle_s: float | None = 0.0, state: InstanceState = "ready", error: str | None = None) -> ClusterState:
+def healed(*, idle_s: float = 0.0, state: InstanceState = "ready", error: str | None = None) -> ClusterState:
     """Node a serves; b does too, from the time when the two did not know of each other."""
-    other = replace(shard_status(THERE, assigned_epoch=Epoch(4), epoch=Epoch(4)), idle_s=idle_s, error=error)
+    other = shard_status(
+        THERE, placed_epoch=Epoch(4), joined_epoch=Epoch(4), error=error, driver=DriverReport(idle_s=idle_s)
+    )
     state_of = cluster(node("a", shard_status(HERE)), [member(node("b", other))])
     sibling = replace(instance(THERE, state=state), epoch=Epoch(4), dot=DOT)
     placement = Placement(NodeId("a"), EPOCH, 0, (instance(HERE),), clock={NodeId("a"): 9}, siblings=(sibling,))

@@ -11,7 +11,18 @@ from exo_lite.domain.ids import NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.node.events import NodeEvent
 from exo_lite.node.state_document import state_document
-from tests.unit.node.cluster_states import EPOCH, FIRST, SECOND, both_ready, cluster, instance, member, node, two_nodes
+from tests.unit.node.cluster_states import (
+    EPOCH,
+    FIRST,
+    SECOND,
+    both_ready,
+    cluster,
+    driven,
+    instance,
+    member,
+    node,
+    two_nodes,
+)
 from tests.unit.node.cluster_states import MODEL as MODEL_ID
 
 NUMBER = (int, float)
@@ -144,9 +155,8 @@ def test_shards_stand_in_layer_order_with_both_ends_and_their_state():
 def test_measurements_of_the_head_stand_with_the_model():
     state = both_ready()
     [head] = state.self_status.shards
-    busy = replace(
-        head, compute_ms=3.0, hop_ms=0.8, tokens_per_second=12.5, num_running=2, num_waiting=1, proof_age_s=0.1
-    )
+    busy = driven(head, hop_ms=0.8, tokens_per_second=12.5, num_running=2, num_waiting=1, proof_age_s=0.1)
+    busy = replace(busy, report=replace(busy.report, compute_ms=3.0))
     [model] = document(replace(state, self_status=replace(state.self_status, shards=(busy,))))["models"]
     assert (model["tokens_per_second"], model["requests"], model["proof_age_s"]) == (
         12.5,
@@ -158,7 +168,7 @@ def test_measurements_of_the_head_stand_with_the_model():
 
 def test_how_long_a_model_is_kept_and_what_its_cache_has_left():
     state = both_ready()
-    head = replace(state.self_status.shards[0], idle_s=2.5, num_kv_blocks=64, num_free_kv_blocks=60)
+    head = driven(state.self_status.shards[0], idle_s=2.5, num_kv_blocks=64, num_free_kv_blocks=60)
     for keep_alive_s, shown in ((300.0, 300.0), (FOR_EVER, None)):
         placed = replace(instance(FIRST, SECOND), keep_alive_s=keep_alive_s)
         [model] = document(cluster(replace(state.self_status, shards=(head,)), [], placed))["models"]

@@ -20,7 +20,7 @@ T = TypeVar("T")
 UINT32 = st.integers(0, 2**32 - 1)
 UINT64 = st.integers(0, 2**64 - 1)
 MODEL_IDS = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,8}\.?[a-z0-9_-]{0,8})", fullmatch=True).map(ModelId)
-WIDE_FIELDS = {"seed", "epoch", "assigned_epoch", "step_id", "sequence", "revision"}
+WIDE_FIELDS = {"seed", "epoch", "placed_epoch", "joined_epoch", "step_id", "sequence", "revision"}
 
 
 def any_of(cls: type[T]) -> st.SearchStrategy[T]:

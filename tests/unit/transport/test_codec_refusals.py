@@ -21,13 +21,14 @@ from exo_lite.domain.plan import Assignment
 from exo_lite.domain.request import Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import Admission, HiddenStates, SequenceChunk, Step, StepFailure, StepMessage, StepResult
+from exo_lite.domain.worker_report import WorkerReport
 from exo_lite.transport import cluster_codec, step_codec
 from exo_lite.transport.v1 import cluster_pb2, node_pb2, worker_pb2
 from tests.unit.transport.codec_pairs import each_pair
 
 SHARD = Shard(ModelId("m"), 0, 1, 2)
 SPEC = ModelSpec("llama", 2, 8, 16, 2, 1, 4, 32, 64)
-SHARD_STATUS = ShardStatus(SHARD, Epoch(1), Epoch(1), "ready", 1.0, 1, 2, 3)
+SHARD_STATUS = ShardStatus(SHARD, Epoch(1), 1, 2, 3, WorkerReport("ready", 1.0, Epoch(1)))
 IDENTITY = NodeIdentity(NodeId("a"), BootId("b"), "n", "c", "1", PROTOCOL_VERSION, ("127.0.0.1:1",), "127.0.0.1:2")
 STATUS = NodeStatus(IDENTITY, 1, Device("cpu", "x", 1), MemoryUse(1), (SHARD_STATUS,))
 INSTANCE = Instance(
@@ -51,7 +52,7 @@ def _wish_message() -> node_pb2.PlaceRequest:
 
 
 WORDS: list[tuple[str, Callable[[], Any], Callable[[Any], object]]] = [
-    ("state", lambda: cluster_codec.shard_status_to_proto(SHARD_STATUS), cluster_codec.shard_status_from_proto),
+    ("report.state", lambda: cluster_codec.shard_status_to_proto(SHARD_STATUS), cluster_codec.shard_status_from_proto),
     ("device.kind", lambda: cluster_codec.node_status_to_proto(STATUS), cluster_codec.node_status_from_proto),
     ("model_type", lambda: cluster_codec.spec_to_proto(SPEC), cluster_codec.spec_from_proto),
     ("dtype", lambda: cluster_codec.spec_to_proto(SPEC), cluster_codec.spec_from_proto),
@@ -121,8 +122,7 @@ def test_impossible_shards_samplings_and_ids_are_refused():
 
 def test_unset_optionals_are_none_and_not_zero():
     status = cluster_codec.shard_status_from_proto(cluster_codec.shard_status_to_proto(SHARD_STATUS))
-    optionals = (status.compute_ms, status.hop_ms, status.proof_age_s, status.error)
-    assert optionals == (None, None, None, None)
+    assert (status.report.compute_ms, status.report.failure, status.driver, status.end) == (None, None, None, None)
     assert (status.worker_port, status.stream_port) == (None, None)
     assert step_codec.token_from_proto(worker_pb2.Token(index=1, token_id=2)).finish_reason is None
     bare = step_codec.step_from_proto(worker_pb2.StepMessage(epoch=1, chunks=[worker_pb2.SequenceChunk(num_tokens=1)]))

@@ -56,7 +56,7 @@ async def loaded(settings: WorkerConfig) -> AsyncIterator[Worker]:
     worker = Worker(settings, peers=PEERS, clock=lambda: 0.0)
     running = asyncio.create_task(worker.run())
     try:
-        await until(lambda: worker.status().state != "loading", "loaded")
+        await until(lambda: worker.report().state != "loading", "loaded")
         yield worker
     finally:
         running.cancel()
@@ -87,13 +87,13 @@ async def test_of_orders_with_one_epoch_that_come_at_once_one_is_taken(model_dir
 async def test_the_newest_of_orders_that_come_at_once_wins(model_dir: Path):
     async with loaded(config(model_dir)) as worker:
         await asyncio.gather(worker.on_connect(order(1)), worker.on_connect(order(2)))
-        assert worker.status().epoch == 2
+        assert worker.report().joined_epoch == 2
         assert len(await tokens_of(worker, 2)) == 3
 
 
 async def test_without_a_pipeline_nothing_is_taken(model_dir: Path):
     async with loaded(config(model_dir)) as worker:
-        assert (worker.status().epoch, worker.status().proof_age_s) == (0, None)
+        assert (worker.report().joined_epoch, worker.report().driver) == (0, None)
         with pytest.raises(NotReady, match="is in no pipeline yet"):
             await tokens_of(worker, 1)
         with pytest.raises(NotReady, match="is in no pipeline yet"):
@@ -121,7 +121,7 @@ async def test_cores_stay_awake_for_steps_and_for_no_longer(
     async with loaded(replace(config(model_dir), cores_may_sleep=cores_may_sleep)) as worker:
         await worker.on_connect(order(1))
         await tokens_of(worker, 1)
-        await until(lambda: worker.status().compute_ms is not None, "all is done for the first step")
+        await until(lambda: worker.report().compute_ms is not None, "all is done for the first step")
         assert (latency_file.stat().st_size > 0) != cores_may_sleep
         await until(lambda: not cores.is_held, "no step for a while, but for those that prove hops")
 
@@ -136,16 +136,17 @@ def _is_taken(worker: Worker) -> bool:
 
 async def test_what_it_cannot_load_is_its_status_and_its_answer(tmp_path: Path):
     async with loaded(config(tmp_path)) as worker:
-        status = worker.status()
-        assert (status.state, status.worker_port) == ("lost", None)
-        assert "config.json" in (status.error or "")
+        report = worker.report()
+        assert report.state == "lost"
+        assert report.failure is not None
+        assert "config.json" in report.failure.text
         with pytest.raises(NotReady, match=r"cannot be loaded: .*config\.json"):
             await worker.on_connect(order(1))
 
 
 async def test_before_it_has_loaded_it_says_how_far_it_is(model_dir: Path):
     worker = Worker(config(model_dir), peers=PEERS, clock=lambda: 0.0)
-    assert (worker.status().state, worker.status().progress) == ("loading", 0.0)
+    assert (worker.report().state, worker.report().progress) == ("loading", 0.0)
     with pytest.raises(NotReady, match=r"tiny\[0\.\.\d\] on attic is 0% loaded"):
         await worker.on_connect(order(1))
 
@@ -155,7 +156,7 @@ async def test_a_worker_whose_step_does_not_end_gives_up_and_says_why(model_dir:
     now_s = 0.0
     worker = Worker(config(model_dir), peers=PEERS, clock=lambda: now_s)
     running = asyncio.create_task(worker.run())
-    await until(lambda: worker.status().state == "ready", "loaded")
+    await until(lambda: worker.report().state == "ready", "loaded")
     await worker.on_connect(order(1))
     computing, go_on = Event(), Event()
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from exo_lite.daemon.machine import Machine
 from exo_lite.daemon.parts import Daemon
 from exo_lite.domain.ids import BootId, NodeId
+from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, NodeIdentity
-from exo_lite.domain.plan import LoadWish
 from exo_lite.node.config import NodeConfig
 from exo_lite.node.network import Binding
 from exo_lite.node.offer import Offer

@@ -7,13 +7,14 @@ from typing import Any, Self, TypeVar
 
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
-from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
+from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Instance, ModelDescription
-from exo_lite.domain.plan import LoadWish
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
+from exo_lite.domain.worker_report import WorkerReport
 from exo_lite.transport.node_server import NodeHandlers
 from tests.unit.node.simulation.network import Network
 
@@ -107,7 +108,7 @@ class WorkerCalls:
     async def close(self) -> None:
         """There is no connection."""
 
-    async def status(self, *, timeout_s: float) -> ShardStatus:
+    async def report(self, *, timeout_s: float) -> WorkerReport:
         raise AssertionError("a simulated worker tells its daemon itself")
 
     async def connect(self, order: ConnectOrder, *, timeout_s: float) -> None:

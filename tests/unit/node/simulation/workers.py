@@ -15,6 +15,7 @@ from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.domain.worker_report import DriverReport, WorkerFailure, WorkerReport
 from tests.unit.node.simulation.network import Network, as_received, host_of, unanswered
 from tests.unit.node.simulation.peers import WorkerCalls
 from tests.unit.node.simulation.virtual_time import now_s
@@ -71,10 +72,7 @@ class SimulatedWorker:
         self._tasks: list[asyncio.Task[None]] = []
         self.status = ShardStatus(
             shard=config.shard,
-            assigned_epoch=epoch,
-            epoch=Epoch(0),
-            state="loading",
-            progress=0.0,
+            placed_epoch=epoch,
             weight_bytes=config.weight_bytes,
             kv_cache_bytes=config.kv_cache_bytes,
             working_bytes=config.working_bytes,
@@ -85,7 +83,9 @@ class SimulatedWorker:
         ports = [self._network.free_port(self.host) for _ in range(2)]
         listeners = [self._network.listen(f"{self.host}:{port}", self) for port in ports]
         try:
-            self._tell(replace(self.status, worker_port=ports[0], stream_port=ports[1], progress=0.5))
+            self._tell(
+                replace(self.status, worker_port=ports[0], stream_port=ports[1], report=WorkerReport(progress=0.5))
+            )
             await asyncio.sleep(LOADS_FOR_S)
             self._is_loaded = True
             while True:
@@ -97,7 +97,7 @@ class SimulatedWorker:
             self._end_tasks()
 
     def keep_for(self, epoch: Epoch) -> None:
-        self._tell(replace(self.status, assigned_epoch=epoch))
+        self._tell(replace(self.status, placed_epoch=epoch))
 
     def peer(self) -> WorkerCalls:
         if self.status.worker_port is None:
@@ -222,20 +222,16 @@ class SimulatedWorker:
 
     def _told_now(self) -> ShardStatus:
         session = self.session
-        head = session if session is not None and session.order.stage == 0 else None
         error = session.error if session else None
-        return replace(
-            self.status,
-            epoch=session.order.epoch if session else Epoch(0),
+        stages = error.failed_stages if isinstance(error, NodeLost) else None
+        report = WorkerReport(
             state="ready",
             progress=1.0,
-            proof_age_s=now_s() - head.proved_at_s if head and head.proved_at_s is not None else None,
-            num_running=head.num_requests if head else 0,
-            idle_s=(0.0 if head.num_requests else now_s() - head.idle_since_s) if head else None,
-            error=str(error) if error else None,
-            error_code=error.code if error else None,
-            failed_stages=error.failed_stages if isinstance(error, NodeLost) else None,
+            joined_epoch=session.order.epoch if session else Epoch(0),
+            failure=WorkerFailure(str(error), error.code, stages) if error else None,
+            driver=_driver_report(session) if session is not None and session.order.stage == 0 else None,
         )
+        return replace(self.status, report=report)
 
     def _tell(self, status: ShardStatus) -> None:
         if status != self.status:
@@ -249,3 +245,11 @@ class SimulatedWorker:
         for task in self._tasks:
             task.cancel()
         self._tasks.clear()
+
+
+def _driver_report(session: Session) -> DriverReport:
+    return DriverReport(
+        num_running=session.num_requests,
+        idle_s=0.0 if session.num_requests else now_s() - session.idle_since_s,
+        proof_age_s=None if session.proved_at_s is None else now_s() - session.proved_at_s,
+    )
