@@ -14,7 +14,6 @@ from exo_lite.api.control import control_router
 from exo_lite.api.daemon_api import DaemonApi
 from exo_lite.api.dialects import Dialect
 from exo_lite.api.error_responses import error_handler
-from exo_lite.api.events import events_router
 from exo_lite.api.gate import Gate
 from exo_lite.api.generation_context import GenerationContext
 from exo_lite.api.health import HEALTH_PATH, health_router
@@ -22,6 +21,7 @@ from exo_lite.api.limits import HttpLimits
 from exo_lite.api.metrics import RequestMetrics
 from exo_lite.api.openai.dialect import OPENAI
 from exo_lite.api.page import page_files, page_router
+from exo_lite.api.state_events import events_router
 from exo_lite.api.usage import Clock
 
 

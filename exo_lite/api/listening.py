@@ -6,7 +6,7 @@ import socket
 
 from exo_lite.domain.addresses import is_loopback
 from exo_lite.domain.errors import PortInUse, StartupError
-from exo_lite.node.config import DEFAULT_HTTP, NUM_PORTS_TO_TRY
+from exo_lite.node.node_config import DEFAULT_HTTP, NUM_PORTS_TO_TRY
 
 
 def bind_http(address: tuple[str, int] | None, api_key: str | None) -> socket.socket:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exo_lite.cli.config import Verb
+from exo_lite.cli.config_file import Verb
 from exo_lite.cli.errors import WrongUsage
 from exo_lite.cli.load_flags import load_options
 from exo_lite.cli.options import DaemonAddress, Decorator, daemon_options, grouped, json_option
@@ -85,7 +85,7 @@ def bench(
     a client sees them. A short run before the measured ones warms up.
     """
     from exo_lite.cli.client import DaemonClient
-    from exo_lite.cli.loading import make_ready
+    from exo_lite.cli.load_progress import make_ready
 
     if wish.context_length is not None and wish.context_length < shape.context_length:
         raise WrongUsage(

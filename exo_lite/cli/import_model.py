@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from exo_lite.cli.config import Verb
+from exo_lite.cli.config_file import Verb
 from exo_lite.cli.options import Folders, folder_options
 from exo_lite.cli.output import note, progress
 from exo_lite.domain.units import format_bytes

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from exo_lite.cli.config import Verb
+from exo_lite.cli.config_file import Verb
 from exo_lite.cli.load_flags import keep_alive_option, load_body, load_options
 from exo_lite.cli.options import DaemonAddress, daemon_options
 from exo_lite.domain.load_options import LoadWish
@@ -21,7 +21,7 @@ from exo_lite.domain.load_options import LoadWish
 def load(model: str, *, wish: LoadWish, keep_alive_s: float | None, is_waiting: bool, daemon: DaemonAddress) -> None:
     """Place MODEL on the cluster's nodes and load it. Idle models leave where it needs their room."""
     from exo_lite.cli.client import DaemonClient
-    from exo_lite.cli.loading import load_and_wait
+    from exo_lite.cli.load_progress import load_and_wait
 
     wish = replace(wish, keep_alive_s=keep_alive_s)
     with DaemonClient(daemon) as client:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from exo_lite import __version__
-from exo_lite.cli.config import program_config_option
+from exo_lite.cli.config_file import program_config_option
 from exo_lite.cli.errors import INTERRUPTED, failure
 from exo_lite.domain.errors import ExoLiteError
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exo_lite.cli.config import Verb
+from exo_lite.cli.config_file import Verb
 from exo_lite.cli.options import Folders, folder_options, json_option
 from exo_lite.cli.output import note, print_json, table
 from exo_lite.domain.units import format_bytes

@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from exo_lite.cli.config import Verb
+from exo_lite.cli.config_file import Verb
 from exo_lite.cli.load_flags import keep_alive_option
 from exo_lite.cli.options import (
     Folders,
@@ -148,7 +148,7 @@ def node(
     A default port that is in use moves to the next free one; a port that you ask for has to be free.
     """
     from exo_lite.daemon.main import run_daemon
-    from exo_lite.node.config import NodeConfig
+    from exo_lite.node.node_config import NodeConfig
 
     config = NodeConfig(
         name=name,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exo_lite.cli.config import Verb
+from exo_lite.cli.config_file import Verb
 from exo_lite.cli.errors import DoesNotFit
 from exo_lite.cli.load_flags import load_body, load_options
 from exo_lite.cli.options import (

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import click
 
-from exo_lite.cli.config import Verb
+from exo_lite.cli.config_file import Verb
 from exo_lite.cli.errors import WrongUsage
 from exo_lite.cli.load_flags import keep_alive_option, load_options
 from exo_lite.cli.options import (
@@ -77,7 +77,7 @@ def run(
     The prompt comes from PROMPT or from standard input; on a terminal and without one, a chat begins.
     """
     from exo_lite.cli.client import DaemonClient
-    from exo_lite.cli.loading import make_ready
+    from exo_lite.cli.load_progress import make_ready
 
     is_chat = prompt is None and sys.stdin.isatty()
     text = "" if is_chat else _prompt(prompt)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from exo_lite.cli.config import Verb
+from exo_lite.cli.config_file import Verb
 from exo_lite.cli.errors import Failed
 from exo_lite.cli.options import DaemonAddress, daemon_options, json_option
 from exo_lite.cli.output import print_json

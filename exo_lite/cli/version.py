@@ -8,7 +8,7 @@ from importlib import metadata
 import click
 
 from exo_lite import __version__
-from exo_lite.cli.config import Verb
+from exo_lite.cli.config_file import Verb
 from exo_lite.cli.options import json_option
 from exo_lite.cli.output import print_json
 

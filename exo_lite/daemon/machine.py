@@ -14,10 +14,10 @@ from exo_lite.domain.errors import PortInUse
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.node import Device
 from exo_lite.domain.worker import WorkerConfig
-from exo_lite.node.config import DEFAULT_PORT, NUM_PORTS_TO_TRY, NodeConfig
 from exo_lite.node.descriptors import max_peer_connections
 from exo_lite.node.machine import find_device
 from exo_lite.node.network import Binding, find_binding
+from exo_lite.node.node_config import DEFAULT_PORT, NUM_PORTS_TO_TRY, NodeConfig
 from exo_lite.node.offer import MachineOffer, Offer
 from exo_lite.node.peers import Peers
 from exo_lite.node.shards import StartWorker

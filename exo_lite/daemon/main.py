@@ -14,7 +14,7 @@ One process per machine:
 | Orders | takes loads and unloads to the leader | node/orders |
 | Answers, Attempts, Heads | carry requests to the first stage, and tokens back | node/answers, attempts, heads |
 | Demand | brings in a model that a request waits for | node/demand, request_counts |
-| NodeService | what HTTP asks: the state, models, orders, answers | node/service, api |
+| HttpFace | what HTTP asks: the state, models, orders, answers | node/http_face, api |
 | Supervisor | no failure of one task ends another | node/supervisor |
 
 Its threads, and the locks between them:
@@ -48,11 +48,11 @@ from exo_lite.daemon.parts import Daemon
 from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.logs import set_up_logging
 from exo_lite.domain.node import PROTOCOL_VERSION, NodeIdentity
-from exo_lite.node.config import DEFAULT_HTTP, DEFAULT_PORT, NodeConfig
 from exo_lite.node.data_folder import DataFolder, new_boot_id
 from exo_lite.node.descriptors import raise_descriptor_limit
 from exo_lite.node.machine import default_name
 from exo_lite.node.network import usable_hosts
+from exo_lite.node.node_config import DEFAULT_HTTP, DEFAULT_PORT, NodeConfig
 from exo_lite.node.worker_process import KERNEL_CACHE_FALLBACK
 from exo_lite.transport.node_server import serve_node
 

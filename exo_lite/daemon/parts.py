@@ -10,10 +10,10 @@ from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.node import MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.config import NodeConfig
 from exo_lite.node.demand import Demand
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.heads import Heads
+from exo_lite.node.http_face import HttpFace
 from exo_lite.node.joining import Joiner
 from exo_lite.node.leader import Leader
 from exo_lite.node.machine import torch_device
@@ -22,12 +22,12 @@ from exo_lite.node.model_descriptions import ModelDescriptions
 from exo_lite.node.model_files import ModelFiles
 from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.model_texts import ModelTexts
+from exo_lite.node.node_config import NodeConfig
 from exo_lite.node.orders import Orders
 from exo_lite.node.own_status import OwnStatus, is_urgent
 from exo_lite.node.presence import Presence
 from exo_lite.node.proving import Prover
 from exo_lite.node.request_counts import RequestCounts
-from exo_lite.node.service import NodeService
 from exo_lite.node.shards import ShardHost
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.node.wishes import Wishes
@@ -94,7 +94,7 @@ class Daemon:
         self._wishes = Wishes(cluster, config.data_dir, config.cluster, events)
 
         # The faces.
-        self.service = NodeService(
+        self.service = HttpFace(
             cluster,
             events=events,
             membership=membership,

@@ -24,9 +24,9 @@ from exo_lite.domain.repeats import Repeats
 from exo_lite.node.admission import check_identity, check_not_duplicate, fix_for
 from exo_lite.node.candidates import Candidate, Candidates, Unreached
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.config import DEFAULT_PORT
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.network import reachable_forms
+from exo_lite.node.node_config import DEFAULT_PORT
 from exo_lite.node.packet_size import check_large_messages
 from exo_lite.node.peers import PeerNode, Peers
 

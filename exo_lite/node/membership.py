@@ -25,7 +25,7 @@ from exo_lite.domain.links import direct_links
 from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.node.awake_clock import AwakeClock
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.heartbeats import Heartbeats
 from exo_lite.node.meetings import HEARTBEAT_TIMEOUT_S, Meetings
 from exo_lite.node.network import reachable_forms

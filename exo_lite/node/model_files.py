@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from exo_lite.domain.ids import ModelId
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.store.model_store import ModelStore
 from exo_lite.store.stored_model import DamagedModel
 

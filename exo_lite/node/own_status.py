@@ -11,7 +11,7 @@ from exo_lite.domain.ids import ModelId
 from exo_lite.domain.node import MemoryUse, NodeStatus, ShardStatus
 from exo_lite.domain.units import format_bytes
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.model_files import ModelFiles
 from exo_lite.node.offer import Offer
 from exo_lite.node.request_counts import RequestCounts

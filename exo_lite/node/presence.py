@@ -8,7 +8,7 @@ from collections.abc import Callable
 from exo_lite.discovery.mdns import Announcement, MdnsDiscovery, Sighting
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.node import NodeIdentity
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.membership import Membership
 from exo_lite.node.network import Binding, usable_hosts
 

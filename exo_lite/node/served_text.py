@@ -10,10 +10,10 @@ from exo_lite.domain.chat import PromptFormat
 from exo_lite.tokenizer.bounded_template import BoundedTemplate
 from exo_lite.tokenizer.chat_template import ChatTemplate
 from exo_lite.tokenizer.incremental import IncrementalDetokenizer
-from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
 from exo_lite.tokenizer.stop_strings import StopStrings
 from exo_lite.tokenizer.template_files import load_chat_template
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 
 
 class AnswerText:

@@ -21,7 +21,7 @@ from exo_lite.domain.placement import Instance
 from exo_lite.domain.plan import Assignment
 from exo_lite.domain.worker_report import DriverReport, ShardState
 from exo_lite.node.candidates import Unreached
-from exo_lite.node.events import NodeEvent
+from exo_lite.node.event_log import NodeEvent
 from exo_lite.node.hints import fix_for
 from exo_lite.node.notes import notes
 

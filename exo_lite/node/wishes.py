@@ -13,7 +13,7 @@ from threading import Lock
 from exo_lite.domain.errors import MalformedMessage
 from exo_lite.domain.placement import Placement
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.transport.placement_file import placement_from_json, placement_to_json
 
 log = logging.getLogger(__name__)

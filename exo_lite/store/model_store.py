@@ -21,9 +21,9 @@ from exo_lite.store.source import ModelSource, SourceFile, content_file
 from exo_lite.store.staging import publish, staging_folder, sweep
 from exo_lite.store.stored_model import StoredModel, read_model
 from exo_lite.store.survey import Survey, Surveyor
-from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
 from exo_lite.tokenizer.template_files import check_chat_template
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 
 OnProgress = Callable[[int, int], None]
 """Called with the bytes written so far and those in all."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SequenceChunk
-from exo_lite.tokenizer.loading import load_tokenizer
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 from tests.bench.loading import WholeModel, load_whole
 from tests.bench.models import MODEL_NAMES, MODELS_DIR, SMOLLM2, model_folder
 

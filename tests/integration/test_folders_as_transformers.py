@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from exo_lite.tokenizer.loading import load_tokenizer
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 from tests.unit.tokenizer.conftest import write_byte_level
 
 NUM_FOLDERS = 80

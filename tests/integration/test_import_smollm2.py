@@ -15,9 +15,9 @@ from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.store.model_store import ModelStore
 from exo_lite.store.stored_model import StoredModel
 from exo_lite.tokenizer.incremental import IncrementalDetokenizer
-from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
 from exo_lite.tokenizer.template_files import load_chat_template
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 
 TEXTS = [
     "The capital of France is",

@@ -30,8 +30,8 @@ from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.node import membership as membership_module
-from exo_lite.node.config import NodeConfig
 from exo_lite.node.data_folder import DataFolder
+from exo_lite.node.node_config import NodeConfig
 from exo_lite.node.routes import find_route
 from exo_lite.transport.node_server import serve_node
 from tests.loopback import PEERS, handlers_of

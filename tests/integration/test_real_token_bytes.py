@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_lite.tokenizer.loading import load_tokenizer
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 
 TEXTS = ["The capital of France is", "  def f(x):\n\treturn x\r\n", "日本語 👩‍👩‍👧 é ﷽ \x00\x7f"]
 

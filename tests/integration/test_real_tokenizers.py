@@ -24,9 +24,9 @@ from exo_lite.store.model_store import ModelStore
 from exo_lite.tokenizer.byte_level import LLAMA3_WORDS
 from exo_lite.tokenizer.chat_template import ChatTemplate
 from exo_lite.tokenizer.incremental import IncrementalDetokenizer
-from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
 from exo_lite.tokenizer.tiktoken_ranks import merges_by_rank, read_ranks
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 from tests.unit.store.tiny_models import SPEC, random_tensors, write_hf_folder
 
 KINDS = ["llama3", "sentencepiece", "llama3 in GGUF", "sentencepiece in GGUF"]

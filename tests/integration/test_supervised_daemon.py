@@ -18,12 +18,12 @@ from exo_lite.domain.ids import ModelId
 from exo_lite.domain.load_options import LoadWish
 from exo_lite.node import leader as leader_module
 from exo_lite.node import own_status
-from exo_lite.node.config import NodeConfig
 from exo_lite.node.data_folder import DataFolder
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.heartbeats import Heartbeats
 from exo_lite.node.meetings import Meetings
 from exo_lite.node.membership import Membership
+from exo_lite.node.node_config import NodeConfig
 from exo_lite.node.shards import ShardHost
 from exo_lite.node.worker_process import WorkerProcess
 from exo_lite.store.model_store import ModelStore

@@ -14,7 +14,7 @@ READERS = {
     "domain/cluster_events.py",
     "domain/cluster_state.py",
     "node/decisions.py",
-    "node/events.py",
+    "node/event_log.py",
     "node/heartbeats.py",
     "node/leader.py",
     "node/meetings.py",

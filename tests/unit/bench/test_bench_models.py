@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from exo_lite.checkpoint.tensor_names import Shape, all_tensors
 from exo_lite.store.model_store import ModelStore
-from exo_lite.tokenizer.loading import load_tokenizer
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 from tests.bench.make_model import make_checkpoint, make_gguf, split
 from tests.bench.shapes import TINY, RandomWeights, as_float32, shape_names, spec_of, vocabulary
 

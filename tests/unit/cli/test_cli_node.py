@@ -9,7 +9,7 @@ import pytest
 
 from exo_lite.domain.errors import PortInUse
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.node.config import NodeConfig
+from exo_lite.node.node_config import NodeConfig
 
 
 class DaemonModule(ModuleType):

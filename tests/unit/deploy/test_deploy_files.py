@@ -13,7 +13,7 @@ import click
 import pytest
 import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub, without types
 
-from exo_lite.cli.config import flags_of
+from exo_lite.cli.config_file import flags_of
 from exo_lite.cli.main import VERBS, main
 from exo_lite.node.descriptors import WANTED_DESCRIPTORS
 

@@ -10,8 +10,9 @@ from exo_lite.domain.placement import Instance
 from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.heads import Heads
+from exo_lite.node.http_face import HttpFace
 from exo_lite.node.leader import Leader
 from exo_lite.node.membership import Membership
 from exo_lite.node.model_descriptions import ModelDescriptions
@@ -19,12 +20,11 @@ from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.model_texts import ModelTexts
 from exo_lite.node.orders import Orders
 from exo_lite.node.request_counts import RequestCounts
-from exo_lite.node.service import NodeService
 from exo_lite.node.supervisor import Supervisor
 from exo_lite.store.model_store import ModelStore
 from tests.loopback import CLOCK, PEERS
 
-MakeService = Callable[[ClusterState | Cluster], NodeService]
+MakeService = Callable[[ClusterState | Cluster], HttpFace]
 
 
 async def prove_nothing(instance: Instance) -> None:
@@ -47,14 +47,14 @@ def service_of(tmp_path: Path) -> MakeService:
     async def look_nowhere() -> None:
         return
 
-    def make(state: ClusterState | Cluster) -> NodeService:
+    def make(state: ClusterState | Cluster) -> HttpFace:
         seen, store = state if isinstance(state, Cluster) else Cluster(state), ModelStore(tmp_path)
         membership, leader = membership_of(seen), Leader(seen, prove_nothing, CLOCK, Supervisor(CLOCK))
         search = ModelSearch(seen, PEERS, membership.heartbeats, look_nowhere)
         descriptions = ModelDescriptions(seen, PEERS, store, search)
         orders = Orders(seen, PEERS, membership.meetings, leader, descriptions)
         heads = Heads(seen, PEERS)
-        return NodeService(
+        return HttpFace(
             seen,
             events=EventLog(CLOCK),
             membership=membership,

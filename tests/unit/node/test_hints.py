@@ -11,7 +11,7 @@ from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.plan import Refusal
-from exo_lite.node.events import describe_change
+from exo_lite.node.event_log import describe_change
 from exo_lite.node.hints import cause_of, fix_for
 from tests.unit.node.cluster_states import FIRST, SECOND, cluster, instance, node
 

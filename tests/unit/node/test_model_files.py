@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.model_files import MAX_TOLD, ModelFiles
 from exo_lite.store.model_store import ModelStore
 from tests.loopback import CLOCK

@@ -10,7 +10,7 @@ import pytest
 
 from exo_lite.node import presence as presence_module
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.membership import Membership
 from exo_lite.node.network import Binding
 from exo_lite.node.presence import Presence

@@ -8,7 +8,7 @@ import pytest
 
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import Epoch, ModelId
-from exo_lite.node.service import PROOF_IS_FRESH_S
+from exo_lite.node.http_face import PROOF_IS_FRESH_S
 from tests.unit.node.cluster_states import (
     EPOCH,
     FIRST,

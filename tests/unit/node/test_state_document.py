@@ -9,7 +9,7 @@ from typing import Any
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.node.events import NodeEvent
+from exo_lite.node.event_log import NodeEvent
 from exo_lite.node.state_document import state_document
 from tests.unit.node.cluster_states import (
     EPOCH,

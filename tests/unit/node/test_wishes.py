@@ -16,7 +16,7 @@ from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.domain.placement import Departure, Instance
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import PlaceAnew, next_actions
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.wishes import RESTORED, Wishes, wishes_of
 from tests.loopback import CLOCK
 from tests.unit.node.cluster_states import FIRST, MODEL, SECOND, cluster, instance, member, node, part

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 from exo_lite.domain.errors import ExoLiteError, InvalidModel, UnsupportedModel
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.store.model_store import ModelStore
-from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.template_files import load_chat_template
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 from tests.unit.store.tiny_models import SPEC, GGUFRecipe, random_tensors, recipe_for
 
 QUANTIZATION = gguf.GGMLQuantizationType

@@ -12,8 +12,8 @@ from exo_lite.domain.errors import ExoLiteError, InvalidModel, UnsupportedModel
 from exo_lite.store.gguf.file import GGUFFile
 from exo_lite.store.gguf.pre_tokenizers import CUTTINGS
 from exo_lite.store.gguf.vocabulary import tokenizer_files
-from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 from tests.unit.store.tiny_models import TOKEN_TYPES, TOKENS, byte_level_metadata
 
 SAMPLES = ["the cat sat on the mat", "a hat that the cat had", "in the heat of the night", "hello there, world 2024"]

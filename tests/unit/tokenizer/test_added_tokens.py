@@ -9,8 +9,8 @@ import pytest
 
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.tokenizer.added_tokens import AddedToken, gather_added_tokens
-from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 
 NEXT_ID = 256 + 5 + 3
 """Behind the tokens of the byte-level fixture."""

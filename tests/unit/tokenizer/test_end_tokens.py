@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from exo_lite.tokenizer.end_tokens import end_tokens
-from exo_lite.tokenizer.loading import load_tokenizer
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 
 ENDS = [
     "<|endoftext|>",

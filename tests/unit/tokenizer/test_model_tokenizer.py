@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_lite.domain.errors import InvalidModel
-from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 
 
 def write(folder: Path, name: str, **content: object) -> None:

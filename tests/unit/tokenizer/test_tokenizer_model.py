@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from exo_lite.domain.errors import ExoLiteError, InvalidModel, UnsupportedModel
 from exo_lite.tokenizer.incremental import IncrementalDetokenizer
-from exo_lite.tokenizer.loading import load_tokenizer
 from exo_lite.tokenizer.model_tokenizer import ModelTokenizer
 from exo_lite.tokenizer.tiktoken_ranks import merges_by_rank, read_ranks
+from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 
 SAMPLES = ["the cat sat on the mat", "a hat that the cat had", "in the heat of the night", "hello there, world 2024"]
 KINDS: dict[str, dict[str, Any]] = {

@@ -15,8 +15,8 @@ from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, NodeIdentity
-from exo_lite.node.config import NodeConfig
 from exo_lite.node.network import Binding
+from exo_lite.node.node_config import NodeConfig
 from exo_lite.node.offer import Offer
 from tests.unit.node.simulation.network import Network
 from tests.unit.node.simulation.peers import SimulatedPeers

@@ -10,7 +10,7 @@ from exo_lite.daemon.parts import Daemon
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.placement import Instance, Placement
-from exo_lite.node.events import NodeEvent
+from exo_lite.node.event_log import NodeEvent
 from tests.unit.node.simulation.network import Listener
 
 

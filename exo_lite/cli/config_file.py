@@ -14,7 +14,7 @@ import click
 
 from exo_lite.cli.errors import WrongUsage
 
-_PROGRAM_CONFIG = "exo_lite.cli.config"
+_PROGRAM_CONFIG = "exo_lite.cli.config_file"
 
 Flags = Mapping[str, click.Option]
 """One verb's options, by flag without the dashes in front."""

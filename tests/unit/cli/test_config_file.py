@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from exo_lite.cli.config import Verb, flags_of, program_config_option, verb_defaults
+from exo_lite.cli.config_file import Verb, flags_of, program_config_option, verb_defaults
 from exo_lite.cli.errors import WrongUsage
 from exo_lite.cli.options import address, addresses, size
 

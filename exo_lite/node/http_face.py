@@ -1,4 +1,4 @@
-"""What HTTP asks of the daemon."""
+"""What HTTP asks of a node."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from exo_lite.node.answers import Answers
 from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
-from exo_lite.node.events import EventLog
+from exo_lite.node.event_log import EventLog
 from exo_lite.node.heads import Heads
 from exo_lite.node.held_model import HeldModel
 from exo_lite.node.leader import Leader
@@ -38,7 +38,7 @@ from exo_lite.planning.plan import plan
 PROOF_IS_FRESH_S = 10.0
 
 
-class NodeService:
+class HttpFace:
     """Fits api.daemon_api.DaemonApi. Orders about placement go to the leader, wherever it is."""
 
     def __init__(

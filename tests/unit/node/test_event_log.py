@@ -8,7 +8,7 @@ import pytest
 from exo_lite.domain.cluster_state import ClusterState, MemberState
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
 from exo_lite.domain.placement import Departure, Instance
-from exo_lite.node.events import LINES_OF_A_KIND, MAX_EVENTS, SPAN_S, EventLog, NodeEvent, describe_change
+from exo_lite.node.event_log import LINES_OF_A_KIND, MAX_EVENTS, SPAN_S, EventLog, NodeEvent, describe_change
 from tests.set_clock import SetClock
 from tests.unit.node.cluster_states import EPOCH, FIRST, MODEL, SECOND, cluster, instance, member, node
 

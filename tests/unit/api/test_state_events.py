@@ -8,9 +8,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from exo_lite.api.app import create_app
-from exo_lite.api.events import changed_keys
 from exo_lite.api.limits import HttpLimits
 from exo_lite.api.openai.framing import FRAMING
+from exo_lite.api.state_events import changed_keys
 from exo_lite.api.streamed_response import StreamedResponse, Write
 from tests.unit.api.asgi_call import AsgiCall, asgi_call
 from tests.unit.api.scripted_daemon import STATE, ScriptedDaemon
