@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import get_ident
 
 from exo_lite.domain.step import StepMessage
 
@@ -20,13 +18,8 @@ class OwnSteps:
     def __init__(self) -> None:
         self._queue: SimpleQueue[StepMessage | Callable[[], None] | None] = SimpleQueue()
         self._is_waited_for = False
-        self._held: list[StepMessage] = []
-        self._holder: int | None = None
 
     def put(self, message: StepMessage) -> None:
-        if self._holder == get_ident():
-            self._held.append(message)
-            return
         is_waited_for = self._is_waited_for
         self._queue.put(message)
         if is_waited_for:
@@ -35,15 +28,6 @@ class OwnSteps:
     def call(self, function: Callable[[], None]) -> None:
         """Have the thread that iterates call a function when it comes to it. It wakes up while this one goes on."""
         self._queue.put(function)
-
-    @contextmanager
-    def held(self) -> Iterator[list[StepMessage]]:
-        """What this thread puts meanwhile goes into the list that this gives, and not into the queue."""
-        self._held, self._holder = [], get_ident()
-        try:
-            yield self._held
-        finally:
-            self._holder = None
 
     def end(self) -> None:
         """Nothing is taken from the queue any more than stands in it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Lock, Thread, Timer
+from threading import Lock, Thread, Timer, get_ident
 from typing import TypeVar
 
 from exo_lite.domain.errors import ExoLiteError, MalformedMessage, NodeLost, StaleEpoch
@@ -71,6 +71,9 @@ class Session:
         self._computing_since_s: float | None = None
         self._own_steps = OwnSteps()
         self._in_turn = Lock()  # of computing a step and sending what comes of it
+        self._in_turn_id: int | None = None
+        """The thread that goes on with the only step under way, once the head has made it."""
+        self._only_step: StepMessage | None = None
         self._send: Callable[[StepMessage], None] | None = None
         self._steps_in: Incoming[StepMessage] | None = None
         self._results_in: Incoming[StepResult] | None = None
@@ -128,8 +131,12 @@ class Session:
             error.failed_stages = (before, self.order.stage)
 
     def enqueue(self, step: Step) -> None:
-        """Take a step that the head made."""
-        self._own_steps.put(StepMessage(step, sent_at_s=self._clock()))
+        """Take a step that the head made, in the order of its steps: under its lock."""
+        message = StepMessage(step, sent_at_s=self._clock())
+        if self._in_turn_id == get_ident() and self.head is not None and self.head.num_in_flight == 1:
+            self._only_step = message
+        else:
+            self._own_steps.put(message)
 
     def steps(self, send: Callable[[StepMessage], None] | None = None) -> Iterator[StepMessage]:
         """For the next stage: computed on the thread that iterates. Raises MalformedMessage if that is another's.
@@ -178,27 +185,26 @@ class Session:
                 self._take_result(head, result)
 
     def _take_result(self, head: Head, result: StepResult) -> None:
-        """Go on with the step that a result leads to here, if it is the only one under way.
+        """Go on with the step that a result leads to, if it is the only one under way: nothing else can come back.
 
-        Nothing else can come from the tail meanwhile. The turn is taken before that step exists: none that the head
-        makes later may overtake it.
+        The turn is taken before that step exists: none that the head makes later may overtake it.
         """
-        has_turn = self._send is not None and self._in_turn.acquire(blocking=False)
+        if self._send is None or head.num_in_flight != 1 or not self._in_turn.acquire(blocking=False):
+            head.on_result(result)
+            head.settle()
+            return
         try:
-            with self._own_steps.held() as steps:
-                head.on_result(result)
-            if self._send is not None and has_turn and len(steps) == head.num_in_flight == 1:
-                self._own_steps.call(head.settle)
-                message = self._outcome(self._as_step, steps[0], steps[0].sent_at_s)
-                self._send(message)
-                self._note_step(message.step, message.timings[-1].compute_ms)
-                return
+            self._in_turn_id = get_ident()
+            head.on_result(result)
+            self._in_turn_id = None
+            message, self._only_step = self._only_step, None
+            self._own_steps.call(head.settle)
+            if message is not None:
+                outcome = self._outcome(self._as_step, message, message.sent_at_s)
+                self._send(outcome)
+                self._note_step(outcome.step, outcome.timings[-1].compute_ms)
         finally:
-            if has_turn:
-                self._in_turn.release()
-        for step in steps:
-            self._own_steps.put(step)
-        head.settle()
+            self._in_turn.release()
 
     def _outputs(self, build: Build[Output]) -> Iterator[Output]:
         with self._ended_by_errors():

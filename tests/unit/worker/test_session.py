@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Lock, Thread, current_thread
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import pytest
 
@@ -358,3 +358,33 @@ async def test_no_step_is_lost_or_overtaken_however_many_are_under_way():
     assert await asyncio.wait_for(asyncio.gather(*answers), 30) == [[5] * 40] * 6
     ring.end()
     assert ring.step_ids == list(range(len(ring.step_ids)))
+
+
+class Newcomer:
+    """In place of a head: a result leads to step 1, and before anything else happens a request to step 2."""
+
+    def __init__(self, session: Session, num_in_flight: int) -> None:
+        self.num_in_flight = 1
+        self._session = session
+        self._num_after = num_in_flight
+
+    def on_result(self, result: StepResult) -> None:
+        self.num_in_flight = self._num_after
+        self._session.enqueue(step(1))
+        other = Thread(target=self._session.enqueue, args=(step(2),))
+        other.start()
+        other.join(10)
+
+    def settle(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("num_in_flight", [1, 2])
+def test_a_newcomer_s_step_does_not_overtake_the_one_that_a_result_led_to(num_in_flight: int):
+    session, order = first_stage(nothing).session, list[int]()
+    outputs = session.steps(lambda message: order.append(message.step.step_id))
+    session.head = head = cast(Head, Newcomer(session, num_in_flight))
+    session._take_result(head, StepResult(EPOCH, 0, (), ()))
+    while len(order) < 2:
+        order.append(next(outputs).step.step_id)
+    assert order == [1, 2]
