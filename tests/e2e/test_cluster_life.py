@@ -166,13 +166,18 @@ def test_two_nodes_that_took_each_other_for_dead_find_each_other_again(own_daemo
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_worker_that_is_gone_comes_back_by_itself(trio: list[Node], sign: signal.Signals) -> None:
+    """The others, whose layers stay the same, keep their workers and with them their weights in memory."""
     head, middle, tail = trio
     epoch = head.state()["epoch"]
+    kept = {node.name: node.worker_pids() for node in (head, tail)}
+    [gone] = middle.worker_pids()
     stream = open_stream(head)
-    os.kill(middle.worker_pids()[0], sign)
+    os.kill(gone, sign)
     assert_failed_naming(stream, [middle.name], since_s=time.monotonic())
     wait_placed_on(trio, but_epoch=epoch)
     assert answer(tail) == answer(middle)
+    assert {node.name: node.worker_pids() for node in (head, tail)} == kept
+    assert gone not in middle.worker_pids()
 
 
 def test_a_node_that_is_killed_and_started_again_at_once_serves_again(trio: list[Node], daemons: Daemons) -> None:

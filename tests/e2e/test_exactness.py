@@ -18,8 +18,8 @@ from exo_lite.store.model_store import ModelStore
 from tests.daemons import Daemons, Node
 
 MODEL = "smollm2-135m"
-NUM_TOKENS = 64
-NUM_TOKENS_BFLOAT16 = 32
+NUM_TOKENS = (24, pytest.param(64, marks=[pytest.mark.long, pytest.mark.timeout(300)]))
+NUM_TOKENS_BFLOAT16 = (10, pytest.param(32, marks=[pytest.mark.long, pytest.mark.timeout(300)]))
 MIN_AGREEING_BFLOAT16 = 18
 NUM_AT_ONCE = 8
 NUM_CORES = 2
@@ -136,37 +136,41 @@ def answer_all(nodes: list[Node], num_tokens: int, *, num_at_once: int = NUM_AT_
         return list(pool.map(lambda node, prompt: answer(node, prompt, num_tokens), entries, PROMPTS))
 
 
-def assert_float32_is_exact(nodes: list[Node], reference: Reference) -> None:
+def assert_float32_is_exact(nodes: list[Node], reference: Reference, num_tokens: int) -> None:
     load(nodes, "float32")
-    answers = answer_all(nodes, NUM_TOKENS)
+    answers = answer_all(nodes, num_tokens)
     assert [num_prompt for num_prompt, _ in answers] == [len(prompt) for prompt in reference.prompts]
     token_ids = [token_ids for _, token_ids in answers]
     assert token_ids == reference.likeliest(torch.float32, token_ids)
-    assert {len(one) for one in token_ids} == {NUM_TOKENS}
+    assert {len(one) for one in token_ids} == {num_tokens}
 
 
-def test_one_node_answers_as_transformers_does(own_daemons: Daemons, reference: Reference) -> None:
-    assert_float32_is_exact([own_daemons.start("alone", memory="800MiB", threads=2)], reference)
+@pytest.mark.parametrize("num_tokens", NUM_TOKENS)
+def test_one_node_answers_as_transformers_does(own_daemons: Daemons, reference: Reference, num_tokens: int) -> None:
+    assert_float32_is_exact([own_daemons.start("alone", memory="800MiB", threads=2)], reference, num_tokens)
 
 
-def test_two_nodes_answer_as_transformers_does(own_daemons: Daemons, reference: Reference) -> None:
-    assert_float32_is_exact(own_daemons.start_all({"one": "600MiB", "two": "500MiB"}), reference)
+@pytest.mark.parametrize("num_tokens", NUM_TOKENS)
+def test_two_nodes_answer_as_transformers_does(own_daemons: Daemons, reference: Reference, num_tokens: int) -> None:
+    assert_float32_is_exact(own_daemons.start_all({"one": "600MiB", "two": "500MiB"}), reference, num_tokens)
 
 
-def test_three_nodes_answer_as_transformers_does(trio: list[Node], reference: Reference) -> None:
-    assert_float32_is_exact(trio, reference)
+@pytest.mark.parametrize("num_tokens", NUM_TOKENS)
+def test_three_nodes_answer_as_transformers_does(trio: list[Node], reference: Reference, num_tokens: int) -> None:
+    assert_float32_is_exact(trio, reference, num_tokens)
 
 
+@pytest.mark.parametrize("num_tokens", NUM_TOKENS_BFLOAT16)
 def test_bfloat16_nearly_always_agrees(
-    trio: list[Node], reference: Reference, capsys: pytest.CaptureFixture[str]
+    trio: list[Node], reference: Reference, num_tokens: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rounded to bfloat16, the likeliest two tokens are often equal, and the order of a sum decides between them.
 
     As many at once as there are stages, so that each step decodes one sequence, as transformers does.
     """
     load(trio, "bfloat16")
-    answers = [token_ids for _, token_ids in answer_all(trio, NUM_TOKENS_BFLOAT16, num_at_once=len(trio))]
-    expected = reference.greedy(torch.bfloat16, NUM_TOKENS_BFLOAT16)
+    answers = [token_ids for _, token_ids in answer_all(trio, num_tokens, num_at_once=len(trio))]
+    expected = reference.greedy(torch.bfloat16, num_tokens)
     num_agreeing = sum(ours == theirs for ours, theirs in zip(answers, expected, strict=True))
     with capsys.disabled():
         sys.stdout.write(f"\nbfloat16: {num_agreeing} of {len(PROMPTS)} prompts agree with transformers\n")
