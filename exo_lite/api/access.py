@@ -1,4 +1,4 @@
-"""Who may ask: the API key, the names of this daemon, the pages of other origins; default deny."""
+"""Access rules: the API key, the names of this daemon, the pages of other origins; default deny."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exo_lite.domain.errors import Unauthorized
 ANY_HOST = "*"
 MAX_HOST_CHARS = 253
 TENANT = "exo_lite.tenant"
-"""Where a request's scope has the name of whose it is."""
+"""The key of a request's scope that holds its tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _foreign_host_message(host: str) -> str:
 
 
 def is_host_allowed(host: str, allowed_hosts: Collection[str]) -> bool:
-    """Whether a Host header names this daemon (against DNS rebinding). The port does not matter."""
+    """Say whether a Host header names this daemon (against DNS rebinding). The port does not matter."""
     if ANY_HOST in allowed_hosts:
         return True
     name = _host_name(host)

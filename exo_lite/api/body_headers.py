@@ -1,4 +1,4 @@
-"""What a request's headers may say of its body."""
+"""Checks of the headers that describe a request's body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the CLI's verbs call: state, load, unload, plan."""
+"""Routes for the CLI's verbs: state, load, unload, plan."""
 
 from __future__ import annotations
 

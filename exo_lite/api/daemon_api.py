@@ -1,4 +1,4 @@
-"""What the HTTP side needs of the daemon, and nothing more."""
+"""The daemon as the HTTP side needs it, and nothing more."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TextStream(Protocol):
         ...
 
     def finish(self) -> str:
-        """What was still held back, once no token follows."""
+        """Return the text held back, once no token follows."""
         ...
 
 
@@ -58,7 +58,7 @@ class TextModel(Protocol):
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token adds to a text, in UTF-8; perhaps only a part of a character. A special token's is its name."""
+        """Return the UTF-8 that a token adds to a text, perhaps part of a character. A special token's is its name."""
         ...
 
 
@@ -102,11 +102,11 @@ class DaemonApi(Protocol):
         ...
 
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
-        """What would go where; on the living nodes where `offers` is None."""
+        """Plan a model; on the living nodes if `offers` is None."""
         ...
 
     async def models(self) -> Sequence[ServedModel]:
-        """What a request would get: models on the disk of a living node, and those that are loaded."""
+        """List the models that a request can name: those on the disk of a living node, and those that are loaded."""
         ...
 
     async def model(self, name: str) -> ServedModel:

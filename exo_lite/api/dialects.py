@@ -1,4 +1,4 @@
-"""What sets one API dialect apart from another: its routes, the form of its errors, the framing of its streams.
+"""API dialects: each has its routes, the form of its errors and the framing of its streams.
 
 A new one is a folder like `openai/`: its routes make a request of `domain.chat` out of a body and hand it to
 `answering.respond` with a Rendering; `create_app` names it.
@@ -21,7 +21,7 @@ class Framing:
 
     media_type: str
     keep_alive: bytes
-    """What fills a silence and is skipped by clients; empty where they skip nothing."""
+    """The bytes that fill a silence and that clients skip; empty if they skip nothing."""
     failure: Callable[[Failure], bytes]
     """Write what ends a stream that has begun and fails."""
 

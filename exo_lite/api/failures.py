@@ -29,7 +29,7 @@ early is refused again, at little cost; the places that become free go to whoeve
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a client is told. `retry_after_s` says when another try may go better."""
+    """A failure as a client sees it. `retry_after_s` says when another try may succeed."""
 
     status: int
     code: str

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it, whatever its path: default deny, limits, headers, typed errors."""
+"""The gate before every route: default deny, limits, headers, typed errors."""
 
 from __future__ import annotations
 

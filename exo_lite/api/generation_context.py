@@ -1,4 +1,4 @@
-"""What the generating routes of all dialects stand on."""
+"""The parts that the generating routes of all dialects need."""
 
 from __future__ import annotations
 

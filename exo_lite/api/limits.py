@@ -15,7 +15,7 @@ MAX_EVENT_STREAMS = 64
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """At once: open connections, requests under way on them, and those of them that follow the state's changes."""
+    """Limits on what is open at once: connections, requests on them, and event streams among those."""
 
     connections: int = MAX_CONNECTIONS
     requests: int = MAX_REQUESTS

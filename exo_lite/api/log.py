@@ -1,4 +1,4 @@
-"""What the HTTP side logs: only errors that nobody planned, and never a value."""
+"""The log of the HTTP side: only unexpected errors, and never a value."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Piece:
     finish_reason: FinishReason | None = None
     scored: tuple[ScoredToken, ...] = ()
     prompt_logprobs: tuple[Logprobs, ...] = ()
-    """Those of the prompt's second token and the ones after it, on the first piece, where they are asked for."""
+    """Log probabilities of the prompt from its second token on, on the first piece, if asked for."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What somebody may have meant who asked for a path that is not there."""
+"""Hints for unknown paths: the route that the client may have meant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATHS = (
     "/api/v1/state",
     "/api/v1/events",
 )
-"""Those without variable parts, the shorter ones first where one ends as the other does."""
+"""Paths without variable parts, the shorter one first of two with the same end."""
 MAX_PATH_CHARS = 96
 SIMILAR_ENOUGH = 0.8
 

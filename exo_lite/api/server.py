@@ -128,7 +128,7 @@ class _Acceptor:
 
 
 def _close_idle_longest(connections: Iterable[_DeadlineProtocol]) -> bool:
-    """Whether there was an idle one to close."""
+    """Close the connection that has been idle longest; False if there is none."""
     idle = [connection for connection in connections if connection.is_idle]
     if not idle:
         return False
@@ -146,7 +146,7 @@ class _DeadlineProtocol(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it can go without a loss: no request is under way, or it ends and its client reads nothing more."""
+        """True if closing it loses nothing: no request is under way, or its client reads nothing more."""
         if self.transport.is_closing():
             return True
         # uvicorn declares no None, which it is before the first request

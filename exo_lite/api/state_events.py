@@ -22,7 +22,7 @@ KEEP_ALIVE_S = 2.0
 """Short, so that the page can tell a quiet cluster from a dead connection within seconds."""
 
 STALL_S = 30.0
-"""Who reads nothing for so long leaves its place to another."""
+"""A client that reads nothing for this long gives its place to another."""
 
 
 def changed_keys(sent: Mapping[str, object], document: Mapping[str, object]) -> dict[str, object]:
@@ -31,7 +31,7 @@ def changed_keys(sent: Mapping[str, object], document: Mapping[str, object]) -> 
 
 
 def events_router(daemon: DaemonApi, *, max_streams: int = MAX_EVENT_STREAMS) -> APIRouter:
-    """At most `max_streams` at once: the next ones get 503, code `daemon_busy`."""
+    """Serve at most `max_streams` at once: further ones get 503, code `daemon_busy`."""
     router = APIRouter()
     num_streams = 0
 

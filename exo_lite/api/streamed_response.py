@@ -50,7 +50,7 @@ async def _cancel(*tasks: asyncio.Task[object]) -> None:
 
 
 class StreamedResponse(Response):
-    """What `produce` writes, with keep-alives in the silences.
+    """A response that `produce` writes, with keep-alives in the silences.
 
     The headers go out with the first bytes: what fails earlier is raised and becomes a plain HTTP error; what fails
     later is written as the framing says and ends the stream. A client that goes away cancels `produce`.

@@ -22,6 +22,6 @@ class TextWork:
         self._long = ThreadPoolExecutor(NUM_LONG_THREADS, "long-text")
 
     async def run(self, num_chars: int, call: Callable[[], T]) -> T:
-        """What `call`, which reads about so many characters, returns or raises."""
+        """Run `call`, which reads about so many characters, and return or raise its result."""
         threads = self._long if num_chars > LONG_TEXT_CHARS else self._short
         return await asyncio.get_running_loop().run_in_executor(threads, call)

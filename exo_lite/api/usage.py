@@ -1,4 +1,4 @@
-"""What a call took: tokens counted, times measured."""
+"""The usage of a call: tokens counted, times measured."""
 
 from __future__ import annotations
 

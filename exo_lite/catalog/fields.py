@@ -21,13 +21,13 @@ class Fields:
 
     values: Mapping[str, object]
     prefix: str = ""
-    """Of its keys in messages: `rope_scaling.`"""
+    """The prefix of its keys in messages: `rope_scaling.`"""
 
     def get(self, key: str) -> object:
         return self.values.get(key)
 
     def whole_number(self, key: str, default: int | None = None) -> int:
-        """From 1 to MAX_WHOLE_NUMBER."""
+        """Return a number from 1 to MAX_WHOLE_NUMBER."""
         value = self._value(key, default)
         if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_WHOLE_NUMBER:
             return value

@@ -46,7 +46,7 @@ class ShardTableRow:
         return None if self.differences(spec) else self.chat_template
 
     def differences(self, spec: ModelSpec) -> list[str]:
-        """Where the files of a model are built otherwise than this one, as in "2 num_hidden_layers, not 32".
+        """List where a model's files differ from this row, as in "2 num_hidden_layers, not 32".
 
         Vocabulary, context and number type are left out: a tuned model may have others.
         """
@@ -78,7 +78,7 @@ class ShardTable:
         return list(dict.fromkeys(owners[known] for known in close))[:at_most]
 
     def suggestion(self, name: str, others: Collection[str] = ()) -> str:
-        """What to try for a name that is none: names like it, among `others` and here, or where to look."""
+        """Suggest what to try for an unknown name: similar names, among `others` and here, or where to look."""
         close = dict.fromkeys([*get_close_matches(name, others), *self.close_matches(name)])
         return f"did you mean {', '.join(close)}?" if close else "`exo-lite models` lists what there is"
 

@@ -48,7 +48,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class TensorForm:
-    """What a header says of a tensor besides its place."""
+    """A tensor's type and shape, as a header declares them."""
 
     name: str
     dtype: DType

@@ -1,4 +1,4 @@
-"""Where the tensors of a shard lie."""
+"""The places of a shard's tensors in a model's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint has the tensors that its config promises, no fewer and no others."""
+"""Checks that a checkpoint has exactly the tensors that its config promises."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def _refuse_missing_files(missing_files: Sequence[str]) -> None:
 
 
 def _follows(name: str, spec: ModelSpec) -> bool:
-    """Whether a tensor follows from others: a tied model may carry a copy of its embedding as its head."""
+    """Say whether a tensor follows from others: a tied model may carry a copy of its embedding as its head."""
     return is_ignored(name) or (name == HEAD_TENSOR and spec.tie_word_embeddings)

@@ -59,7 +59,7 @@ def unexpected_tensors(names: Iterable[str], expected: Iterable[str], shard: Sha
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a tensor holds nothing that the config does not say."""
+    """Say whether a tensor holds nothing that the config does not say."""
     return name.endswith(_IGNORED)
 
 

@@ -1,4 +1,4 @@
-"""Whether the head that a checkpoint carries beside a tied embedding is the same matrix."""
+"""The check that a checkpoint's head beside a tied embedding is the same matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCK_BYTES = 4 << 20
 
 
 def is_same_matrix(one: TensorEntry, other: TensorEntry) -> bool:
-    """Whether two tensors are equal byte for byte. Raises InvalidModel where one cannot be read."""
+    """Say whether two tensors are equal byte for byte. Raises InvalidModel if one cannot be read."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     return all(first == second for first, second in zip(_blocks(one), _blocks(other), strict=True))

@@ -18,7 +18,7 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one chunk of a streamed answer brings, and when."""
+    """The text and tokens of one chunk of a streamed answer, and when it came."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -41,7 +41,7 @@ class Answer:
 
     @property
     def tokens_per_second(self) -> float:
-        """After the first token, whose time is the prompt's. A single token counts with that time."""
+        """The rate after the first token, whose time is the prompt's. A single token counts with that time."""
         if self.completion_tokens > 1 and self.decode_s > 0:
             return (self.completion_tokens - 1) / self.decode_s
         return self.completion_tokens / self.ttft_s if self.ttft_s > 0 else 0.0

@@ -112,7 +112,7 @@ def _roomy(wish: LoadWish, shape: Shape) -> LoadWish:
 
 
 def _is_as_wished(loaded: Document, wish: LoadWish) -> bool:
-    """Whether a loaded model is what the flags ask for; one that they leave open may be anything."""
+    """Say whether a loaded model is what the flags ask for; an option that they leave open may be anything."""
     return (
         wish.dtype in (None, loaded["dtype"])
         and wish.quant in (None, loaded["quant"])

@@ -60,7 +60,7 @@ def _turn(client: DaemonClient, model: str, question: Question, messages: list[M
 
 
 def _lines() -> Iterator[str]:
-    """What is typed, until the input ends. Ctrl-C drops the line."""
+    """Yield typed lines until the input ends. Ctrl-C drops the line."""
     _load_line_editing()
     while True:
         try:

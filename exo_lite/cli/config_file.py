@@ -1,4 +1,4 @@
-"""Where a flag's value comes from when the command line has none: the environment, then the configuration file.
+"""The sources of a flag's value when the command line has none: the environment, then the configuration file.
 
 The file is TOML. Its keys are flags: at the top for every verb that has the flag, in a [verb] table for that verb.
 """
@@ -42,7 +42,7 @@ def flags_of(command: click.Command) -> Flags:
 
 
 def verb_defaults(document: Mapping[str, Any], verb: str, verbs: Mapping[str, Flags]) -> dict[str, Any]:
-    """What a file says to the parameters of `verb`, by parameter name. Raises WrongUsage for what no verb knows."""
+    """Return a file's values for the parameters of `verb`, by parameter name. Raises WrongUsage for unknown keys."""
     _refuse_unknown(document, verbs)
     shared = {key: value for key, value in _with_dashes(document).items() if not isinstance(value, dict)}
     own = _with_dashes(document.get(verb, {}))
@@ -73,7 +73,7 @@ def _refuse_unless(is_known: bool, message: str) -> None:
 
 
 def _value(key: str, option: click.Option, value: Any) -> Any:
-    """As the command line would have it: a list of texts, a truth or a text. Raises WrongUsage."""
+    """Convert a value to the command line's form: a list of texts, a bool or a text. Raises WrongUsage."""
     if option.multiple:
         return [_text(key, one) for one in (value if isinstance(value, list) else [value])]
     if option.is_flag:

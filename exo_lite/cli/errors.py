@@ -43,7 +43,7 @@ class DoesNotFit(click.ClickException):
 
 
 def failure(error: ExoLiteError) -> click.ClickException:
-    """What the command line says and returns for an error, its own or a daemon's."""
+    """Turn an error, ours or a daemon's, into the command line's message and exit code."""
     match error:
         case ModelDoesNotFit():
             return DoesNotFit(str(error))

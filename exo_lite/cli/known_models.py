@@ -27,7 +27,7 @@ class KnownModel:
     sources: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
     differences: tuple[str, ...] = ()
-    """Where the files here are another model than the shard table's of this id."""
+    """The fields in which the files here differ from the shard table's model of this id."""
 
 
 def known_models(survey: Survey) -> list[KnownModel]:
@@ -39,7 +39,7 @@ def known_models(survey: Survey) -> list[KnownModel]:
 
 
 def known_model(name: str, models_dir: Path) -> KnownModel:
-    """By id or alias. Raises ModelNotFound, InvalidRequest, and InvalidModel for a damaged folder."""
+    """Find a model by id or alias. Raises ModelNotFound, InvalidRequest, and InvalidModel for a damaged folder."""
     row = load_table().find(name)
     store = ModelStore(models_dir)
     if row is not None:

@@ -63,7 +63,7 @@ def wait_until_ready(states: Iterable[Document], asked: Document, show: ShowProg
 
 
 def loaded_fraction(model: Document) -> float:
-    """Of the layers, those that are in memory, from 0 to 1."""
+    """Return the fraction of the layers that are in memory, from 0 to 1."""
     layers = [(shard["end_layer"] - shard["start_layer"] + 1, shard["progress"]) for shard in model["shards"]]
     total = sum(num_layers for num_layers, _ in layers)
     return sum(num_layers * share for num_layers, share in layers) / total if total else 0.0

@@ -17,7 +17,7 @@ from exo_lite.cli.errors import Failed
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What one run asks for: `concurrency` streams, each with a prompt and an answer of so many tokens."""
+    """The size of one run: `concurrency` streams, each with a prompt and an answer of so many tokens."""
 
     prompt_tokens: int
     tokens: int
@@ -99,7 +99,7 @@ def completion_body(model: str, prompt: Sequence[int], num_tokens: int) -> Docum
 def read_stream(
     chunks: Iterable[Document], began_s: float, num_tokens: int, clock: Callable[[], float] = time.perf_counter
 ) -> Stream:
-    """When each token of an answer came. Raises Failed for an answer of another length than `num_tokens`."""
+    """Measure when each token of an answer came. Raises Failed for an answer of another length than `num_tokens`."""
     times_s: list[float] = []
     first_size, timings = 0, None
     for chunk in chunks:
@@ -123,7 +123,7 @@ def _daemons_own(timings: Document, began_s: float, num_tokens: int) -> Stream:
 
 
 def run_result(streams: Sequence[Stream], shape: Shape) -> RunResult:
-    """With several streams: prefill until the last one's first token, decode as `decode_rate`, the median first token.
+    """Sum up the streams: prefill until the last one's first token, decode as `decode_rate`, the median first token.
 
     All in tokens per second and milliseconds.
     """

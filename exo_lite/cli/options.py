@@ -27,7 +27,7 @@ Decorator = Callable[[Function], Function]
 
 @dataclass(frozen=True, slots=True)
 class DaemonAddress:
-    """Where a verb finds the daemon, and the key that opens it."""
+    """The daemon's address, and the API key for it."""
 
     host: str
     port: int

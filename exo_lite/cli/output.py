@@ -1,4 +1,4 @@
-"""What people see: aligned tables, progress and JSON. Answers go to stdout, everything else to stderr."""
+"""Output for people and scripts: aligned tables, progress and JSON. Answers go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 

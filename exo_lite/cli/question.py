@@ -1,4 +1,4 @@
-"""What to ask of a model, as the HTTP interface wants it."""
+"""A question to a model, as the HTTP interface takes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exo_lite.domain.keep_alive import FOR_EVER
 Message = dict[str, str]
 
 RAW_MAX_TOKENS = 256
-"""Of a text that goes on without a chat template, and so seldom comes to an end of its own."""
+"""The length of a text without a chat template, which seldom ends by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a node stands on: its device, addresses and port, the ways to other nodes, the time, and its processes."""
+"""The machine of a node: its device, addresses and port, the ways to other nodes, the time, and its processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from exo_lite.transport.peers import GrpcPeers
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """With peers in memory and a clock that jumps, it is a simulated one."""
+    """A node's machine. With peers in memory and a virtual clock, it is a simulated one."""
 
     device: Device
     binding: Binding

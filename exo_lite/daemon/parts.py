@@ -120,7 +120,7 @@ class Daemon:
         )
 
     async def run(self) -> None:
-        """Until cancelled, which ends the workers."""
+        """Run until cancelled, then end the workers."""
         self.cluster.apply(PlacementSeen(await asyncio.to_thread(self._wishes.read)))
         try:
             async with asyncio.TaskGroup() as tasks:

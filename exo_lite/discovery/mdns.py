@@ -50,7 +50,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What to say of this node: who it is, and the addresses of this machine to say it on."""
+    """The announcement of this node: who it is, and the addresses of this machine to announce it on."""
 
     identity: NodeIdentity
     port: int
@@ -77,19 +77,19 @@ class MdnsDiscovery:
         self._on_trouble = on_trouble
         self._changed = asyncio.Event()
         self._seen: dict[str, Sighting] = {}
-        """By the name of the service: a node that starts again has another one, and the old one expires later."""
+        """Sightings by service name: a node that starts again has another name, and the old one expires later."""
         self._tasks: asyncio.TaskGroup
         identity = announcement.identity
         self._own_name = f"{identity.node_id}-{identity.boot_id}.{SERVICE_TYPE}"
 
     def announce(self, announcement: Announcement) -> None:
-        """From now on, and on other sockets where the addresses of this machine are others."""
+        """Announce this from now on, with new sockets where this machine's addresses have changed."""
         if announcement != self._announcement:
             self._announcement = announcement
             self._changed.set()
 
     async def run(self) -> None:
-        """Until cancelled, which takes the announcement back."""
+        """Announce and listen until cancelled, which withdraws the announcement."""
         while True:
             self._changed.clear()
             try:
@@ -99,7 +99,7 @@ class MdnsDiscovery:
                 await self._wait_for_change(RETRY_AFTER_S)
 
     async def _serve(self, announcement: Announcement) -> None:
-        """Until the announcement changes. Raises OSError where multicast cannot be used."""
+        """Serve until the announcement changes. Raises OSError where multicast cannot be used."""
         zeroconf = AsyncZeroconf(interfaces=multicast_interfaces(announcement.hosts))
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -178,7 +178,7 @@ def service_info(announcement: Announcement, name: str) -> AsyncServiceInfo:
 
 
 def _joined(addresses: Sequence[str]) -> str:
-    """As many as fit, the first ones first."""
+    """Join as many addresses as fit, the first ones first."""
     text = ""
     for address in addresses:
         longer = f"{text},{address}" if text else address
@@ -211,7 +211,7 @@ def _is_address(text: str) -> bool:
 
 
 def multicast_interfaces(hosts: Sequence[str]) -> list[str | int | tuple[tuple[str, int, int], int]]:
-    """Those of this machine's addresses that can join the group. Raises OSError where none can."""
+    """Return this machine's addresses that can join the multicast group. Raises OSError where none can."""
     loopback = all(ipaddress.ip_address(host).is_loopback for host in hosts)
     wanted = [_LOOPBACK] if loopback else list(hosts)
     able, last_error = [], OSError("there is no interface")

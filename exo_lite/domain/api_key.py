@@ -1,4 +1,4 @@
-"""What an API key may be: what every client can put into an HTTP header, and no proxy changes."""
+"""The form of an API key: text that every client can send in an HTTP header and that no proxy changes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.request import Sampling
 
 Document = Mapping[str, object]
-"""What JSON calls an object."""
+"""A JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class AnswerOptions:
     """They end an answer beside the model's own."""
     stops: tuple[str, ...] = ()
     skip_special: bool = True
-    """Whether special tokens of an answer are left out of its text."""
+    """True to leave an answer's special tokens out of its text."""
     tenant: str = ""
-    """Whose answers they are, as an opaque name."""
+    """The owner of the answers, as an opaque name."""
     timeout_s: float | None = None
     """The time that each answer may take."""
     keep_alive_s: float | None = None
@@ -61,7 +61,7 @@ class ChatRequest:
     """Messages as chat templates take them: `role`, `content` as one text, and what else templates may read."""
     prompt_format: PromptFormat = field(default_factory=PromptFormat)
     adds_special_tokens: bool = False
-    """Whether the model's first token is put before the prompt; templates write it themselves."""
+    """True to put the model's first token before the prompt; templates write it themselves."""
     tools: tuple[Document, ...] = ()
     """Functions as chat templates take them: OpenAI's documents with JSON schemas."""
     response_format: Document | None = None
@@ -86,9 +86,9 @@ class CompletionRequest:
     options: AnswerOptions
     prompts: tuple[str | tuple[int, ...], ...]
     adds_special_tokens: bool = True
-    """Whether the model's first token is put before prompts that are texts."""
+    """True to put the model's first token before prompts that are texts."""
     is_echoed: bool = False
-    """Whether answers begin with their prompt's text."""
+    """True if answers begin with their prompt's text."""
 
     @property
     def num_chars(self) -> int:

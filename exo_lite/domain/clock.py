@@ -1,4 +1,4 @@
-"""What time it is, for code that is handed it and asks nobody else."""
+"""The clock, handed down to all code that needs the time."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from exo_lite.domain.placement import InstanceState
 from exo_lite.domain.worker_report import ShardState
 
 Entry = dict[str, Any]
-"""For people: texts and what they are about."""
+"""An event or note for people, as JSON."""
 
 
 class NameDocument(TypedDict):

@@ -1,4 +1,4 @@
-"""What a node believes of its cluster: a pure function of the events that reached it.
+"""A node's view of its cluster: a pure function of the events that reached it.
 
 Failure detection follows SWIM (Das, Gupta, Motivala 2002) with a full mesh of heartbeats instead of random probes:
 silence makes a member suspect, others are asked, further silence makes it dead. A refused connection speaks at once.
@@ -21,9 +21,9 @@ from exo_lite.domain.placement import Placement
 HEARD_WITHIN_S = 1.5
 DEAD_AFTER_S = 4.0
 RESTORED_PATIENCE_S = 15.0
-"""After a restart of all, for nodes that a placement names and that have not been met yet."""
+"""The time to wait, after a restart of all, for nodes that a placement names and that have not been met yet."""
 RTT_WEIGHT = 0.25
-"""Of the newest measurement in the moving average."""
+"""The weight of the newest measurement in the moving average."""
 FORGET_AFTER_S = 600.0
 """A dead member leaves the list of nodes after this time."""
 
@@ -170,7 +170,7 @@ def _with_member(state: ClusterState, member: Member) -> ClusterState:
 
 
 def _has_left_since(state: ClusterState, status: NodeStatus, begun_at_s: float) -> bool:
-    """Whether this boot of a node has said goodbye while a handshake with it was under way."""
+    """Say whether this boot of a node has said goodbye since a handshake with it began."""
     member = state.members.get(status.identity.node_id)
     if member is None or member.left_at_s is None or member.status.identity.boot_id != status.identity.boot_id:
         return False
@@ -178,7 +178,7 @@ def _has_left_since(state: ClusterState, status: NodeStatus, begun_at_s: float) 
 
 
 def _known_route(state: ClusterState, status: NodeStatus) -> str | None:
-    """Of a member that joins again from the same boot."""
+    """Return the route of a member that joins again from the same boot."""
     member = state.members.get(status.identity.node_id)
     is_same = member is not None and member.status.identity.boot_id == status.identity.boot_id
     return member.route if member is not None and is_same else None
@@ -199,12 +199,12 @@ def _heard(state: ClusterState, status: NodeStatus, at_s: float, rtt_ms: float |
 
 
 def _gone_addresses(old: NodeStatus, new: NodeStatus) -> set[str]:
-    """Those that a node has no more. A route may also be one that it never named, as through a forwarded port."""
+    """Return the addresses that a node no longer has. A route may also be one that it never named: a forwarded port."""
     return set(old.identity.addresses) - set(new.identity.addresses)
 
 
 def _heard_of(state: ClusterState, status: NodeStatus, at_s: float) -> ClusterState:
-    """Only newer words are a sign of life: the same one may go round between others for a while."""
+    """Take a passed-on status as a sign of life if it is newer: an old one may go round between others for a while."""
     identity = status.identity
     if identity.node_id == state.self_id:
         return state
@@ -220,7 +220,7 @@ def _heard_of(state: ClusterState, status: NodeStatus, at_s: float) -> ClusterSt
 
 
 def _is_back(status: NodeStatus, dead: Member) -> bool:
-    """Whether a word of a dead member is newer than its end."""
+    """Say whether a status shows that a dead member lives again."""
     if status.identity.boot_id != dead.status.identity.boot_id:
         return True
     return dead.left_at_s is None and status.sequence > dead.status.sequence

@@ -34,19 +34,19 @@ class Member:
     num_refusals: int = 0
     met_at_s: float = 0.0
     answered_at_s: float | None = None
-    """When it last answered this node itself; None: never, it is known by what others pass on."""
+    """The time when it last answered this node itself; None if never: it is known by what others pass on."""
     word_at_s: float = 0.0
-    """When others last passed on a word of it."""
+    """The time when others last passed on a newer status of it."""
     is_heard_of: bool = True
     """Lately, from itself or from others."""
     route: str | None = None
     """The one of its addresses by which this node reaches it; None before that is known."""
     left_at_s: float | None = None
-    """When it said goodbye: what was on its way then, or goes round among others, does not bring it back."""
+    """The time of its goodbye: earlier handshakes, and statuses that others pass on, do not bring it back."""
 
     @property
     def is_dead_to_this_side(self) -> bool:
-        """Not so where its process is gone: then another leader that counts on it has only not heard of that yet."""
+        """Its process may run: it neither refused connections nor said goodbye, so another leader may reach it."""
         return self.state == "dead" and self.left_at_s is None and self.num_refusals < REFUSALS_TO_DIE
 
     @property
@@ -59,7 +59,7 @@ class Member:
 
     @property
     def address(self) -> str:
-        """Where to connect to it from here."""
+        """The address at which this node reaches it."""
         return self.route or self.status.identity.address
 
 
@@ -78,7 +78,7 @@ class ClusterState:
 
     @property
     def identity(self) -> NodeIdentity:
-        """Who this node is."""
+        """This node's identity."""
         return self.self_status.identity
 
     @property
@@ -97,7 +97,7 @@ class ClusterState:
         return {model_id for status in self.living.values() for model_id in status.models}
 
     def address_of(self, node_id: NodeId) -> str | None:
-        """Where to connect to another node from here; None for one that is not known."""
+        """The address at which this node reaches another; None for a node that is not known."""
         member = self.members.get(node_id)
         return member.address if member else None
 
@@ -121,7 +121,7 @@ class ClusterState:
 
     @property
     def all_instances(self) -> tuple[Instance, ...]:
-        """Those too that only finish what they have."""
+        """Every instance, including those that only finish their last requests."""
         return tuple(map(self._as_it_is, self.written.all_instances))
 
     def instance_of(self, model_id: ModelId) -> Instance | None:
@@ -135,7 +135,7 @@ class ClusterState:
         return written and self._as_it_is(written)
 
     def is_lost(self, node_id: NodeId) -> bool:
-        """Whether what a node held is gone. Not having met it yet, as after a start, does not say so."""
+        """Say whether what a node held is gone. A node that was not met yet, as after a start, is not lost."""
         member = self.members.get(node_id)
         return node_id in self.missing if member is None else member.state == "dead"
 
@@ -157,7 +157,7 @@ class ClusterState:
         return f"{instance.model_id} failed: {current.reason}" if current.state == "failed" else None
 
     def shard_status(self, instance: Instance, assignment: Assignment) -> ShardStatus | None:
-        """What a node says of its part of an instance; None before it has heard of this epoch, and once it is dead."""
+        """Return a node's report on its part of an instance; None before it knows this epoch and once it is dead."""
         node = self.living.get(assignment.node_id)
         return next((one for one in node.shards if one.instance_id == instance.id), None) if node else None
 

@@ -1,4 +1,4 @@
-"""What a process shows to other nodes, and by what it knows them."""
+"""Credentials: how a process proves itself to other nodes, and how it knows them."""
 
 from __future__ import annotations
 

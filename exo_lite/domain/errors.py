@@ -52,14 +52,14 @@ class ExoLiteError(Exception):
 
     code: ClassVar[str] = "internal_error"
     is_permanent: ClassVar[bool] = True
-    """Whether the same call would fail again: advice to clients."""
+    """True if the same call would fail again: advice to clients."""
     is_recoverable: ClassVar[bool] = False
-    """Whether an answer that it cut off can go on elsewhere: what computed it is gone, and the request is sound."""
+    """True if an answer that it cut off can go on elsewhere: what computed it is gone, and the request is sound."""
 
     param: str | None = None
     """The request parameter at fault, if it is one."""
     retry_after_s: int | None = None
-    """When another try may go better, where that can be told."""
+    """The seconds after which another try may succeed, if known."""
 
 
 class InvalidRequest(ExoLiteError):
@@ -83,7 +83,7 @@ class ContextLengthExceeded(InvalidRequest):
         param: str = "prompt",
         is_at_least: bool = False,
     ) -> ContextLengthExceeded:
-        """In the words by which clients know this error, to shorten their prompts: not every one reads the code."""
+        """Use the words by which clients know this error, to shorten their prompts: not all read the code."""
         counted = ", by the fewest tokens that it can have" if is_at_least else ""
         return cls(
             f"This model's maximum context length is {context_length} tokens. However, you requested "

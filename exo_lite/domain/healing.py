@@ -17,7 +17,7 @@ from exo_lite.domain.ids import Epoch, NodeId
 from exo_lite.domain.placement import Dot, Instance, InstanceState, Placement
 
 MAX_DEPARTURES = 8
-"""That a placement remembers."""
+"""The number of evictions that a placement remembers."""
 
 _SERVES: Mapping[InstanceState, int] = {"failed": 0, "degraded": 1, "loading": 2, "warming": 3, "ready": 4}
 
@@ -42,7 +42,7 @@ def signed(old: Placement, new: Placement, author: NodeId, *, wall_s: float) -> 
 
 
 def newest(ours: Placement, theirs: Placement) -> Placement:
-    """What to hold true, having seen both. The order makes no difference."""
+    """Merge two placements. The order makes no difference."""
     if ours.is_empty or theirs.is_empty:
         return theirs if ours.is_empty else ours
     if not ours.clock or not theirs.clock:  # of a version without clocks
@@ -56,7 +56,7 @@ def newest(ours: Placement, theirs: Placement) -> Placement:
 
 
 def _knows(one: Placement, other: Placement) -> bool:
-    """Whether whoever wrote the one had seen the other."""
+    """Say whether the author of the one had seen the other."""
     return all(one.clock.get(author, 0) >= number for author, number in other.clock.items())
 
 
@@ -65,7 +65,7 @@ def _has_seen(placement: Placement, dot: Dot) -> bool:
 
 
 def _with_wishes(live: Placement, restored: Placement) -> Placement:
-    """What was wished before a restart and nobody else has heard of is added; nothing is taken away."""
+    """Add the models wished before a restart that nobody else has heard of; remove nothing."""
     unheard = [one for one in restored.instances if not _has_seen(live, one.dot)]
     return _combined(live, restored, [*live.all_instances, *unheard]) if unheard else live
 

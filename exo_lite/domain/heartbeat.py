@@ -1,4 +1,4 @@
-"""What nodes tell each other twice a second."""
+"""The message that nodes send each other twice a second."""
 
 from __future__ import annotations
 

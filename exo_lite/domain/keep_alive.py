@@ -8,12 +8,12 @@ import re
 from exo_lite.domain.errors import InvalidRequest
 
 KeepAlive = str | float
-"""What people write: seconds, or a duration as in 5m; below 0: for ever."""
+"""A duration as people write it: seconds, or as in 5m; below 0: for ever."""
 
 FOR_EVER = math.inf
 """Seconds: until somebody unloads it. Such a model is pinned: it does not make room for others either."""
 DEFAULT_KEEP_ALIVE_S = 300.0
-"""Of a model that a request brought in."""
+"""The idle time after which a model that a request loaded is evicted."""
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _COUNT = re.compile(r"\s*(-?[0-9]{1,12}(?:\.[0-9]{1,9})?)\s*")

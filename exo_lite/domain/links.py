@@ -1,4 +1,4 @@
-"""Who reaches whom: pure functions of the nodes' own words on it.
+"""Links between nodes: pure functions of the nodes' own reports.
 
 A link is a pair of nodes. It counts as broken from the moment that one of the two says that the other does not answer,
 while somebody else still hears of both.
@@ -82,7 +82,7 @@ def broken_links(state: ClusterState) -> frozenset[Link]:
 
 
 def known_links(state: ClusterState, doubtful: Collection[Link] = ()) -> KnownLinks:
-    """What a plan has to heed. A link to a node that nobody reaches is doubtful: it may be back, or lost, soon."""
+    """Return the links that a plan must avoid. A link to a node that nobody reaches is doubtful."""
     broken = broken_links(state)
     return KnownLinks(broken, (frozenset(doubtful) | silent_links(state)) - broken)
 
@@ -118,6 +118,6 @@ def unreachable(names: tuple[str, str]) -> str:
 
 
 def link_names(links: Collection[Link], names: Mapping[NodeId, str]) -> list[tuple[str, str]]:
-    """Both ends of each link, for people, in order."""
+    """Return the names of both ends of each link, sorted."""
     ends = [sorted(names.get(node_id, str(node_id)) for node_id in pair) for pair in links]
     return sorted((first, second) for first, second in ends)

@@ -130,7 +130,7 @@ LOAD_OPTIONS = _load_options()
 
 @dataclass(frozen=True, slots=True)
 class LoadWish:
-    """What a user asks for. An option that is None is left open."""
+    """A user's options for a load. An option that is None is left open."""
 
     dtype: DType | None = None
     quant: Quantization | None = None

@@ -1,4 +1,4 @@
-"""What a model is, as far as arithmetic on it goes. Names are those of Hugging Face's config.json."""
+"""A model's dimensions. Names are those of Hugging Face's config.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 DType = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "int4", "w8a8"]
-"""Of weights, activations being 16-bit beside integers; w8a8 is int8 with 8-bit activations: faster prompts, less exact
+"""The number type of weights, with 16-bit activations; w8a8 is int8 with 8-bit activations: faster prompts, less exact
 answers."""
 RopeType = Literal["default", "linear", "dynamic", "llama3"]
 ModelType = Literal["llama", "mistral", "qwen2", "qwen3"]
@@ -48,7 +48,7 @@ class ModelSpec:
     rope_scaling: RopeScaling = RopeScaling()
     tie_word_embeddings: bool = False
     attention_bias: bool = False
-    """Whether q, k and v have a bias; `attention_output_bias` is the one of o."""
+    """True if q, k and v have a bias; `attention_output_bias` is the one of o."""
     attention_output_bias: bool = False
     mlp_bias: bool = False
     has_qk_norm: bool = False
@@ -85,13 +85,13 @@ class ModelSpec:
 
     @property
     def layer_matrix_parameters(self) -> int:
-        """Those in matrices: what quantization makes smaller."""
+        """The number of a layer's parameters in matrices, which quantization makes smaller."""
         attention = self.hidden_size * (2 * self.q_size + 2 * self.kv_size)
         return attention + 3 * self.hidden_size * self.intermediate_size
 
     @property
     def layer_vector_parameters(self) -> int:
-        """Those in norms and biases, which keep the compute type."""
+        """The number of a layer's parameters in norms and biases, which keep the compute type."""
         norms = 2 * self.hidden_size + (2 * self.head_dim if self.has_qk_norm else 0)
         qkv_bias = self.q_size + 2 * self.kv_size if self.attention_bias else 0
         output_bias = self.hidden_size if self.attention_output_bias else 0
@@ -104,6 +104,6 @@ class ModelSpec:
 
     @property
     def num_parameters(self) -> int:
-        """All of the model's, a tied head counted once."""
+        """The number of all parameters, a tied head counted once."""
         num_matrices = 1 if self.tie_word_embeddings else 2
         return self.n_layers * self.layer_parameters + num_matrices * self.embedding_parameters + self.hidden_size

@@ -1,4 +1,4 @@
-"""What a node says of itself: who it is (handshake) and how it is (heartbeat)."""
+"""A node's description of itself: its identity (handshake) and its status (heartbeat)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker_report import DriverReport, ShardState, WorkerFailure, WorkerReport
 
 PROTOCOL_VERSION = 3
-"""Of the wire between nodes. Nodes of another one are refused at the handshake."""
+"""The version of the messages between nodes. Nodes of another version are refused at the handshake."""
 
 DeviceKind = Literal["cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """Who a node is. Only its addresses change while its daemon runs."""
+    """A node's identity. Only its addresses change while its daemon runs."""
 
     node_id: NodeId
     boot_id: BootId
@@ -63,7 +63,7 @@ class ShardStatus:
 
     shard: Shard
     placed_epoch: Epoch
-    """Of the placement that this worker was started or kept for."""
+    """The epoch of the placement that this worker was started or kept for."""
     weight_bytes: int
     kv_cache_bytes: int
     working_bytes: int
@@ -86,12 +86,12 @@ class ShardStatus:
 
     @property
     def failure(self) -> WorkerFailure | None:
-        """What went wrong with its process, else with its shard or its pipeline."""
+        """The failure of its process, else of its shard or its pipeline."""
         return self.end or self.report.failure
 
     @property
     def driver(self) -> DriverReport | None:
-        """What it says of the whole pipeline, if it is the first stage."""
+        """Its report on the whole pipeline, if it is the first stage."""
         return self.report.driver
 
 
@@ -107,9 +107,9 @@ class NodeStatus:
     models: Mapping[ModelId, str] = field(default_factory=dict)
     """Models in its store, each with the fingerprint of its files."""
     known_addresses: tuple[str, ...] = ()
-    """Of its living members, so that all learn of all."""
+    """The addresses of its living members, so that every node learns of all others."""
     num_requests: Mapping[ModelId, int] = field(default_factory=dict)
-    """That entered here and wait for their model or are being answered, by model; those without any are left out."""
+    """The number of requests that entered here and are waiting or being answered, by model; never 0."""
     reached: tuple[NodeId, ...] = ()
     """The nodes that answer this one's own calls."""
     unreached: tuple[NodeId, ...] = ()

@@ -23,7 +23,7 @@ class Hop:
     node_id: NodeId | None = None
 
     def on(self, host: str) -> Hop:
-        """At the same port of another host. Raises MalformedMessage where there is no port."""
+        """Return the same port of another host. Raises MalformedMessage if there is no port."""
         try:
             port = split_address(self.address)[1]
         except ValueError:
@@ -40,11 +40,11 @@ class ConnectOrder:
     stage: int
     num_stages: int
     previous: Hop | None
-    """Where hidden states come from; None on the first stage."""
+    """The source of hidden states; None on the first stage."""
     tail: Hop | None
-    """Where sampled tokens come from, on the first stage of several."""
+    """The source of sampled tokens, on the first stage of several."""
     next_name: str
-    """Of the node that gets what this stage computes, the head's on the last one: for people."""
+    """The node that receives this stage's output (the first stage's for the last stage): a name for messages."""
 
     @property
     def instance_id(self) -> InstanceId:
@@ -52,7 +52,7 @@ class ConnectOrder:
 
     @property
     def hops(self) -> tuple[Hop, ...]:
-        """What the stage gets streams from."""
+        """The stages whose streams this stage reads."""
         return tuple(hop for hop in (self.previous, self.tail) if hop is not None)
 
     def routed(self, host_of: Callable[[NodeId], str]) -> ConnectOrder:

@@ -1,4 +1,4 @@
-"""Who holds what: written by one author, the leader, and copied by everybody."""
+"""The placement: which node holds which layers. One author, the leader, writes it; every node copies it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ModelDescription:
     fingerprint: str
     spec: ModelSpec
     created: int = 0
-    """When it came into the store, in unix seconds."""
+    """The time of its import, in unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Instance:
 
     model_id: ModelId
     fingerprint: str
-    """Of the model's files: the same on every node that holds a part."""
+    """A hash of the model's files: the same on every node that holds a part."""
     spec: ModelSpec
     epoch: Epoch
     options: LoadOptions
@@ -53,11 +53,11 @@ class Instance:
     state: InstanceState
     reason: str | None = None
     cause: str | None = None
-    """Of what went wrong: an ExoLiteError.code, which decides the hint."""
+    """The ExoLiteError.code of what went wrong, which decides the hint."""
     keep_alive_s: float = FOR_EVER
     """Idle seconds after which it leaves."""
     dot: Dot = field(default=NO_DOT, compare=False)
-    """Of its last change: when it came to be so, and not what it is."""
+    """The version of its last change; it does not count for equality."""
 
     @property
     def id(self) -> InstanceId:
@@ -102,7 +102,7 @@ class Placement:
     departures: tuple[Departure, ...] = ()
     """The last few, oldest first: a node may miss a placement, and is still to tell why a model left."""
     clock: Mapping[NodeId, int] = field(default_factory=dict)
-    """What its author knew: how far each author had come."""
+    """The vector clock of its author: the newest change known of each author."""
     siblings: tuple[Instance, ...] = ()
     """Other instances of the same models, by leaders that did not know of each other: they finish and leave."""
     is_restored: bool = False
@@ -110,7 +110,7 @@ class Placement:
 
     @classmethod
     def empty(cls) -> Placement:
-        """What stands before anybody has written: it holds no model, and gives way to every other placement."""
+        """Return the placement before the first one: it holds no model, and gives way to every other placement."""
         return cls(NodeId(""), Epoch(0), 0)
 
     @property
@@ -136,7 +136,7 @@ class Placement:
         return next((one for one in self.all_instances if one.id == instance_id), None)
 
     def serves(self, instance: Instance) -> bool:
-        """Whether answers from this very instance may go on."""
+        """Say whether answers from this very instance may go on."""
         serving = (one for one in self.all_instances if one.state != "failed")
         return any((one.id, one.assignments) == (instance.id, instance.assignments) for one in serving)
 
@@ -149,4 +149,4 @@ class ServedModel:
     created: int
     state: ServedState
     context_length: int | None = None
-    """Of the loaded model, or as a request would load it; None where no node tells."""
+    """The context length of the loaded model, or as a request would load it; None if no node tells."""

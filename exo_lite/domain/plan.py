@@ -1,4 +1,4 @@
-"""What comes of a placement that is asked for: a Plan or a Refusal."""
+"""The result of planning: a Plan or a Refusal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exo_lite.domain.shard import Shard
 
 @dataclass(frozen=True, slots=True)
 class NodeOffer:
-    """What one node would give to a model. `reason` says why it offers nothing, if so."""
+    """The memory that one node offers to a model. `reason` says why it offers nothing, if so."""
 
     node_id: NodeId
     name: str

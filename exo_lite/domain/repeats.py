@@ -1,4 +1,4 @@
-"""Which of many lines that say the same are worth writing, and how long a failed thing waits for its next try."""
+"""Repeated log lines and retries: which lines are worth writing, and how long to wait for the next try."""
 
 from __future__ import annotations
 

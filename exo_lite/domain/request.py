@@ -18,7 +18,7 @@ MAX_PROMPT_LOGPROBS = 2**17
 MAX_MIN_TOKENS = 2**31 - 1
 MAX_LATE_TOKENS = 512
 MAX_TOP_K = 2**32 - 1
-"""What the wire holds."""
+"""The largest value on the wire."""
 
 _RANGES = {
     "temperature": (0.0, 2.0),
@@ -58,7 +58,7 @@ class Sampling:
     """How many likely tokens are reported beside each sampled one with their log probabilities; None: not even it."""
     min_tokens: int = 0
     late_token_ids: tuple[int, ...] = ()
-    """Not drawn among the first `min_tokens` tokens of an answer, however likely: those that would end it."""
+    """Tokens that would end the answer: never drawn among its first `min_tokens` tokens."""
     prompt_logprobs: bool = False
     """The prompt's tokens after the first are reported as `logprobs` says, with the first token of the answer."""
 
@@ -89,7 +89,7 @@ class Sampling:
 
     @property
     def needs_prompt(self) -> bool:
-        """Whether the prompt's tokens bear on which token is drawn next, other than through the model."""
+        """True if sampling looks at the prompt's tokens, as penalties do."""
         return self.repetition_penalty != 1.0
 
     @property
@@ -133,7 +133,7 @@ class AnswerRequest:
     stop_token_ids: frozenset[int] = frozenset()
     """Sampling one of these ends the answer; the token itself is still reported."""
     tenant: str = ""
-    """Whose request it is, as an opaque name: tenants get equal shares of a head that has more work than it can do."""
+    """The owner of a request, as an opaque name: tenants get equal shares of a busy model."""
     timeout_s: float | None = None
     """The time for the whole answer, counted from the request's arrival at the head."""
 
@@ -148,7 +148,7 @@ class GenerateRequest:
     attempt: int
     asked: AnswerRequest
     answer_token_ids: tuple[int, ...] = ()
-    """What earlier attempts brought: the answer goes on after them."""
+    """The tokens of earlier attempts: the answer goes on after them."""
 
     @property
     def num_tokens(self) -> int:
@@ -162,7 +162,7 @@ class GenerateRequest:
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether log probabilities of the prompt are still to be told: they stand on the answer's first token."""
+        """True if log probabilities of the prompt are still to be sent, with the answer's first token."""
         return self.asked.sampling.prompt_logprobs and not self.answer_token_ids
 
 
@@ -177,4 +177,4 @@ class Token:
     num_cached_tokens: int = 0
     """Tokens of the prompt that were not computed again; the number stands on the first token."""
     prompt_logprobs: tuple[Logprobs, ...] = ()
-    """Those of the prompt's second token and the ones after it, if asked for; they stand on the first token."""
+    """Log probabilities of the prompt from its second token on, if asked for; set on the first token."""

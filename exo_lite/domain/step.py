@@ -1,4 +1,4 @@
-"""What goes down the pipeline: a Step with hidden states, and what comes back from its end.
+"""Messages of the pipeline: a Step with hidden states goes down, results come back from the last stage.
 
 What every step is made of are named tuples: a stage makes them between two computations, which drive all code out of
 the caches, and then a frozen dataclass takes twice the time.
@@ -43,7 +43,7 @@ class SequenceChunk(NamedTuple):
     proposed_token_ids: tuple[int, ...] = ()
     """The last ones of the chunk's tokens; the last stage needs them too, to compare."""
     scored_token_ids: tuple[int, ...] = ()
-    """What follows each of the chunk's first tokens in the prompt, where the last stage is to say how likely it was."""
+    """The prompt tokens after the chunk's first ones, if the last stage is to report their log probabilities."""
 
     @property
     def num_draws(self) -> int:
@@ -64,11 +64,11 @@ class Admission:
     prompt_token_ids: tuple[int, ...] = ()
     """Ascending, each once; empty unless `sampling.needs_prompt`: prompts go no further than they must."""
     answer_token_ids: tuple[int, ...] = ()
-    """What was sampled before, in earlier attempts; empty unless `sampling.changes_scores`."""
+    """Tokens sampled in earlier attempts; empty unless `sampling.changes_scores`."""
     blocks: tuple[int, ...] = ()
-    """Of the KV cache, in the order of the sequence's tokens; empty: the slot's own part of it."""
+    """Blocks of the KV cache in the order of the sequence's tokens; empty for the sequence's own part of the cache."""
     num_cached_tokens: int = 0
-    """Of the prompt, that the first blocks hold already: the first chunk comes after them."""
+    """Prompt tokens that the first blocks hold already: the first chunk follows them."""
 
 
 class Step(NamedTuple):
@@ -104,12 +104,12 @@ class HiddenStates:
 
 
 class StageTiming(NamedTuple):
-    """Where one stage spent a step."""
+    """The time that one stage spent on a step."""
 
     queue_ms: float
     compute_ms: float
     serialize_ms: float = 0.0
-    """Of building the message to the next stage, or of a result to the head."""
+    """The time to build the message to the next stage, or the result for the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,11 @@ class StepMessage(NamedTuple):
     timings: tuple[StageTiming, ...] = ()
     failure: StepFailure | None = None
     sent_at_s: float = 0.0
-    """By the clock of the stage that sent it: only differences within one stream mean something."""
+    """Sent at this time of the sender's clock: only differences within one stream mean something."""
 
 
 class SampledToken(NamedTuple):
-    """What the last stage drew for the sequence in a slot; one more, in order, for every proposal that was right."""
+    """A token drawn by the last stage for a sequence; one more, in order, for every right proposal."""
 
     slot: int
     token_id: int

@@ -1,4 +1,4 @@
-"""Where the time of a request's steps went. Neither tokens nor text are in it."""
+"""Traces: where the time of a request's steps went. They hold neither tokens nor text."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class StepTrace:
     """One traversal of the pipeline, from the head's sending to the arrival of its result."""
 
     start_ms: float
-    """Since the request came to the head."""
+    """Milliseconds since the request came to the first stage."""
     duration_ms: float
     num_tokens: int
-    """Of all the requests that shared the step."""
+    """Tokens of all the requests that shared the step."""
     stages: tuple[StageTiming, ...]
 
     @property
     def wire_ms(self) -> float:
-        """What no stage accounts for: gRPC, the network, waking up. Derived, since machines' clocks do not agree."""
+        """Time that no stage accounts for: gRPC, the network, waking up. Derived, since clocks do not agree."""
         known_ms = sum(stage.queue_ms + stage.compute_ms + stage.serialize_ms for stage in self.stages)
         return max(0.0, self.duration_ms - known_ms)
 
@@ -31,13 +31,13 @@ class RequestTrace:
     """A request's last steps, the oldest first."""
 
     age_s: float
-    """Since the request came to the head."""
+    """Milliseconds since the request came to the first stage."""
     steps: tuple[StepTrace, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TraceReport:
-    """What is known of an instance's last requests, the newest first."""
+    """The traces of an instance's last requests, the newest first."""
 
     instance: Instance
     requests: tuple[RequestTrace, ...] = ()

@@ -1,4 +1,4 @@
-"""What a daemon tells a worker at its start, as one line of JSON on its standard input."""
+"""A worker's configuration, which its daemon writes as one line of JSON to its standard input."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WorkerConfig:
     threads: int
     log_format: LogFormat = "text"
     first_port: int = 0
-    """Of those that it may bind; 0 for any free ones."""
+    """The first port that it may bind; 0 for any free ones."""
     last_port: int = 0
     cores_may_sleep: bool = False
     """Between steps."""

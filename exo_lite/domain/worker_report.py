@@ -13,7 +13,7 @@ ShardState = Literal["loading", "ready", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailure:
-    """What went wrong: in words, and as an ExoLiteError.code."""
+    """A failure: in words, and as an ExoLiteError.code."""
 
     text: str
     code: str
@@ -23,38 +23,38 @@ class WorkerFailure:
 
 @dataclass(frozen=True, slots=True)
 class ServingCounts:
-    """What the first stage has counted in its epoch."""
+    """The counters of the first stage in its epoch."""
 
     num_kept_blocks: int = 0
-    """Of the KV cache: free ones that are kept for prompts that begin alike."""
+    """Free blocks of the KV cache that are kept for prompts that begin alike."""
     num_prompt_tokens: int = 0
-    """Of all requests that were given a place."""
+    """Prompt tokens of all admitted requests."""
     num_cached_tokens: int = 0
-    """Of these, that did not have to be computed again."""
+    """Prompt tokens among them that were found in the cache."""
     num_proposed_tokens: int = 0
     """Guesses at tokens of answers."""
     num_accepted_tokens: int = 0
-    """Of these, that were right."""
+    """Proposed tokens among them that were right."""
 
 
 @dataclass(frozen=True, slots=True)
 class DriverReport:
-    """What only the first stage knows, which drives the others: its requests, and how the whole pipeline is."""
+    """The report of the first stage, which drives the others: its requests, and how the whole pipeline is."""
 
     num_running: int = 0
     num_waiting: int = 0
     idle_s: float = 0.0
-    """Since the last request left, 0 while there are some."""
+    """Seconds since the last request ended, 0 while there are some."""
     tokens_per_second: float = 0.0
     """Tokens sampled in the last seconds."""
     hop_ms: float | None = None
     """Moving average of what a hop adds to a step."""
     proof_age_s: float | None = None
-    """Since the last token or probe went through every hop."""
+    """Seconds since the last token or empty step went through every stage."""
     num_kv_blocks: int = 0
-    """Of the KV cache, for all its sequences."""
+    """The number of blocks of the KV cache."""
     num_free_kv_blocks: int = 0
-    """Those that no request holds."""
+    """The number of blocks that no request holds."""
     counts: ServingCounts = ServingCounts()
 
 
@@ -64,9 +64,9 @@ class WorkerReport:
 
     state: ShardState = "loading"
     progress: float = 0.0
-    """Of loading, 0 to 1."""
+    """The fraction that is loaded, 0 to 1."""
     joined_epoch: Epoch = NO_EPOCH
-    """Of the pipeline that it is joined to; 0 before the first."""
+    """The epoch of the pipeline that it is part of; 0 before the first."""
     compute_ms: float | None = None
     """Moving average of one step's computing."""
     failure: WorkerFailure | None = None

@@ -1,4 +1,4 @@
-"""Who is let into the cluster, and what to tell people about those who are not."""
+"""Admission to the cluster, and what to tell people about nodes that are refused."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Attempt:
             self._reading = None
 
     def _told_of(self, error: ExoLiteError) -> ExoLiteError:
-        """What is told of an error of the stream."""
+        """Return the error to tell for an error of the stream."""
         self._reading = None  # nothing is left to be interrupted
         if error.is_recoverable:
             self.look()
@@ -67,7 +67,7 @@ class Attempt:
 
 
 class Attempts:
-    """All that are under way for requests which entered or are relayed here. `run` must be running to notice losses."""
+    """The attempts of requests that entered or are relayed here. `run` must be running to notice losses."""
 
     def __init__(self, cluster: Cluster, peers: Peers, heads: Heads) -> None:
         self._cluster = cluster

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 LONG_PAUSE_S = 2.0
-"""After which others may have gone on without this process."""
+"""The pause after which others may have gone on without this process."""
 CATCH_UP_S = 2.0
 
 
@@ -37,7 +37,7 @@ class AwakeClock:
 
     @property
     def has_just_woken(self) -> bool:
-        """Whether what this process knows may be old: it was paused for long, and has not had the time to ask."""
+        """True if this process was paused for long and has not asked the others yet: its knowledge may be old."""
         if self._clock() - self._ticked_at_s >= LONG_PAUSE_S:
             return True
         return self._woke_at_s is not None and self.now() - self._woke_at_s < CATCH_UP_S

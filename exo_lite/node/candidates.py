@@ -36,7 +36,7 @@ class Candidate:
     reason: str = ""
     fix: str = ""
     error: type[ExoLiteError] = ExoLiteError
-    """Of the last try that failed."""
+    """The error of the last try."""
 
 
 @dataclass(frozen=True, slots=True)

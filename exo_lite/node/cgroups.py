@@ -1,4 +1,4 @@
-"""What control groups leave a process, as in a container or a service: Linux's cgroups v1 and v2.
+"""The limits that control groups set, as in a container or a service: Linux's cgroups v1 and v2.
 
 Documents: cgroup-v2.rst and cgroup-v1/memory.rst of the kernel, cgroups(7), proc(5). Nothing is read but files under a
 root that tests put elsewhere.
@@ -20,7 +20,7 @@ class CgroupLimits:
 
     memory_bytes: int | None = None
     memory_used_bytes: int = 0
-    """Of the group with that limit; files that the kernel would let go of do not count."""
+    """The memory used by the group with that limit, without files that the kernel would drop."""
     num_cpus: float | None = None
 
 
@@ -102,7 +102,7 @@ def _mounts(root: Path) -> Iterator[_Mount]:
 
 
 def _up_from(mount: _Mount, path: str) -> list[Path]:
-    """From a group's folder up to the mounted one. A group that is mounted under another name is the mounted one."""
+    """List a group's folder and those above it, up to the mounted one."""
     group, base = PurePosixPath(path), PurePosixPath(mount.base)
     inside = group.relative_to(base).parts if group.is_relative_to(base) else ()
     if ".." in inside or not mount.folder.joinpath(*inside).is_dir():

@@ -94,7 +94,7 @@ def _unusable(path: Path, error: OSError) -> StartupError:
 
 
 def _owner(path: Path) -> str:
-    """Of the folder, or of the nearest one above it that exists."""
+    """Return the owner of the folder, or of the nearest one above it that exists."""
     for folder in (path, *path.parents):
         with suppress(OSError, KeyError):
             return folder.owner()

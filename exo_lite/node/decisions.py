@@ -1,4 +1,4 @@
-"""What the leader has to do next about each instance: a pure function of what it sees."""
+"""The leader's next actions for each instance: a pure function of what it sees."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ MIN_IDLE_S = 2.0
 
 
 def next_actions(state: ClusterState) -> list[Action]:
-    """At most one for each instance; the same again until the state changes."""
+    """Return at most one action for each instance, and the same ones until the state changes."""
     instances = state.written.instances
     actions = (_next_action(state, instance) for instance in instances if instance.state != "failed")
     return [*(action for action in actions if action is not None), *_finished_siblings(state)]
@@ -115,7 +115,7 @@ def _evict_if_idle(state: ClusterState, instance: Instance) -> EvictIdle | None:
 
 
 def idle_s(state: ClusterState, instance: Instance) -> float | None:
-    """Since an instance's last request, wherever it entered; None while it has some or is not ready for any.
+    """Return the seconds since an instance's last request at any node; None while it has some or is not ready.
 
     Where requests enter it is known at once when they end; what the head says of it may be half a second old.
     """
@@ -144,7 +144,7 @@ def _overfull_reason(state: ClusterState, instance: Instance) -> str | None:
 
 
 def _parts_before(state: ClusterState, instance: Instance, node_id: NodeId) -> list[Assignment]:
-    """What a node is to hold of other instances that have loaded, or were placed before this one."""
+    """Return a node's parts of other instances that have loaded, or were placed before this one."""
     others = [one for one in state.written.instances if one.state != "failed" and one.id != instance.id]
     age = (instance.epoch, instance.model_id)
     before = [one for one in others if one.state != "loading" or (one.epoch, one.model_id) < age]
@@ -197,7 +197,7 @@ def _failed_link(failure: WorkerFailure, instance: Instance) -> Link | None:
 
 
 def _problem(status: ShardStatus, instance: Instance, assignment: Assignment) -> GiveUp | PlaceAnew | None:
-    """What is wrong with a worker: its process, its shard, or the pipeline of this epoch."""
+    """Return the action for a worker's trouble with its process, its shard, or the pipeline of this epoch."""
     if status.end is not None:
         return PlaceAnew(instance.id, status.end.text, is_loss=False, cause=status.end.code)
     report, failure = status.report, status.report.failure
@@ -220,7 +220,7 @@ def _broken_pipeline(failure: WorkerFailure, instance: Instance) -> PlaceAnew:
 
 
 def offers(state: ClusterState, model_id: ModelId, fingerprint: str | None) -> list[NodeOffer]:
-    """What each living node can give to this model: its limit less what other instances take there.
+    """Return what each living node can give to this model: its limit less what other instances take there.
 
     Nodes without the files of this fingerprint give nothing; None asks for no files.
     """

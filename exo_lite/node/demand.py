@@ -1,4 +1,4 @@
-"""What requests need of models: they wait together for one that has to be loaded first."""
+"""The demand for models: requests wait together for a model that has to be loaded first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Place = Callable[[ModelId, LoadWish], Awaitable[Instance]]
 
 
 class Demand:
-    """Of the requests that entered at one node: they bring in what is not there."""
+    """The demand of the requests that entered at one node: they load models that are missing."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What happened, in sentences for people, each with the way out where there is one."""
+"""Events: sentences for people on what happened, with the way out if there is one."""
 
 from __future__ import annotations
 

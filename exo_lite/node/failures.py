@@ -1,4 +1,4 @@
-"""What the leader remembers of failures: what to leave alone for a while, and when to try again. No I/O."""
+"""The leader's memory of failures: what to leave alone for a while, and when to try again. No I/O."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _GivenUp:
 
 
 class Failures:
-    """Of all models, by one leader."""
+    """The failures of all models, as one leader remembers them."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -183,7 +183,7 @@ class Heartbeats:
         self._cluster.apply(PlacementSeen(heartbeat.placement))
 
     async def _compare_routes(self, node_id: NodeId, link: _Link) -> None:
-        """Where a member has several addresses, find the best one: at first, when they change, in trouble, at times."""
+        """Find the best of a member's several addresses: at first, when they change, in trouble, and now and then."""
         member, now_s = self._cluster.state.members.get(node_id), self._now()
         if member is None or member.state == "dead":
             return

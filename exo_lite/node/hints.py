@@ -1,4 +1,4 @@
-"""What to do about a model that cannot run: a table of causes and ways out. Pure."""
+"""Hints for models that cannot run: a table of causes and ways out. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def fix_for(cause: str | None) -> str:
 
 
 def cause_of(refusal: Refusal) -> str:
-    """Of a model for which there is no room."""
+    """Return the cause for a model that does not fit."""
     if refusal.broken_links:
         return errors.LinkBroken.code
     return errors.ModelNotFound.code if refusal.lacks_files else errors.ModelDoesNotFit.code

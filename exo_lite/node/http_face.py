@@ -1,4 +1,4 @@
-"""What HTTP asks of a node."""
+"""The node as HTTP sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of one answer, whichever attempts it takes: a state machine without clock, input and output.
+"""The journal of one answer over all its attempts: a state machine without clock, input and output.
 
 An attempt is one placement's try at an answer. The journal emits each token once and in order, whatever earlier
 attempts still send. When an attempt ends early, it says whether the answer ends with it or goes on in another one.

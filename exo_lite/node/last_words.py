@@ -1,4 +1,4 @@
-"""What a program wrote to standard error before its end, as far as it tells why."""
+"""The last words of a program: the part of its standard error that says why it ended."""
 
 from __future__ import annotations
 

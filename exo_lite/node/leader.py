@@ -39,9 +39,9 @@ from exo_lite.node.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 UNTOLD_FOR_S = 0.5
-"""After a warm-up that failed: if a worker is gone, its daemon tells of it in that time, and that is the reason."""
+"""The wait after a failed warm-up: if a worker is gone, its daemon reports it in that time, which is the reason."""
 UNEXPLAINED_FOR_S = 2.5
-"""After a stream broke off between two nodes that live: what else may be the reason is told in that time."""
+"""The wait after a stream broke between two living nodes: any other reason is reported in that time."""
 
 Prove = Callable[[Instance], Awaitable[None]]
 
@@ -70,7 +70,7 @@ class Leader:
         self._failures = Failures(clock.now)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             await self._supervisor.keep("placement", partial(self._keep_placing, tasks))
 
@@ -113,7 +113,7 @@ class Leader:
         return instance
 
     def plan(self, model: ModelDescription, options: LoadOptions) -> Plan | Refusal:
-        """What would be placed where now, on the living nodes, perhaps in place of idle models."""
+        """Plan a model on the living nodes, if need be in place of idle models."""
         room = self._room(model, options)
         return room if isinstance(room, Refusal) else room.plan
 
@@ -121,7 +121,7 @@ class Leader:
         return find_room(self._cluster.state, model, options, self._failures.doubtful)
 
     def offers(self, model_id: ModelId, fingerprint: str | None = None) -> list[NodeOffer]:
-        """What the living nodes can give to a model; with a fingerprint, only those that have these very files."""
+        """Return what the living nodes can give to a model; with a fingerprint, only nodes with these very files."""
         return offers(self._cluster.state, model_id, fingerprint)
 
     def unplace(self, model_id: ModelId) -> None:

@@ -1,4 +1,4 @@
-"""What this machine has: a name, a device."""
+"""This machine's name and device."""
 
 from __future__ import annotations
 

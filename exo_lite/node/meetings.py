@@ -110,12 +110,12 @@ class Meetings:
         self._untold[node_id] = self._clock()
 
     def has_told(self, node_id: NodeId) -> None:
-        """What is placed on a node's side is known here."""
+        """Note that this node knows what is placed on another node's side."""
         self._untold.pop(node_id, None)
 
     @property
     def has_untold(self) -> bool:
-        """Whether who has just joined still has to tell what is placed on its side."""
+        """Say whether a node that has just joined still has to tell what is placed on its side."""
         since_s, living = self._clock() - DEAD_AFTER_S, self._cluster.state.living
         return any(at_s > since_s and node_id in living for node_id, at_s in self._untold.items())
 
@@ -124,7 +124,7 @@ class Meetings:
         await self._cluster.wait_for(lambda state: None if self.has_untold else True)
 
     def begin(self) -> None:
-        """From now on `start` takes tasks."""
+        """Let `start` take tasks from now on."""
         self._is_begun = True
 
     async def end(self) -> None:
@@ -159,7 +159,7 @@ class Meetings:
         return {address for status in self._cluster.state.living.values() for address in status.known_addresses}
 
     def _is_met_at(self, candidate: Candidate) -> bool:
-        """Whether the node at this address is a member that answers, or this one."""
+        """Say whether the node at this address is a member that answers, or this one."""
         if self._is_met(candidate.node_id):
             return True
         met = [one for one in self._cluster.state.members.values() if one.state != "dead" and not one.is_indirect]
@@ -168,7 +168,7 @@ class Meetings:
         )
 
     def _is_of_no_more_interest(self, candidate: Candidate) -> bool:
-        """Whether no entry among those not reached is worth it: a member whose process has ended is shown as dead."""
+        """Say whether to list a candidate as unreached no more: a member whose process has ended is shown as dead."""
         member = self._cluster.state.members.get(candidate.node_id) if candidate.node_id else None
         is_gone = member is not None and member.state == "dead" and candidate.error is ConnectionRefused
         return is_gone or self._is_met_at(candidate)
@@ -253,5 +253,5 @@ class Meetings:
 
 
 def _is_lasting(error: ExoLiteError) -> bool:
-    """Whether somebody has to start one of the two anew before a handshake can succeed."""
+    """Say whether one of the two nodes has to be restarted before a handshake can succeed."""
     return isinstance(error, HandshakeRefused) and not isinstance(error, NotReachable | LargePacketsLost)

@@ -1,4 +1,4 @@
-"""Who belongs to the cluster: peers come in by handshakes, stay by heartbeats and leave with a goodbye."""
+"""Membership of the cluster: peers join by handshakes, stay by heartbeats and leave with a goodbye."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Membership:
         self._tasks: asyncio.TaskGroup
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self.meetings.begin()
@@ -84,12 +84,12 @@ class Membership:
             await self.heartbeats.close()
 
     def now(self) -> float:
-        """Of the clock that Member.heard_at_s was read from."""
+        """The time of the clock of Member.heard_at_s."""
         return self._clock.now()
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether this node knows what is placed, so that it may place more.
+        """True if this node knows what is placed, so that it may place more.
 
         Not so after a long sleep, in which others may have taken it for dead and gone on, nor while somebody has just
         joined who may come from another half of the cluster.
@@ -112,7 +112,7 @@ class Membership:
         await asyncio.gather(*goodbyes, return_exceptions=True)
 
     async def _say_goodbye(self, member: Member) -> None:
-        """On a connection of its own: the link of one that just joined may not be there yet."""
+        """Say goodbye on a new connection: the link to a node that just joined may not be there yet."""
         async with self._peers.node(member.address) as client:
             await client.leave(self._identity.node_id, self._identity.boot_id, timeout_s=HEARTBEAT_TIMEOUT_S)
 

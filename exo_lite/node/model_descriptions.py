@@ -1,4 +1,4 @@
-"""What a model is, from this node's own files or from another node that has it."""
+"""Descriptions of models, from this node's own files or from another node that has them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class ModelDescriptions:
         self._search = search
 
     async def own(self, model_id: ModelId) -> ModelDescription:
-        """From this node's own store. Raises ModelNotFound or InvalidModel."""
+        """Describe a model in this node's own store. Raises ModelNotFound or InvalidModel."""
         return await asyncio.to_thread(self._read, model_id)
 
     async def on_describe_model(self, model_id: ModelId) -> ModelDescription:
-        """For a node that wants to know now: what this one tells of its models is made true first."""
+        """Describe a model after looking at the models folder again: the caller wants to know now."""
         await self._search.look_here()
         return await self.own(model_id)
 
@@ -41,7 +41,7 @@ class ModelDescriptions:
         await self._search.look(model_id)
 
     async def find(self, model_id: ModelId) -> ModelDescription | None:
-        """From this node's store, or the first living node's that has the model."""
+        """Describe a model from this node's store, or from the first living node that has it."""
         with suppress(InvalidRequest, ModelNotFound, InvalidModel, StorageError):  # another node's may be sound
             return await self.own(model_id)
         if model_id not in self._cluster.state.held_models:
@@ -70,7 +70,7 @@ class ModelDescriptions:
         return description
 
     async def spec(self, model_id: ModelId) -> ModelSpec:
-        """What the shard table or the model's own files say. Raises as `get`."""
+        """Return the spec from the shard table or the model's own files. Raises as `get`."""
         row = load_table().find(model_id)
         return row.spec if row else (await self.get(model_id)).spec
 

@@ -1,4 +1,4 @@
-"""What this node tells of its models folder: sound models to everybody, damaged ones to its own user."""
+"""This node's models folder: sound models are announced to everybody, damaged ones to its own user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exo_lite.store.model_store import ModelStore
 from exo_lite.store.stored_model import DamagedModel
 
 MAX_TOLD = 8
-"""Of damaged models that are found at once; the others are counted."""
+"""The number of damaged models that are named at once; the others are counted."""
 
 
 class ModelFiles:

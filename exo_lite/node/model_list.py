@@ -13,7 +13,7 @@ from exo_lite.node.cluster import Cluster
 Describe = Callable[[ModelId], Awaitable[ModelDescription | None]]
 
 DESCRIBED_WITHIN_S = 2.0
-"""What a list does not learn by then of a model that lies on another node, it leaves open."""
+"""The time after which a list leaves open what other nodes have not told of their models."""
 
 
 class ModelList:
@@ -64,7 +64,7 @@ class ModelList:
             self._descriptions[model_id, fingerprint] = description
 
     def _fingerprints(self) -> Iterator[tuple[ModelId, str]]:
-        """Of every model, those last that count: of what is placed, then of what this node has itself."""
+        """Yield models with fingerprints, those last that count: of placed models, then of this node's own."""
         state = self._cluster.state
         for status in reversed(state.living.values()):
             yield from status.models.items()

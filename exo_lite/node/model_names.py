@@ -1,4 +1,4 @@
-"""What a client calls a model, and what it is told where there is none of that name. Pure."""
+"""Names of models: from what a client writes to an id, or an error with suggestions. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from exo_lite.domain.errors import InvalidRequest, ModelNotFound
 from exo_lite.domain.ids import ModelId
 
 MAX_NAME_CHARS = 96
-"""Of a model's name in an error."""
+"""The length of a model's name in an error."""
 
 
 def find_model_id(name: str, held: Collection[ModelId]) -> ModelId:

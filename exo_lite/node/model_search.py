@@ -1,4 +1,4 @@
-"""Who has a model's files now: nodes tell of theirs twice a second, and an order that names one has them look first."""
+"""The search for a model's files: nodes tell of theirs twice a second, and look first when a model is ordered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a node listens, and the addresses by which others may reach it."""
+"""The addresses on which a node listens, and those at which others may reach it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OVERLAY_NETWORK = ipaddress.ip_network("100.64.0.0/10")
 """Shared address space (RFC 6598), which overlays number their members from."""
 
 MAX_HOSTS = 8
-"""That a node announces."""
+"""The number of addresses that a node announces."""
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], Sequence[str]]
@@ -33,7 +33,7 @@ Resolve = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What the servers of a node bind, and what it announces."""
+    """The address that a node's servers bind, and those that it announces."""
 
     host: str
     """One address of this machine, or `::` or `0.0.0.0` for all."""
@@ -42,7 +42,7 @@ class Binding:
 
     @property
     def own_host(self) -> str:
-        """By which this machine reaches its own servers."""
+        """The address at which this machine reaches its own servers."""
         return LOOPBACK if self.is_all else self.host
 
     @property
@@ -68,7 +68,7 @@ class Binding:
 
 
 def find_binding(host: str | None, advertised: Sequence[str], resolve: Resolve | None = None) -> Binding:
-    """What `--host` and `--advertise` ask for. Raises StartupError for a host that is no address of any kind."""
+    """Read `--host` and `--advertise`. Raises StartupError for a host that is no address of any kind."""
     if host is None:
         return Binding(ALL, tuple(advertised))
     bare = _bare(host)
@@ -107,7 +107,7 @@ def _has_port(text: str) -> bool:
 class InterfaceAddress:
     interface: str
     host: str
-    """With its scope, where it is an IPv6 address of one link."""
+    """The address to bind, with its scope if it is a link-local IPv6 address."""
 
     @property
     def ip(self) -> IpAddress:
@@ -135,7 +135,7 @@ def usable_hosts() -> tuple[str, ...]:
 
 
 def _can_be_bound(host: str) -> bool:
-    """Not so in the second in which IPv6 still asks whether another machine has the address (RFC 4862, 5.4)."""
+    """Say whether an address can be bound: IPv6 asks for a second whether another machine has it (RFC 4862, 5.4)."""
     try:
         [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
             host, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST

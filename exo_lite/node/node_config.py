@@ -1,4 +1,4 @@
-"""What a daemon is told at its start."""
+"""The configuration of a daemon."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class NodeConfig:
     log_format: LogFormat
     api_key: str | None
     keep_alive_s: float = DEFAULT_KEEP_ALIVE_S
-    """Of models that requests bring in, once they are idle."""
+    """The idle time after which models that requests loaded are evicted."""
     cores_may_sleep: bool = False
-    """Also while answers are under way."""
+    """Let cores sleep while answers are under way, too."""
     allowed_hosts: tuple[str, ...] = ()
     """Other names that HTTP clients without a key may call this machine by; `*`: any."""
     advertise: tuple[str, ...] = ()

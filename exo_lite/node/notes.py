@@ -1,4 +1,4 @@
-"""What is not as it should be between the nodes now, in sentences for people, each with the way out."""
+"""Notes on present trouble between nodes: sentences for people, each with the way out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def notes(state: ClusterState) -> list[Note]:
 
 
 def names(state: ClusterState) -> dict[NodeId, str]:
-    """Of the living nodes."""
+    """Return the names of the living nodes."""
     return {node_id: status.identity.name for node_id, status in state.living.items()}
 
 
@@ -38,7 +38,7 @@ def _on_links(state: ClusterState) -> list[Note]:
 
 
 def _on_versions(state: ClusterState) -> list[Note]:
-    """Of nodes that speak the same protocol: others are not let in."""
+    """Note different versions among nodes with the same protocol: others are refused."""
     own = state.self_status.identity
     others = [status.identity for status in state.living.values() if status.identity.version != own.version]
     return [

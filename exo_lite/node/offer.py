@@ -1,4 +1,4 @@
-"""What this node offers models: memory and threads, as much as machine, container and wishes leave just now."""
+"""This node's offer: the memory and threads that machine, container and flags leave for models at the moment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from exo_lite.node.cgroups import CgroupLimits, Cgroups
 
 MIN_RESERVE_BYTES = 1024**3
 RESERVE_SHARE = 0.1
-"""Of the free memory, left to everything else on the machine."""
+"""The share of the free memory that is left to everything else on the machine."""
 GROUP_RESERVE_BYTES = 512 * 1024**2
-"""Of a container's memory, for the daemon and for what a worker takes beside its model."""
+"""The part of a container's memory for the daemon and for what a worker takes beside its model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Offer:
     memory_bytes: int
     threads: int
     warning: str | None = None
-    """Where the memory that was asked for is more than there is."""
+    """A warning if `--memory` is more than there is."""
 
 
 class MachineOffer:
@@ -65,13 +65,13 @@ class MachineOffer:
 
 
 def free_less_reserve() -> int:
-    """What is free on the machine now, less a reserve for the rest of it."""
+    """Return the machine's free memory, less a reserve for the rest of it."""
     free = psutil.virtual_memory().available
     return max(0, free - max(MIN_RESERVE_BYTES, int(free * RESERVE_SHARE)))
 
 
 def address_space_bytes() -> int | None:
-    """What `ulimit -v` leaves to a worker's model; None without such a limit."""
+    """Return the bytes that `ulimit -v` leaves to a worker's model; None without such a limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if soft == resource.RLIM_INFINITY else max(0, soft - MIN_RESERVE_BYTES)
 

@@ -1,4 +1,4 @@
-"""Whether the kernel ended a process to have its memory: its own counters say so, and a signal alone does not."""
+"""Out-of-memory kills: the kernel's own counters tell of them, and a signal alone does not."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def num_oom_kills(root: Path = Path("/")) -> int | None:
-    """Since the machine, or the container, started; None where the kernel does not count. It never falls."""
+    """Count kills since the machine, or the container, started; None if the kernel does not count."""
     counts = [*_of_cgroups(root), *_count(root / "proc/vmstat")]
     return sum(counts) if counts else None
 
 
 def _of_cgroups(root: Path) -> list[int]:
-    """Of this process's own groups, of either version."""
+    """Read the counters of this process's own groups, of either version."""
     found: list[int] = []
     for line in _lines(root / "proc/self/cgroup"):
         hierarchy, _, rest = line.partition(":")

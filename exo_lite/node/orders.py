@@ -63,7 +63,7 @@ class Orders:
         await self._give(here, lambda leader: leader.unplace(model_id, timeout_s=ORDER_TIMEOUT_S))
 
     async def _give(self, here: Callable[[], Awaitable[T]], there: Callable[[PeerNode], Awaitable[T]]) -> T:
-        """To the leader, or to a node on the way there; where the leader is lost, to the next one. Raises NodeLost."""
+        """Give an order to the leader, or to a node on the way; if it is lost, to the next leader. Raises NodeLost."""
         while not self._cluster.state.is_leader:
             state = self._cluster.state
             nearer = state.members[next_hop(state, state.leader) or state.leader]
@@ -76,7 +76,7 @@ class Orders:
         return await here()
 
     async def _is_succeeded(self, leader: NodeId) -> bool:
-        """Whether another node leads, once this one should have noticed."""
+        """Wait until another node leads; False if none does in time."""
         try:
             async with asyncio.timeout(LOSS_IS_NOTICED_WITHIN_S):
                 await self._cluster.wait_for(lambda state: None if state.leader == leader else state.leader)

@@ -47,7 +47,7 @@ class OwnStatus:
         self._looking = asyncio.Lock()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
             self._shards.changed.clear()
             await self.look()
@@ -89,7 +89,7 @@ class OwnStatus:
 
 
 def memory_use(limit_bytes: int, shards: tuple[ShardStatus, ...]) -> MemoryUse:
-    """What the workers that are not lost take of the memory that is offered."""
+    """Sum up the memory that the workers that are not lost take of the offer."""
     holding = [shard for shard in shards if shard.state != "lost"]
     return MemoryUse(
         limit_bytes,
@@ -100,7 +100,7 @@ def memory_use(limit_bytes: int, shards: tuple[ShardStatus, ...]) -> MemoryUse:
 
 
 def is_urgent(before: NodeStatus, after: NodeStatus) -> bool:
-    """Whether the leader waits for what changed: it is told at once, and not with the next heartbeat."""
+    """Say whether the leader waits for a change: it is told at once, and not with the next heartbeat."""
     return _shard_states(before) != _shard_states(after) or before.num_requests.keys() != after.num_requests.keys()
 
 

@@ -1,4 +1,4 @@
-"""Whether a way to a peer carries large packets too: some drop them in silence, and only a large message tells."""
+"""A check for large packets: some networks drop them silently, and only a large message shows it."""
 
 from __future__ import annotations
 

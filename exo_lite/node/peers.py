@@ -1,4 +1,4 @@
-"""What a daemon needs of its peers: a way to each daemon and worker. `transport.peers.GrpcPeers` is the real one."""
+"""Peers as a daemon needs them: a way to each daemon and worker. `transport.peers.GrpcPeers` is the real one."""
 
 from __future__ import annotations
 

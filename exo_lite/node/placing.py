@@ -1,4 +1,4 @@
-"""What a leader writes next: pure functions from the old placement and one command to the new placement.
+"""The leader's next placement: pure functions of the old placement and one command.
 
 `healing.signed` makes of it what others accept: with its author, its number and the time.
 """

@@ -1,4 +1,4 @@
-"""What a node announces of itself, kept true while its interfaces and addresses come, go and change."""
+"""A node's announcement, kept true while its interfaces and addresses change."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Presence:
         self._trouble: str | None = None
 
     async def watch(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         if not self._binding.is_all:
             return
         while True:
@@ -61,7 +61,7 @@ class Presence:
             self._discovery.announce(self._announcement())
 
     async def announce(self) -> None:
-        """Until cancelled, which takes the announcement back."""
+        """Announce until cancelled, then withdraw the announcement."""
         if self._hosts is None:
             self._hosts = await asyncio.to_thread(self._look)
         self._discovery = MdnsDiscovery(

@@ -21,7 +21,7 @@ class RequestCounts:
 
     @property
     def num_requests(self) -> Mapping[ModelId, int]:
-        """By model; those without any are left out."""
+        """The number of requests by model, never 0."""
         return dict(self._num_requests)
 
     @contextmanager

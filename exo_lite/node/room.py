@@ -75,7 +75,7 @@ def _without(state: ClusterState, leaving: Collection[InstanceId]) -> ClusterSta
 
 
 def _idle_instances(state: ClusterState, for_model: ModelId) -> list[InstanceId]:
-    """Those that may leave, the least recently used first."""
+    """Return the models that may be evicted, the least recently used first."""
     idle = {
         one.id: seconds
         for one in _others(state, for_model)

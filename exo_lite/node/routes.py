@@ -1,4 +1,4 @@
-"""By which of its addresses a peer is best reached."""
+"""The choice of a route: the address at which a peer is best reached."""
 
 from __future__ import annotations
 

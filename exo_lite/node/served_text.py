@@ -38,7 +38,7 @@ class AnswerText:
         return self._stops.push(text)
 
     def finish(self) -> str:
-        """What was still held back."""
+        """Return the text held back so far."""
         text, _ = self._stops.push(self._detokenizer.finish())
         return text + self._stops.finish()
 

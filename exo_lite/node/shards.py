@@ -33,7 +33,7 @@ class HeldWorker(Protocol):
     """Its newest word, or what is known of its end."""
 
     async def run(self) -> None:
-        """From its start to its end. Cancelling ends it."""
+        """Run the worker from its start to its end. Cancelling ends it."""
 
     def peer(self) -> PeerWorker:
         """The way to it. Raises NodeLost before it listens."""
@@ -43,7 +43,7 @@ class HeldWorker(Protocol):
 
 
 StartWorker = Callable[[WorkerConfig, str, Epoch, Callable[[], None]], HeldWorker]
-"""Of a configuration, the fingerprint of its files, an epoch, and what to call when its status changes."""
+"""Makes a worker from a configuration, its files' fingerprint, an epoch, and a callback for new statuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class ShardHost:
         return tuple(held.process.status for held in self._held.values())
 
     async def run(self) -> None:
-        """Until cancelled, which ends every worker."""
+        """Run until cancelled, then end every worker."""
         async with asyncio.TaskGroup() as tasks:
             await self._supervisor.keep("the node's workers", partial(self._keep_reconciling, tasks))
 

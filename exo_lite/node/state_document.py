@@ -131,7 +131,7 @@ def _model(state: ClusterState, instance: Instance) -> ModelDocument:
 
 
 def _num_requests(state: ClusterState, instance: Instance, driver: DriverReport | None) -> RequestsDocument:
-    """Those at the head; before it can take any, those that wait for it where they entered."""
+    """Count the requests at the first stage, or, before it takes any, those that wait for it where they entered."""
     if instance.state == "ready" and driver is not None:
         return {"running": driver.num_running, "waiting": driver.num_waiting}
     return {"running": 0, "waiting": sum(node.num_requests.get(instance.model_id, 0) for node in state.living.values())}

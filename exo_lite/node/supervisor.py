@@ -1,4 +1,4 @@
-"""What keeps a daemon alive: no error of one of its tasks ends another one, or the program."""
+"""The supervision of a daemon's tasks: no error of one ends another one, or the program."""
 
 from __future__ import annotations
 

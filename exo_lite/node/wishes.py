@@ -1,4 +1,4 @@
-"""What somebody loaded, kept on disk: it comes back after a restart of this node, or of all."""
+"""The models that somebody loaded, kept on disk: they come back after a restart of this node, or of all."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Wishes:
             await asyncio.sleep(RETRY_AFTER_S)
 
     def _write(self) -> bool:
-        """Whether the file is as it should be. From any thread."""
+        """Write the file; True if it is now as it should be. From any thread."""
         with self._writing:
             return self._write_news()
 
@@ -97,7 +97,7 @@ class Wishes:
 
 
 def wishes_of(placement: Placement) -> Placement:
-    """What is to come back: the pinned models where they were, failed ones too. Changes of state are none."""
+    """Return what is to come back: the pinned models where they were, failed ones too, without their states."""
     pinned = (one for one in placement.instances if one.is_pinned)
     instances = tuple(replace(one, state="loading", reason=RESTORED, cause=None) for one in pinned)
     return replace(placement, instances=instances, siblings=(), is_restored=True)

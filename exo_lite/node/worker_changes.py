@@ -22,7 +22,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class HeldPart:
-    """What a worker holds."""
+    """The part of a model that a worker holds."""
 
     shard: Shard
     options: LoadOptions
@@ -30,12 +30,12 @@ class HeldPart:
     is_lost: bool = False
 
     def serves(self, part: Part) -> bool:
-        """Whether the worker has what a part asks for: the same layers of the same files, held alike."""
+        """Say whether the worker has what a part asks for: the same layers, files and options."""
         wanted = (part.assignment.shard, part.instance.options, part.instance.fingerprint)
         return (self.shard, self.options, self.fingerprint) == wanted
 
     def can_serve(self, part: Part) -> bool:
-        """Whether the worker, which another instance needs no more, can be kept for a part."""
+        """Say whether the worker, which its instance no longer needs, can be kept for a part."""
         return not self.is_lost and self.serves(part)
 
 
@@ -66,7 +66,7 @@ def _parts(instances: Iterable[Instance], node_id: NodeId) -> dict[InstanceId, P
 
 
 def worker_changes(held: Mapping[InstanceId, HeldPart], wanted: Mapping[InstanceId, Part]) -> WorkerChanges:
-    """What to do so that a worker is there for each wanted part and for no other.
+    """Return the changes after which there is a worker for each wanted part and for no other.
 
     One that stands for its part already is left alone, even a lost one: the leader decides what becomes of it. An
     instance may also ask for another part than before, where two leaders wrote the same epoch.

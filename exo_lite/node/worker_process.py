@@ -53,7 +53,7 @@ no thread but the one that is to have it."""
 
 @dataclass(frozen=True, slots=True)
 class _Listening:
-    """Where a worker's two servers are."""
+    """The ports of a worker's two servers."""
 
     port: int
     stream_port: int
@@ -153,7 +153,7 @@ class WorkerProcess:
             raise WorkerCannotStart(said) from error
 
     async def _pass_on_stderr(self, process: Process) -> None:
-        """To this daemon's own, keeping the last of it."""
+        """Copy standard error to this daemon's own, keeping the last of it."""
         assert process.stderr is not None
         while chunk := await process.stderr.read(CHUNK_BYTES):
             self._last_words.feed(chunk)

@@ -14,17 +14,17 @@ Key = bytes
 
 
 def first_key(owner: str) -> Key:
-    """Before any block. Each owner has chains of its own: nobody learns from a cache what others asked."""
+    """Return the key before any block. Each owner has its own chains: nobody learns from a cache what others asked."""
     return blake2b(owner.encode(), digest_size=32, person=b"exo-lite kv").digest()
 
 
 def next_key(key: Key, token_ids: Sequence[int]) -> Key:
-    """Of the block that holds these tokens, after the one with `key`."""
+    """Return the key of the block that holds these tokens, after the one with `key`."""
     return blake2b(key + array("I", token_ids).tobytes(), digest_size=32, person=b"exo-lite kv").digest()
 
 
 def block_keys(token_ids: Sequence[int], owner: str) -> list[Key]:
-    """Of all blocks that the tokens fill."""
+    """Return the keys of all blocks that the tokens fill."""
     keys = [first_key(owner)]
     for start in range(0, len(token_ids) - KV_BLOCK_TOKENS + 1, KV_BLOCK_TOKENS):
         keys.append(next_key(keys[-1], token_ids[start : start + KV_BLOCK_TOKENS]))
@@ -81,7 +81,7 @@ class BlockPool:
             self._keys[block] = key
 
     def give_back(self, blocks: Sequence[int]) -> None:
-        """Of one sequence, in order. The last ones are reused first: without those before them they are of no use."""
+        """Free a sequence's blocks, in order. The last ones are reused first: they need those before them."""
         for block in reversed(blocks):
             self._num_owners[block] -= 1
             if self._num_owners[block]:

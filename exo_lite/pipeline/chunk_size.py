@@ -5,14 +5,14 @@ from __future__ import annotations
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 
 TARGET_MS = 1000.0
-"""What a whole chunk is to take at the slowest stage, at most, where its size is chosen anew."""
+"""The most that a whole chunk should take at the slowest stage, when a size is chosen."""
 LIMIT_MS = 1500.0
-"""What makes it smaller. The distance to the target keeps the size from changing to and fro."""
+"""The time that makes chunks smaller. The distance to the target keeps the size from changing to and fro."""
 MIN_CHUNK_TOKENS = 16
-"""Where a step is slow even so, smaller ones would take nearly as long: reading the weights takes the time."""
+"""The smallest chunk: smaller ones take nearly as long, since reading the weights takes the time."""
 
 _WEIGHT = 0.5
-"""Of the newest measurement in a moving average."""
+"""The weight of the newest measurement in a moving average."""
 
 
 class ChunkSize:

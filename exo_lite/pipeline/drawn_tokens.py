@@ -1,4 +1,4 @@
-"""Which of the tokens and scores that a step brought belong to which of its chunks."""
+"""The tokens and scores of a step's result, sorted by its chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose turn it is among tenants: start-time fair queueing (Goyal, Vin and Cheng 1996)."""
+"""The order of tenants: start-time fair queueing (Goyal, Vin and Cheng 1996)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FairShare:
         self._served_until = {one: end for one, end in self._served_until.items() if end > self._now} | {tenant: until}
 
     def refund(self, tenant: str, cost: float) -> None:
-        """What a tenant was charged for and did not use."""
+        """Refund what a tenant was charged for and did not use."""
         if tenant in self._served_until:
             self._served_until[tenant] -= cost
 

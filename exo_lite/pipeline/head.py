@@ -20,7 +20,7 @@ from exo_lite.pipeline.trace_ring import TraceRing
 
 RATE_WINDOW_S = 5.0
 AVERAGE_WEIGHT = 0.1
-"""Of the newest measurement in a moving average."""
+"""The weight of the newest measurement in a moving average."""
 MAX_RETRY_AFTER_S = 60
 
 
@@ -84,12 +84,12 @@ class Head:
 
     @property
     def num_free_kv_blocks(self) -> int:
-        """Those that no request holds."""
+        """The number of blocks that no request holds."""
         return self._scheduler.num_free_blocks
 
     @property
     def idle_s(self) -> float:
-        """Since the last request left; 0 while there are some."""
+        """The seconds since the last request ended; 0 while there are some."""
         return 0.0 if self._answers else self._clock() - self._last_left_at_s
 
     @property
@@ -107,7 +107,7 @@ class Head:
 
     @property
     def traces(self) -> tuple[RequestTrace, ...]:
-        """Of the last requests, the newest first."""
+        """The traces of the last requests, the newest first."""
         with self._lock:
             return self._traces.traces(self._clock())
 
@@ -198,7 +198,7 @@ class Head:
             self._deliver([(displaced, made_room)])
 
     def _retry_after_s(self) -> int | None:
-        """When half of the line will have run: late enough to find a place, too early to find nobody waiting."""
+        """Estimate when half of the queue will have run: late enough to find a place, before the queue is empty."""
         if self._between_ends_s is None:
             return None
         return min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._between_ends_s * self.num_waiting / 2)))
@@ -239,7 +239,7 @@ class Head:
         self._deliver([(request_id, error) for request_id in self._answers])
 
     def _measure(self, result: StepResult, duration_s: float) -> None:
-        """What is left of a step's time without the stages' own is the hops'."""
+        """Measure the hops: a step's time less the stages' own."""
         if self._num_stages == 1:
             return
         stages_ms = sum(timing.queue_ms + timing.compute_ms for timing in result.timings)
@@ -254,7 +254,7 @@ def _averaged(average: float | None, measured: float) -> float:
 async def _next_before(
     deadline_s: float | None, answer: asyncio.Queue[Token | ExoLiteError], timeout_s: float | None
 ) -> Token | ExoLiteError:
-    """What comes next; raises DeadlineExceeded. `deadline_s`: of the event loop's clock."""
+    """Return the next token or error; raises DeadlineExceeded. `deadline_s`: of the event loop's clock."""
     try:
         async with asyncio.timeout_at(deadline_s):
             return await answer.get()

@@ -97,6 +97,6 @@ class Sampler:
 
 
 def _is_right(chunk: SequenceChunk, depth: int, token: SampledToken) -> bool:
-    """Whether the token at `depth` is the one that was proposed."""
+    """Say whether the token at `depth` is the one that was proposed."""
     proposed = chunk.proposed_token_ids
     return depth < len(proposed) and proposed[depth] == token.token_id

@@ -1,4 +1,4 @@
-"""Which tokens go down the pipeline next: a state machine with requests and results in, steps out.
+"""The scheduler: a state machine with requests and results in, steps out.
 
 With S stages up to S steps are under way, so that no stage waits while there is work. Each step carries one group of
 decodes, an S-th of the running sequences, and prompts: a whole chunk's worth where nobody decodes, or where numbers
@@ -52,11 +52,11 @@ class Features:
 
 
 Part = tuple[SequenceState, SequenceChunk]
-"""Of a step: a chunk, and whose it is. A slot may have another owner by the time that the step comes back."""
+"""A chunk of a step, and its sequence. A slot may have another owner by the time that the step comes back."""
 
 
 class StepUnderWay(NamedTuple):
-    """What a step carries, and for whom: decodes, then prompts."""
+    """The parts of a step: decodes, then prompts."""
 
     parts: Sequence[Part] = ()
     num_decodes: int = 0
@@ -127,7 +127,7 @@ class Scheduler:
 
     @property
     def num_free_blocks(self) -> int:
-        """Of the KV cache: reserved for nobody."""
+        """The blocks of the KV cache that are reserved for nobody."""
         return self._blocks.num_free
 
     @property
@@ -205,7 +205,7 @@ class Scheduler:
         return tokens
 
     def learn(self, step: StepUnderWay, result: StepResult, duration_ms: float) -> None:
-        """What a step cost that came back so long after it was sent. Apart from `complete`: the next need not wait."""
+        """Learn the cost of a step that came back. Apart from `complete`, so that the next step need not wait."""
         if result.failure is not None:
             return
         num_proposed, num_prompt_tokens = step.num_proposed, step.num_prompt_tokens
@@ -259,13 +259,13 @@ class Scheduler:
             raise InvalidRequest(f"token id {greatest} is not within 0..{self._vocab_size - 1}")
 
     def _has_room(self, request: GenerateRequest) -> bool:
-        """Whether a request runs with the next step, those before it included."""
+        """Say whether a request, after those before it, is admitted with the next step."""
         before = list(self._waiting.requests)
         num_blocks = sum(num_kv_blocks(one.num_tokens) for one in (*before, request))
         return len(self._free_slots) > len(before) and self._blocks.num_free >= num_blocks
 
     def _is_running(self, sequence: SequenceState) -> bool:
-        """Not so once it was cancelled, even if another request has its slot or its name by now."""
+        """Say whether a sequence still runs: a cancelled one does not, even if its slot or name is in use again."""
         return self._running.get(sequence.request.request_id) is sequence
 
     def _admit(self) -> list[Admission]:
@@ -294,7 +294,7 @@ class Scheduler:
         return request.asked.tenant if self._features.is_exact else f"{chunk_tokens} {request.asked.tenant}"
 
     def _reusable_keys(self, request: GenerateRequest, chunk_tokens: int) -> list[Key]:
-        """Of the blocks of a prompt but for its last token: that one is always computed, to draw the next.
+        """Return the keys of a prompt's blocks without its last token: that one is always computed, to draw the next.
 
         None where the whole prompt is to be scored, for which it has to be computed.
         """
@@ -303,14 +303,14 @@ class Scheduler:
         return block_keys(request.prefill_token_ids[:-1], self._owner(request, chunk_tokens))
 
     def _reusable(self, found: list[int], chunk_tokens: int) -> list[int]:
-        """Those up to where the rest of the prompt may begin."""
+        """Return the found blocks up to where the rest of the prompt may begin."""
         blocks_per_chunk = 1 if self._features.is_exact else max(1, chunk_tokens // KV_BLOCK_TOKENS)
         return found[: len(found) // blocks_per_chunk * blocks_per_chunk]
 
     def _take(
         self, sequence: SequenceState, chunk: SequenceChunk, sampled: Sequence[SampledToken], *, is_alone: bool
     ) -> list[Token]:
-        """What a chunk that every stage has computed, as all before it of its sequence, brings to a living request.
+        """Take a chunk that every stage has computed, and return what it brings to a request that still runs.
 
         `is_alone`: without decodes beside it.
         """
@@ -327,7 +327,7 @@ class Scheduler:
         return tokens
 
     def _by_phase(self) -> tuple[list[SequenceState], list[SequenceState]]:
-        """Those that decode, and those with prompt left."""
+        """Return the sequences that decode, and those with prompt left."""
         decoding: list[SequenceState] = []
         prompts: list[SequenceState] = []
         for sequence in self._running.values():

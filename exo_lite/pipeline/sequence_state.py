@@ -26,7 +26,7 @@ class SequenceState:
     blocks: tuple[int, ...]
     num_cached_tokens: int
     key: Key
-    """Of the last block that is known to be full on every stage."""
+    """The key of the last block that is known to be full on every stage."""
     position: int = field(init=False)
     num_full_blocks: int = field(init=False)
     prefill_token_ids: tuple[int, ...] = field(init=False)
@@ -38,7 +38,7 @@ class SequenceState:
     chunk_tokens: int = PREFILL_CHUNK_TOKENS
     """The size of this prompt's chunks."""
     is_in_whole_chunks: bool = True
-    """Whether all computed so far came in chunks of `chunk_tokens`, as an idle head cuts them."""
+    """True while all chunks had `chunk_tokens` tokens, as without other requests."""
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
     _speculator: Speculator | None = None
 
@@ -63,7 +63,7 @@ class SequenceState:
 
     @property
     def num_unused(self) -> int:
-        """Of the tokens that it may come to, those that never went down the pipeline."""
+        """The number of reserved tokens that never went down the pipeline."""
         return self.request.num_tokens - self.position
 
     def admission(self) -> Admission:
@@ -132,7 +132,7 @@ class SequenceState:
         return Token(index, sampled.token_id, reason, sampled.logprobs, num_cached_tokens, prompt_logprobs)
 
     def _tokens(self, start: int, end: int) -> list[int]:
-        """Of prompt and answer."""
+        """Return tokens of prompt and answer."""
         prompt = self.request.asked.token_ids
         answered = self.answer[max(0, start - len(prompt)) : max(0, end - len(prompt))]
         return [*prompt[start:end], *answered]

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 NGRAM = 3
 """Tokens that must have stood together before."""
 MAX_INDEXED_TOKENS = 16_384
-"""Of a prompt, the last ones: looking them up must not hold up the head."""
+"""The number of a prompt's last tokens that are indexed: looking them up must not hold up the first stage."""
 FIRST_PROPOSED = 4
 MAX_PROPOSED = 16
 
 _FIRST_ACCEPTANCE = 0.5
 _WEIGHT = 0.1
-"""Of the newest guess in the moving average."""
+"""The weight of the newest guess in the moving average."""
 _FORGETTING = 0.005
-"""With each guess that did not seem worth trying, the average comes so much nearer to where it began."""
+"""Each skipped guess moves the acceptance estimate this far back to its initial value, so speculation is retried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What guesses cost: `row_ms` each, added to the `cycle_ms` in which each of `num_decoding` answers gets a token.
+    """The cost of guesses: `row_ms` each, added to the `cycle_ms` in which each of `num_decoding` answers gets a token.
 
     Without measurements they are free.
     """
@@ -50,13 +50,13 @@ class Price:
 
 
 class Speculator:
-    """Of one sequence: all its tokens, and how good the guesses were."""
+    """The speculation of one sequence: all its tokens, and how good the guesses were."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
         tokens = self._tokens = list(prompt[-MAX_INDEXED_TOKENS:])
         ngrams = zip(*(tokens[start:] for start in range(NGRAM)), strict=False)
         self._next_place = dict(zip(ngrams, range(NGRAM, len(tokens)), strict=False))
-        """Of the token after each n-gram, where it stood last."""
+        """The place of the token after each n-gram's last occurrence."""
         self._acceptance = _FIRST_ACCEPTANCE
         self._limit = FIRST_PROPOSED
 
@@ -67,7 +67,7 @@ class Speculator:
         self._tokens.append(token_id)
 
     def propose(self, most: int, price: Callable[[], Price]) -> tuple[int, ...]:
-        """At most so many guesses, as many as are worth their price, if there are some; often none."""
+        """Return at most `most` guesses, as many as are worth their price; often none."""
         place = self._next_place.get(tuple(self._tokens[-NGRAM:]))
         if place is None or most < 1:
             return ()

@@ -26,7 +26,7 @@ from exo_lite.engine.torch_c.tensor_bytes import from_hidden_states, to_hidden_s
 from exo_lite.pipeline.sampler import Sampler
 
 MIN_SCORED_ROWS = 8
-"""At a time, however few slots there are."""
+"""The rows scored at a time, however few slots there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class StageOutput:
 
 
 class ComputedShard(Protocol):
-    """What a stage needs of LlamaShard or IntegerShard."""
+    """A LlamaShard or IntegerShard, as a stage needs it."""
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -100,7 +100,7 @@ class Stage:
             self._sampler.admit(admissions)
 
     def _check_admitted(self, chunks: tuple[SequenceChunk, ...]) -> None:
-        """What a slot still holds of an earlier sequence is nobody else's business."""
+        """Refuse slots that were never admitted: they may still hold an earlier sequence. Raises MalformedStep."""
         unknown = sorted({chunk.slot for chunk in chunks} - self._admitted)
         if unknown:
             raise MalformedStep(f"slots {unknown} were never admitted")
@@ -129,7 +129,7 @@ class Stage:
     def _scores(
         self, sampler: Sampler, hidden_states: torch.Tensor, chunks: tuple[SequenceChunk, ...]
     ) -> tuple[PromptScores, ...]:
-        """Of the prompts that are to be scored; few rows at a time, since so much room for logits was promised."""
+        """Score prompts, few rows at a time, since planning reserved memory for so many logits."""
         starts = accumulate((chunk.num_tokens for chunk in chunks), initial=0)
         asking = [(start, chunk) for start, chunk in zip(starts, chunks, strict=False) if chunk.scored_token_ids]
         sampler.check_admitted([chunk for _, chunk in asking])

@@ -1,4 +1,4 @@
-"""What steps cost at the slowest stage, learnt from those that came back: how much of a prompt a step may carry."""
+"""The cost of steps at the slowest stage, learnt from results; it decides how much of a prompt a step may carry."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 from exo_lite.pipeline.speculation import Price
 
 MAX_SLOWDOWN = 1.6
-"""Of running answers by prompts that come in: how many times longer a step with both may take, as long as there are no
-more prompts than answers."""
+"""The limit to which new prompts slow running answers: how many times longer a step with both may take,
+while there are no more prompts than answers."""
 FIRST_CHUNK_TOKENS = 16
-"""Of a prompt beside running answers, as long as nothing is known."""
+"""The first chunk of a prompt beside running answers, as long as nothing is known."""
 MAX_MIXED_IN_A_ROW = 32
 """Steps with both decodes and prompts; then one without prompts shows again what decodes cost alone."""
 
 _WEIGHT = 0.3
-"""Of the newest measurement in a moving average."""
+"""The weight of the newest measurement in a moving average."""
 
 
 class MovingAverage:
@@ -61,12 +61,12 @@ class StepCosts:
         return Price(num_decoding, self._cycle.value, num_alone * (self._proposal.value or 0.0))
 
     def decodes_ms(self, num_decodes: int) -> float | None:
-        """Of a step with so many decodes and nothing else; that of the nearest number where it is not known."""
+        """Return the cost of a step with this many decodes only, or with the nearest known number."""
         known = min(self._decodes, key=lambda number: abs(number - num_decodes), default=None)
         return None if known is None else self._decodes[known].value
 
     def is_decodes_turn(self) -> bool:
-        """Whether a step with decodes is to leave prompts waiting, to be measured. Asked once for each such step."""
+        """Say whether the next step should decode only, to be measured. Call once for each step with decodes."""
         self._num_mixed = (self._num_mixed + 1) % (MAX_MIXED_IN_A_ROW + 1)
         return self._num_mixed == 0
 

@@ -11,7 +11,7 @@ from exo_lite.domain.trace import RequestTrace, StepTrace
 
 MAX_TRACED_REQUESTS = 64
 MAX_TRACED_STEPS = 64
-"""Of each request, its last ones."""
+"""The number of each request's last steps that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,6 @@ class TraceRing:
             traced.steps.append(StepTrace(start_ms, duration_ms, num_tokens, stages))
 
     def traces(self, now_s: float) -> tuple[RequestTrace, ...]:
-        """Of every request that has a step behind it, the newest first."""
+        """Return the traces of every request with at least one step, the newest first."""
         newest_first = reversed(self._requests.values())
         return tuple(RequestTrace(now_s - one.arrived_at_s, tuple(one.steps)) for one in newest_first if one.steps)

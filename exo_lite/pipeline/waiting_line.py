@@ -11,7 +11,7 @@ from exo_lite.domain.request import GenerateRequest
 from exo_lite.pipeline.fair_share import FairShare
 
 MAX_OVERTAKEN = 64
-"""After so many later arrivals of other tenants went first, it is a request's turn whatever was served to whom."""
+"""A request overtaken this often by later ones of other tenants is next, whatever the shares."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class WaitingLine:
 
     @property
     def requests(self) -> Iterator[GenerateRequest]:
-        """In the order of their arrival."""
+        """Yield the requests in the order of their arrival."""
         return (waiting.request for waiting in self._waiting.values())
 
     def add(self, request: GenerateRequest) -> None:
@@ -57,7 +57,7 @@ class WaitingLine:
         return last
 
     def first(self) -> GenerateRequest | None:
-        """Whose turn it is."""
+        """The request whose turn it is."""
         heads: dict[str, GenerateRequest] = {}
         for waiting in self._waiting.values():
             if waiting.num_overtaken >= MAX_OVERTAKEN:

@@ -29,7 +29,7 @@ def _clamp(share: Fraction, limit: int) -> Fraction:
 
 
 def _level(total: int, weights: Sequence[int], limits: Sequence[int]) -> Fraction:
-    """Where the clamped shares add up to `total`: their sum grows with the level, linearly between its corners."""
+    """Find the level at which the clamped shares add up to `total`: their sum is piecewise linear in the level."""
 
     def filled(level: Fraction) -> Fraction:
         one, each = level.denominator, level.numerator

@@ -12,7 +12,7 @@ import heapq
 from exo_lite.planning.lineup import Lineup
 
 _ANSWER_SHARE = 0.5
-"""Of the tokens that come down the line."""
+"""The share of answer tokens among all tokens in the pipeline."""
 
 
 def split_by_work(lineup: Lineup, n_layers: int, *, layer_bytes: int, head_bytes: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a model takes of a node, reduced to what planning needs: bytes per layer, and bytes per place in the line."""
+"""A model's memory as planning needs it: bytes per layer, and bytes per place in the pipeline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Footprint:
     middle_bytes: int
     last_bytes: int
     only_bytes: int
-    """For a node that is first and last, with all layers."""
+    """The bytes of a node that holds all layers, first and last."""
 
     @property
     def model_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Which nodes carry a model, in which order, and how many layers each could hold in its place.
+"""The line-up: which nodes hold a model, in which order, and how many layers each could hold in its place.
 
 All layers are equal, so only three things decide whether a split exists: who comes first (embedding), who comes
 last (norm and head) and the layers that all can carry together. A node of more memory can do all that one of less
@@ -31,7 +31,7 @@ Lineup = tuple[Seat, ...]
 
 
 def ranked(offers: Sequence[NodeOffer]) -> list[NodeOffer]:
-    """By memory offered, the most first, ties by id."""
+    """Sort offers by memory, the most first, ties by id."""
     return sorted(offers, key=lambda offer: (-offer.memory_bytes, offer.node_id))
 
 
@@ -45,7 +45,7 @@ def best_lineup(offers: Sequence[NodeOffer], sizes: Footprint) -> Lineup:
 
 
 def carries(lineup: Lineup, sizes: Footprint) -> bool:
-    """Whether the line holds every layer of the model."""
+    """Say whether the nodes together can hold every layer of the model."""
     return num_layers_carried(lineup) >= sizes.n_layers
 
 
@@ -61,7 +61,7 @@ def _single_lineup(usable: Sequence[NodeOffer], sizes: Footprint) -> Lineup:
 
 
 def _shared_lineup(usable: Sequence[NodeOffer], sizes: Footprint) -> Lineup:
-    """All of `usable` in rank order, but for a first and last node that fit; empty if no two can be that."""
+    """Order `usable` by rank, but for a first and last node that fit; empty if no two can be that."""
     ends = _ends(usable, sizes)
     if ends is None:
         return ()
@@ -93,7 +93,7 @@ def _ends(usable: Sequence[NodeOffer], sizes: Footprint) -> tuple[int, int] | No
 
 
 def _least_losses(loss_as_first: Mapping[int, int], loss_as_last: Mapping[int, int]) -> dict[int, int]:
-    """For each node that can be first: what it and the cheapest other last node give up together."""
+    """Return, for each node that can be first, the layers that it and the cheapest other last node give up together."""
     two_cheapest = sorted(loss_as_last, key=loss_as_last.__getitem__)[:2]
     totals = {}
     for first, loss in loss_as_first.items():
@@ -104,6 +104,6 @@ def _least_losses(loss_as_first: Mapping[int, int], loss_as_last: Mapping[int, i
 
 
 def _losses(usable: Sequence[NodeOffer], sizes: Footprint, place_bytes: int, middle: Sequence[int]) -> dict[int, int]:
-    """For each node that can take an end of the line, in rank order: the layers that it gives up for it."""
+    """Return, for each node that can be first or last, in rank order, the layers that it gives up for that."""
     at_end = [sizes.capacity(offer.memory_bytes, place_bytes) for offer in usable]
     return {index: middle[index] - capacity for index, capacity in enumerate(at_end) if capacity}

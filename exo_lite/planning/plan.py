@@ -1,4 +1,4 @@
-"""Which node holds which layers: a pure function of the model, the options and what nodes offer."""
+"""The plan: which node holds which layers, as a pure function of the model, the options and the nodes' offers."""
 
 from __future__ import annotations
 

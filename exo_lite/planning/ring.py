@@ -1,4 +1,4 @@
-"""Which nodes carry a model where not every pair of them can talk.
+"""The choice of nodes when not every pair of them can talk.
 
 The stages are a ring: each opens a stream to the one before it, the first one to the last. So the nodes, in order, have
 to be a cycle of links that work: a Hamiltonian cycle, which takes a search. It is short: a node that reaches all others
@@ -20,7 +20,7 @@ MAX_UNCERTAIN = 8
 MAX_SEARCH_STEPS = 20_000
 
 Ring = tuple[NodeOffer, ...]
-"""In the order of the stages; the last one is a neighbour of the first."""
+"""Offers in the order of the stages; the last one is a neighbour of the first."""
 
 
 def best_ring(offers: Sequence[NodeOffer], sizes: Footprint, broken: Collection[Link]) -> Lineup:
@@ -81,7 +81,7 @@ def _seats(ring: Ring, sizes: Footprint) -> Lineup:
 
 
 class _Search:
-    """For cycles, within MAX_SEARCH_STEPS in all."""
+    """A search for cycles, of at most MAX_SEARCH_STEPS steps."""
 
     def __init__(self, broken: Collection[Link]) -> None:
         self._broken = broken

@@ -23,7 +23,7 @@ Matrix = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ShardBytes:
-    """What one shard takes of its node's memory."""
+    """The memory that one shard takes on its node."""
 
     weight_bytes: int
     kv_cache_bytes: int
@@ -96,7 +96,7 @@ def working_bytes(spec: ModelSpec, options: LoadOptions, *, is_last: bool) -> in
 
 
 def _quantized_matrices(spec: ModelSpec) -> list[tuple[Matrix, bool]]:
-    """As they are kept, those that share their inputs as one, and whether each has a bias."""
+    """Return the layer's matrices as stored: q/k/v fused, gate/up fused; each with whether it has a bias."""
     hidden, inner = spec.hidden_size, spec.intermediate_size
     return [
         ((spec.q_size + 2 * spec.kv_size, hidden), spec.attention_bias),

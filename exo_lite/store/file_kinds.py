@@ -24,7 +24,7 @@ def first_bytes(path: Path, count: int) -> bytes:
 
 
 def starts_like_gguf(path: Path) -> bool:
-    """Whether a file is of GGUF or of what came before it. Raises OSError."""
+    """Say whether a file is GGUF or one of its predecessors. Raises OSError."""
     return first_bytes(path, 4) in (_GGUF_MAGIC, *_GGML_MAGICS)
 
 

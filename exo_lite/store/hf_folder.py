@@ -37,7 +37,7 @@ _QUANTIZER_FILES = {
     "quant_config.json": "AWQ",
     "hf_quant_config.json": "ModelOpt",
 }
-"""What quantizers leave beside weights, some without a word in config.json."""
+"""Tensors that quantizers leave beside weights, some of them not declared in config.json."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Weights:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder has safetensors files that can be a whole model's, or says that it should."""
+    """Say whether a folder has a whole model's safetensors files, or an index that names them."""
     return bool(_candidates(folder)) or (folder / INDEX_FILE).is_file()
 
 

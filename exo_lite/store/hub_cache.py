@@ -15,7 +15,7 @@ _MAIN = "refs/main"
 
 
 def is_hub_root(folder: Path) -> bool:
-    """Whether a folder is one model of the cache."""
+    """Say whether a folder is one model of the hub's cache."""
     return folder.name.startswith("models--") and (folder / SNAPSHOTS).is_dir()
 
 

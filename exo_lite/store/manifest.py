@@ -18,7 +18,7 @@ MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILES = 10_000
 MAX_NAME_BYTES = 255
-"""Of a file's name, on every common file system."""
+"""The length of a file's name on every common file system."""
 _MAX_BYTES = 2**63 - 1
 
 
@@ -101,7 +101,7 @@ def _file_entry(value: object) -> FileEntry:
 
 
 def _is_file_name(name: str) -> bool:
-    """Whether a file of the model's own folder can have this name, on every system."""
+    """Say whether a file in the model's folder can have this name on every system."""
     is_plain = name.isprintable() and name not in ("", ".", "..") and Path(name).name == name
     return is_plain and len(name.encode()) <= MAX_NAME_BYTES
 

@@ -1,4 +1,4 @@
-"""What a path holds: opened as a source where it is a model, named for what it is where it is none."""
+"""Paths to import: a model is opened as a source; anything else gets an error that says what it is."""
 
 from __future__ import annotations
 

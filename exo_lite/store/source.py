@@ -1,4 +1,4 @@
-"""What an importer hands to the store: a model as a list of files that are still to be written."""
+"""A model to import, as a list of files that are still to be written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ModelSource:
     weight_bytes: int
     files: tuple[SourceFile, ...]
     notes: tuple[str, ...] = ()
-    """What its user should know, in sentences."""
+    """Notes for the user, in sentences."""
 
     @property
     def size_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""What the models folder holds, looked at again and again: only what has changed is read."""
+"""The content of the models folder, looked at repeatedly: only what has changed is read."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _read(folder: Path) -> StoredModel | DamagedModel:
 
 
 def _files_of(folder: Path) -> tuple[str, ...]:
-    """Those on which it depends whether the model is sound."""
+    """Return the files on which the model's soundness depends."""
     names: list[str] = []
     with suppress(InvalidModel):
         names = [entry.name for entry in read_manifest(folder).files]
@@ -93,7 +93,7 @@ def _files_of(folder: Path) -> tuple[str, ...]:
 
 
 def _states(folder: Path, files: Sequence[str]) -> tuple[_FileState, ...]:
-    """As texts: a thousand folders are looked at twice a second, and Path would take most of that time."""
+    """Join paths as text: a thousand folders are checked twice a second, and Path would take most of that time."""
     base = os.fspath(folder)
     return tuple(_state(f"{base}{os.sep}{name}") for name in files)
 

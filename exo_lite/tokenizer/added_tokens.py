@@ -34,12 +34,12 @@ class AddedToken:
 
 @dataclass(frozen=True, slots=True)
 class AddedTokens:
-    """What the files say together."""
+    """The added tokens that the files declare together."""
 
     by_id: Mapping[int, AddedToken] = field(default_factory=dict)
-    """In the order of the ids."""
+    """The tokens by id, in the order of the ids."""
     named: tuple[AddedToken, ...] = ()
-    """By a role such as pad_token, or in a list; an id is the vocabulary's for the same text, or the next one."""
+    """Tokens named by a role such as pad_token, or in a list; its id is the known or the next one."""
     in_role: frozenset[str] = frozenset()
     """Special whatever else is said of them."""
     needed: frozenset[str] = frozenset()
@@ -56,7 +56,7 @@ class AddedTokens:
 def gather_added_tokens(
     added_tokens: Mapping[str, object], special_tokens_map: Mapping[str, object], tokenizer_config: Mapping[str, object]
 ) -> AddedTokens:
-    """From added_tokens.json, special_tokens_map.json and tokenizer_config.json. Raises InvalidModel.
+    """Merge added_tokens.json, special_tokens_map.json and tokenizer_config.json. Raises InvalidModel.
 
     Where tokenizer_config.json has an added_tokens_decoder, it overrules the two older files.
     """
@@ -103,7 +103,7 @@ def _extra(values: Mapping[str, object]) -> list[object]:
 
 
 def _named(values: Iterable[object]) -> Iterator[AddedToken]:
-    """Those that are tokens: null is none, and add_bos_token is not one either."""
+    """Yield the values that are tokens: null is none, and add_bos_token is not one either."""
     for value in values:
         if isinstance(value, str) and value:
             yield AddedToken(value, is_special=True)

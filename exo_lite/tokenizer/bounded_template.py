@@ -19,7 +19,7 @@ from exo_lite.tokenizer.chat_template import MAX_PROMPT_CHARACTERS
 from exo_lite.tokenizer.special_tokens import SpecialTokens
 
 DEADLINE_S = 20.0
-"""For an answer. The bound on processor time strikes much earlier, unless the machine is too busy to compute at all."""
+"""The time for one rendering. The bound on processor time strikes much earlier, unless the machine is overloaded."""
 MAX_REPLY_BYTES = 12 * MAX_PROMPT_CHARACTERS + 4096
 """JSON takes up to twelve bytes for a character."""
 
@@ -83,7 +83,7 @@ class BoundedTemplate:
 
 
 def _start() -> _Process:
-    """In a group of its own, so that Ctrl-C does not reach it, and mute, since its faults may quote prompts."""
+    """Start a process in its own group, which Ctrl-C does not reach, and mute, since its errors may quote prompts."""
     command = [sys.executable, "-m", "exo_lite.tokenizer.render_loop"]
     return subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, process_group=0)
 
@@ -105,7 +105,7 @@ def _exchange(process: _Process, job: bytes) -> bytes:
 
 
 def _end(process: _Process) -> None:
-    """Also of one that has ended by itself."""
+    """Kill the process, if it still runs, and close its pipes."""
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):

@@ -41,19 +41,19 @@ _ENDS = frozenset(
     }
 )
 _ENDS_IF_SPECIAL = frozenset({"</s>"})
-"""Also HTML's tag behind struck-out text, which some vocabularies have as a word."""
+"""These end an answer only if marked special: HTML's tag for struck-out text is a word in some vocabularies."""
 
 _HARMONY = frozenset({"<|return|>", "<|call|>"})
-"""Where both are, <|end|> ends one of an answer's messages only."""
+"""A vocabulary with both uses <|end|> only between the messages of one answer."""
 
 
 def is_end_name(token: str) -> bool:
-    """Whether a token of this name ends an answer where text cannot have it."""
+    """Say whether a token of this name ends an answer, if text cannot contain it."""
     return token in _ENDS or token in _ENDS_IF_SPECIAL
 
 
 def end_tokens(whole: Collection[str], special: Collection[str]) -> tuple[str, ...]:
-    """Those that end an answer among a vocabulary's `whole` tokens, which text has as one or not at all.
+    """Return the tokens that end an answer, among a vocabulary's `whole` tokens (never merged from parts).
 
     Words that merges can make of text are not among them, however they look. `special` are those left out of answers.
     """

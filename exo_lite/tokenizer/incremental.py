@@ -39,7 +39,7 @@ class IncrementalDetokenizer:
         return piece
 
     def finish(self) -> str:
-        """What was held back; half a character that stayed one becomes U+FFFD."""
+        """Return the text held back so far; half a character becomes U+FFFD."""
         return self._emit(self._pending_text()) if self._pending else ""
 
     def _pending_text(self) -> str:

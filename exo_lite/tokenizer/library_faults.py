@@ -1,4 +1,4 @@
-"""What the tokenizers library raises over a model's files, as an error of ours."""
+"""Errors that the tokenizers library raises over a model's files, translated into ours."""
 
 from __future__ import annotations
 

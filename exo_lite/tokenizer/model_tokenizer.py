@@ -13,7 +13,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
-    """What the rest of the program needs of a tokenizer."""
+    """The tokenizer as the rest of the program uses it."""
 
     @property
     def vocab_size(self) -> int:
@@ -34,14 +34,14 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str: ...
 
     def is_skipped(self, token_id: int) -> bool:
-        """Whether decoding with `skip_special` leaves this id out: a special token, or none at all."""
+        """Say whether decoding with `skip_special` leaves this id out: a special token, or an unused id."""
 
     def is_byte(self, token_id: int) -> bool:
-        """Whether this id stands for one byte whose meaning depends on the bytes around it."""
+        """Say whether this id stands for one byte whose meaning depends on the bytes around it."""
 
 
 class Backend(Protocol):
-    """What runs a vocabulary. Free of mutable state, as far as callers can see."""
+    """The library behind a vocabulary. It has no mutable state that callers can see."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -63,13 +63,13 @@ class Backend(Protocol):
     def id_to_token(self, token_id: int) -> str | None: ...
 
     def leads_with(self, token_id: int) -> bool:
-        """Whether this BOS token leads every text, where the model's files do not say."""
+        """Say whether this BOS token starts every text, if the model's files do not say."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of valid Unicode, nothing added; special tokens written out become theirs."""
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token stands for in the middle of a text, in UTF-8, perhaps part of a character; b"" for no token."""
+        """Return a token's UTF-8, as in the middle of a text: perhaps part of a character, b"" for no token."""
 
     @property
     def token_lengths(self) -> TokenLengths | None:
@@ -124,7 +124,7 @@ class ModelTokenizer:
         return self._backend.decode(ids, skip_special)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token stands for in the middle of a text, in UTF-8, perhaps part of a character; b"" for no token."""
+        """Return a token's UTF-8, as in the middle of a text: perhaps part of a character, b"" for no token."""
         return self._backend.token_bytes(token_id)
 
     def is_skipped(self, token_id: int) -> bool:

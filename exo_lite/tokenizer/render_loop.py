@@ -18,11 +18,11 @@ from exo_lite.tokenizer.chat_template import ChatTemplate
 from exo_lite.tokenizer.special_tokens import SpecialTokens
 
 MAX_CPU_S = 1.0
-"""For one rendering. Real templates take milliseconds."""
+"""The processor time of one rendering. Real templates take milliseconds."""
 MAX_MEMORY_BYTES = 256 << 20
-"""Of address space, for the whole process: ten times what it takes at rest."""
+"""The address space of the whole process: ten times what it takes at rest."""
 MAX_MESSAGE_CHARACTERS = 500
-"""Of an error, whose text may be the template's own."""
+"""The length of an error message, which the template may have written itself."""
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from exo_lite.tokenizer.token_lengths import TELLING_TEXT, TokenLengths
 from exo_lite.tokenizer.whole_tokens import WholeTokens
 
 Prefixed = Literal["every", "first", "none"]
-"""Which stretches of a text between added tokens are led by a space, as SentencePiece does with a whole text."""
+"""The parts of a text between added tokens that get a leading space, as SentencePiece gives to a whole text."""
 
 _NO_PREFIX = b"\x1a\x02\x18\x00"
 """`normalizer_spec { add_dummy_prefix: false }` of SentencePiece's protobuf; behind a message it overrules its own."""
@@ -65,7 +65,7 @@ class SentencePieceBackend:
         return str(self._processor.id_to_piece(token_id)) if 0 <= token_id < self._num_pieces else None
 
     def leads_with(self, token_id: int) -> bool:
-        """As in every model that came with such a file."""
+        """Return True, as for every model that came with such a file."""
         return True
 
     def encode(self, text: str) -> list[int]:
@@ -152,7 +152,7 @@ def _user_defined(processor: sentencepiece.SentencePieceProcessor) -> dict[int, 
 
 
 def _pieces(processor: sentencepiece.SentencePieceProcessor) -> list[bytes]:
-    """What each piece stands for in a text: <0x0A> one byte, others their characters."""
+    """Return the bytes of each piece: one byte for <0x0A>, the characters for others."""
     pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
     return [
         bytes([int(piece[3:5], 16)]) if processor.is_byte(i) else piece.replace(SPACE, " ").encode()

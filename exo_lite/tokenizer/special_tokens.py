@@ -1,4 +1,4 @@
-"""Which tokens begin and end a text, gathered from the files that say so."""
+"""The tokens that begin and end a text, gathered from the model's files."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _token_ids(values: Mapping[str, object], key: str, file_name: str) -> list[i
 
 
 def _is_id(number: int) -> bool:
-    """Whether the libraries can look it up at all; a vocabulary may be shorter."""
+    """Say whether the libraries can look up this id at all; a vocabulary may be shorter."""
     return 0 <= number < MAX_TOKEN_ID
 
 

@@ -35,12 +35,12 @@ class StopStrings:
         return text[:num_certain], False
 
     def finish(self) -> str:
-        """What was held back and turned out to be no stop string."""
+        """Return the text held back that turned out to be no stop string."""
         held, self._held = self._held, ""
         return held
 
     def _first_stop(self, text: str) -> int | None:
-        """Where the stop string starts that ends first; of two that end together, the longer one."""
+        """Find the start of the stop string that ends first; of two that end together, the longer one."""
         found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         return min(found)[1] if found else None
 

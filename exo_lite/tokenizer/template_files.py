@@ -1,4 +1,4 @@
-"""Which chat template a model has: its own, else the one that the shard table knows for it."""
+"""The choice of a chat template: the model's own, else the one in the shard table."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _configured_source(tokenizer_config: Mapping[str, object]) -> str | None:
 
 
 def _named_templates(value: list[object] | Mapping[str, object]) -> dict[str, str]:
-    """By name, out of an object, or of a list of objects with a name and a template each."""
+    """Read templates by name from an object, or from a list of objects with a name and a template each."""
     entries = [{"name": key, "template": one} for key, one in value.items()] if isinstance(value, Mapping) else value
     named = {}
     for one in entries:

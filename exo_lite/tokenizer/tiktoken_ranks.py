@@ -43,7 +43,7 @@ Ranks = dict[bytes, int]
 
 
 def is_tiktoken_file(content: bytes) -> bool:
-    """By its first line; a SentencePiece file is a protobuf and starts with a byte that no such line has."""
+    """Decide by the first line; a SentencePiece file is a protobuf and starts with a byte that no such line has."""
     return _LINE.match(content) is not None
 
 
@@ -84,7 +84,7 @@ def read_ranks(content: bytes) -> Ranks:
 
 
 def _special_tokens(added: Mapping[int, AddedToken]) -> list[AddedToken]:
-    """In the order of their ids behind the ranks; names in the model's JSON files go before Meta's own."""
+    """Return the tokens after the ranks in the order of their ids; the model's JSON files overrule Meta's own names."""
     reserved = [f"<|reserved_special_token_{number}|>" for number in range(2, NUM_SPECIAL_TOKENS)]
     names = [*_NAMED, *reserved][:NUM_SPECIAL_TOKENS]
     tokens = {NUM_RANKS + index: AddedToken(name, is_special=True) for index, name in enumerate(names)} | dict(added)

@@ -79,7 +79,7 @@ def _normalizer_shrinks_to_one_in(described: str) -> int | None:
 
 
 def _keeps_all(pre_tokenizer: str) -> bool:
-    """Whether all of a text comes out of a pre-tokenizer, here in words."""
+    """Say whether a pre-tokenizer, given by its description, keeps all of a text."""
     if "removed" in pre_tokenizer.lower():
         return False
     return pre_tokenizer == "None" or set(re.findall(r"\b([A-Z][A-Za-z]+)\(", pre_tokenizer)) <= _SOUND_STEPS

@@ -29,7 +29,7 @@ class _Vocabulary:
 
 
 def load_tokenizer(model_dir: Path) -> ModelTokenizer:
-    """From tokenizer.json, else from tokenizer.model, of which there are two kinds.
+    """Read tokenizer.json, else tokenizer.model, which is of one of two kinds.
 
     Raises InvalidModel, UnsupportedModel.
     """

@@ -1,4 +1,4 @@
-"""What the tokenizers library runs: a `tokenizer.json`, or a tokenizer built from another file."""
+"""The backend on the tokenizers library: a `tokenizer.json`, or a tokenizer built from another file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TokenizersBackend:
         return self._library.id_to_token(token_id)
 
     def leads_with(self, token_id: int) -> bool:
-        """As the post-processor does."""
+        """Ask the post-processor."""
         with _FAULTS:
             return list(self._library.encode("", add_special_tokens=True).ids[:1]) == [token_id]
 

@@ -1,4 +1,4 @@
-"""Where a text has added tokens, and what stands between them."""
+"""A text split into its added tokens and the parts between them."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 
 CONTROL_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_CONNECTIONS = 1024
-"""That a server takes, each of which costs a descriptor."""
+"""The connections that a server takes; each costs a file descriptor."""
 STEP_OVERHEAD_BYTES = 64 * 1024
-"""On top of a step's tensor: chunks, token ids, timings."""
+"""Bytes beside a step's tensor: chunks, token ids, timings."""
 
 _NEVER_MS = 2**31 - 1  # what gRPC takes for no limit
 

@@ -75,7 +75,7 @@ def _fields_of(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _is_set(message: Message, name: str, hint: Any) -> bool:
-    """Whether a field has a value; a message that is not optional has one even if it is empty."""
+    """Say whether a field has a value; a message that is not optional has one even if it is empty."""
     if not message.DESCRIPTOR.fields_by_name[name].has_presence:
         return True
     return is_dataclass(hint) or message.HasField(name)

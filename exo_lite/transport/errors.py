@@ -43,7 +43,7 @@ _MAX_DETAILS_BYTES = 6000  # with the metadata less than the 8 KiB of headers th
 
 
 def status_code(error: ExoLiteError) -> StatusCode:
-    """That of the nearest class in the tree; INTERNAL where none is named."""
+    """Return the status of the nearest class in the error tree; INTERNAL if none is named."""
     return next((_STATUS_CODES[cls] for cls in type(error).__mro__ if cls in _STATUS_CODES), StatusCode.INTERNAL)
 
 
@@ -78,7 +78,7 @@ def _metadata(error: ExoLiteError) -> tuple[tuple[str, str], ...]:
 
 
 def _details(message: str) -> str:
-    """As much of the message as a header holds, without the halves of characters that odd file names bring."""
+    """Return as much of a message as a header holds, without the lone surrogates of odd file names."""
     sound = message.encode(errors="replace").decode()
     num_fitting = sum(end <= _MAX_DETAILS_BYTES for end in accumulate(map(_header_bytes, sound)))
     return sound if num_fitting == len(sound) else f"{sound[:num_fitting]} …"
@@ -107,7 +107,7 @@ def errors_from_status(peer: str) -> Iterator[None]:
 
 
 class EndedCall(Protocol):
-    """What gRPC knows of a call that failed, be it an error of its asyncio side or a call of its blocking one."""
+    """A failed call, as an error of gRPC's asyncio side or a call of its blocking side."""
 
     def code(self) -> StatusCode: ...
 
@@ -117,7 +117,7 @@ class EndedCall(Protocol):
 
 
 def error_from_status(error: EndedCall, *, peer: str) -> ExoLiteError:
-    """What the other side raised; where that is unknown, ConnectionRefused or NodeLost naming `peer`."""
+    """Return the error that the other side raised, or else ConnectionRefused or NodeLost naming `peer`."""
     metadata = {key: str(value) for key, value in error.trailing_metadata() or ()}
     if CODE_KEY in metadata:
         raised = error_class(metadata[CODE_KEY])(error.details() or "")
@@ -139,7 +139,7 @@ def _failed_stages(text: str) -> tuple[int, int] | None:
 
 
 def _unanswered(error: EndedCall, peer: str) -> NodeLost:
-    """In our words: gRPC's are for the log."""
+    """Describe an unanswered call in our words: gRPC's are for the log."""
     details = (error.details() or "").lower()
     if error.code() is StatusCode.UNAVAILABLE and "refused" in details:
         return ConnectionRefused(f"{peer} refuses connections: its process is gone")

@@ -64,19 +64,19 @@ class InStream(Generic[Item]):
 
 
 def _read_to_end(call: Any) -> None:
-    """Of a call that was cut off: gRPC keeps its connection until whoever reads has heard of the end."""
+    """Read a cancelled call to its end: gRPC keeps its connection until the reader has seen it."""
     with suppress(grpc.RpcError):
         for _ in call:
             pass
 
 
 def steps_from(hop: Hop, epoch: Epoch, channel: grpc.Channel) -> InStream[StepMessage]:
-    """What the stage before computes."""
+    """Open the stream of steps from the stage before."""
     request = worker_pb2.StreamRequest(epoch=epoch)
     return InStream(hop, channel, lambda stub: stub.Steps(request), step_from_proto)
 
 
 def results_from(hop: Hop, epoch: Epoch, channel: grpc.Channel) -> InStream[StepResult]:
-    """What the tail computes."""
+    """Open the stream of results from the last stage."""
     request = worker_pb2.StreamRequest(epoch=epoch)
     return InStream(hop, channel, lambda stub: stub.Results(request), result_from_proto)

@@ -25,7 +25,7 @@ from exo_lite.transport.v1.relay_pb2_grpc import RelayStub
 T = TypeVar("T")
 
 HEARTBEAT_BYTES = 1600
-"""At least, which is more than an Ethernet frame: where large packets are lost, the link counts as broken."""
+"""The least size of a heartbeat, more than an Ethernet frame: a link that loses large packets counts as broken."""
 
 
 class NodeClient:
@@ -47,7 +47,7 @@ class NodeClient:
         await self._channel.close()
 
     async def identify(self, *, timeout_s: float, padding_bytes: int = 0) -> NodeIdentity:
-        """Who answers there; with padding, in a message so large each way."""
+        """Return the identity of the node there; `padding_bytes` makes both messages that large."""
         request = node_pb2.IdentifyRequest(padding=bytes(padding_bytes))
         reply = await self._answer(self._stub.Identify(request, timeout=timeout_s))
         return codec.identity_from_proto(reply)
@@ -84,7 +84,7 @@ class NodeClient:
         await self._answer(self._stub.Unplace(node_pb2.UnplaceRequest(model_id=model_id), timeout=timeout_s))
 
     async def connect_shard(self, node_id: NodeId, order: ConnectOrder, *, timeout_s: float) -> None:
-        """For the node with this id, be it the one at this address or one behind it."""
+        """Send an order to the node with this id, at this address or behind it."""
         request = codec.order_to_proto(order)
         request.node_id = node_id
         await self._answer(self._stub.ConnectShard(request, timeout=timeout_s))

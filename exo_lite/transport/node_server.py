@@ -57,7 +57,7 @@ class OrdersHandler(Protocol):
 
 class JoiningHandler(Protocol):
     async def join(self, node_id: NodeId, order: ConnectOrder) -> None:
-        """For this node's worker, or for that of another one that the order is to be passed on to."""
+        """Join this node's worker to a pipeline, or pass the order on to another node."""
 
 
 class RelayHandler(Protocol):

@@ -48,11 +48,11 @@ class GrpcPeers:
         return WorkerClient(hop, channel)
 
     def steps(self, hop: Hop, epoch: Epoch) -> InStream[StepMessage]:
-        """What the stage before computes."""
+        """Open the stream of steps from the stage before."""
         return steps_from(hop, epoch, self._stream_channel(hop))
 
     def results(self, hop: Hop, epoch: Epoch) -> InStream[StepResult]:
-        """What the last stage computes."""
+        """Open the stream of results from the last stage."""
         return results_from(hop, epoch, self._stream_channel(hop))
 
     async def until_silent(self, hop: Hop) -> NodeLost:

@@ -1,4 +1,4 @@
-"""Whether something listens at an address, and if not, how it looks from here: what a gRPC status does not tell."""
+"""Checks of an address: does something listen, and if not, why; a gRPC status does not tell."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ NUMBER_BYTES = 5
 LOGIT_BIAS_BYTES = 32
 ADMISSION_OVERHEAD_BYTES = 256
 MAX_SCORE_BYTES = 16 + 24 * MAX_TOP_LOGPROBS
-"""Of a prompt token's log probabilities, with the likeliest ones."""
+"""Bytes of one prompt token's log probabilities, with the likeliest tokens."""
 
 
 def max_admission_bytes(context_length: int) -> int:
-    """Of the largest admission on the wire: every token of a sequence counted, its blocks, the longest logit_bias, all
+    """Return the size of the largest admission: every token of a sequence, its blocks, the longest logit_bias, all
     tokens that may end it.
     """
     num_numbers = context_length + num_kv_blocks(context_length) + MAX_LATE_TOKENS
@@ -68,7 +68,7 @@ def logprobs_to_proto(logprobs: Logprobs | None) -> worker_pb2.Logprobs | None:
 
 
 def logprobs_from_proto(message: worker_pb2.Token | worker_pb2.SampledToken) -> Logprobs | None:
-    """Of the token that may carry them."""
+    """Read the log probabilities of a token that may carry them."""
     return one_from_proto(message.logprobs) if message.HasField("logprobs") else None
 
 

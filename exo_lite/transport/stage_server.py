@@ -43,7 +43,7 @@ def _sends(handler: Handler) -> Handler:
 
 
 class StageOutputs(Protocol):
-    """What a stage computes in one epoch, on the thread that iterates: it goes on until an ExoLiteError is raised.
+    """A stage's outputs in one epoch, computed on the thread that iterates, until an ExoLiteError is raised.
 
     Whoever asks for it in the wrong place, or second, gets that error from the call itself.
     """
@@ -62,7 +62,7 @@ class StageOutputs(Protocol):
 
 
 class StageHandler(Protocol):
-    """Whose outputs are served. Raises ExoLiteError, which reaches the caller as such."""
+    """The worker whose outputs are served. Raised ExoLiteErrors reach the caller."""
 
     def outputs_of(self, epoch: Epoch) -> StageOutputs: ...
 

@@ -40,7 +40,7 @@ class WorkerClient:
             await self._stub.Connect(order_to_proto(order), timeout=timeout_s)
 
     async def traces(self, *, timeout_s: float) -> tuple[RequestTrace, ...]:
-        """Of the head's last requests, the newest first."""
+        """Return the traces of the first stage's last requests, the newest first."""
         with errors_from_status(self._peer):
             reply = await self._stub.Traces(worker_pb2.TracesRequest(), timeout=timeout_s)
         return tuple(trace_from_proto(one) for one in reply.requests)

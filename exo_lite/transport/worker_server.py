@@ -22,7 +22,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class WorkerHandler(Protocol):
-    """What a worker does when called. Raises ExoLiteError, which reaches the caller as such."""
+    """A worker's answers to calls. Raised ExoLiteErrors reach the caller."""
 
     def report(self) -> WorkerReport: ...
 

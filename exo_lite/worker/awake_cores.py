@@ -20,7 +20,7 @@ IDLE_DRIVER_FILE = Path("/sys/devices/system/cpu/cpuidle/current_driver")
 MAX_WAKE_UP_US = 10
 """Allows the shallow sleep, in which a core keeps its caches."""
 VIRTUAL_MAX_WAKE_UP_US = 0
-"""In a virtual machine any sleep gives the core away: there only waiting awake helps."""
+"""The limit in a virtual machine, where any sleep gives the core away: only waiting awake helps."""
 
 
 class AwakeCores:
@@ -39,21 +39,21 @@ class AwakeCores:
         return self._held is not None
 
     def hold(self) -> None:
-        """After each step: nothing but for the first. Where the system does not allow it, cores sleep as they did."""
+        """Keep cores awake; call after each step. Only the first call acts, and only if the system allows it."""
         self._is_used = True
         if self._held is None and self._may_hold:
             with self._lock:
                 self._open()
 
     def release_if_unused(self) -> None:
-        """To be called from time to time."""
+        """Release the cores if there was no `hold` since the last call. Call from time to time."""
         if not self._is_used:
             with self._lock:
                 self._let_go()
         self._is_used = False
 
     def close(self) -> None:
-        """For good, whoever still has a step under way."""
+        """Release the cores for good."""
         with self._lock:
             self._may_hold = False
             self._let_go()

@@ -1,4 +1,4 @@
-"""From a model's folder to a stage that is ready to compute."""
+"""Loading: from a model's folder to a stage that is ready to compute."""
 
 from __future__ import annotations
 

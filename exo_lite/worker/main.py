@@ -91,7 +91,7 @@ def _tell(answer: Mapping[str, int | str]) -> None:
 
 
 def _max_message_bytes(config: WorkerConfig) -> int:
-    """Of the largest step, a chunk of prompt, a decode and an admission of every slot, and of the largest result."""
+    """Return the size of the largest step (a chunk of prompt, a decode and an admission of every slot) or result."""
     options = config.options
     num_tokens = PREFILL_CHUNK_TOKENS + options.num_sequences
     tensor_bytes = num_tokens * config.hidden_size * DTYPE_BYTES[hidden_states_dtype(options)]

@@ -1,4 +1,4 @@
-"""What a worker needs of the other stages. `transport.peers.GrpcPeers` is the real one."""
+"""The other stages as a worker needs them. `transport.peers.GrpcPeers` is the real one."""
 
 from __future__ import annotations
 

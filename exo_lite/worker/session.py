@@ -25,7 +25,7 @@ Timings = tuple[StageTiming, ...]
 Build = Callable[[Step, StageOutput, Timings, StepFailure | None], Output]
 
 UNTOLD_AFTER_S = 2.0
-"""When the stage after the head breaks off, the reason is on its way round the ring: the head waits so long for it."""
+"""The time that the first stage waits for the reason when its stream breaks: the reason comes round the ring."""
 
 
 class Session:
@@ -125,7 +125,7 @@ class Session:
         callback()
 
     def _note_stages(self, error: ExoLiteError) -> None:
-        """Where the stage that this one reads from is silent, say between which two the stream broke off."""
+        """Note between which two stages the stream broke, if the stage before is silent."""
         if isinstance(error, NodeLost) and error.is_unanswered and error.failed_stages is None:
             before = (self.order.stage or self.order.num_stages) - 1
             error.failed_stages = (before, self.order.stage)
@@ -139,7 +139,7 @@ class Session:
             self._own_steps.put(message)
 
     def steps(self, send: Callable[[StepMessage], None] | None = None) -> Iterator[StepMessage]:
-        """For the next stage: computed on the thread that iterates. Raises MalformedMessage if that is another's.
+        """Yield steps for the next stage, computed on this thread. Raises MalformedMessage if last.
 
         With `send`, those of stage 0 may be computed and sent by the thread that brings results.
         """
@@ -148,12 +148,12 @@ class Session:
         return self._outputs(self._as_step)
 
     def results(self) -> Iterator[StepResult]:
-        """For the head: computed on the thread that iterates. Raises MalformedMessage if they are another stage's."""
+        """Yield results for the first stage, computed on this thread. Raises MalformedMessage if not last."""
         self._give_outputs(to_head=True)
         return self._outputs(self._as_result)
 
     def break_off(self) -> None:
-        """What this stage computes goes nowhere any more."""
+        """Note that nobody reads this stage's output any more."""
         if self.error is not None:
             return
         stage, taker = self.order.stage, self.order.next_name
@@ -177,7 +177,7 @@ class Session:
             self._is_taken = True
 
     def _take_results(self, head: Head) -> None:
-        """On a thread of the head's. With one stage, the one that computes."""
+        """Take results on a thread of the first stage. With one stage, this thread computes."""
         results = self.results() if self._results_in is None else self._results_in
         with self._ended_by_errors():
             for result in results:
@@ -222,7 +222,7 @@ class Session:
         return build(message.step, output, (*message.timings, timing), failure)
 
     def _note_step(self, step: Step, compute_ms: float) -> None:
-        """To be called once it is sent: the next stage waits for nothing any more."""
+        """Note a step's cost. Call after it is sent, when the next stage waits for nothing any more."""
         if step.chunks:
             self._on_step()
             self._average(compute_ms)
@@ -244,7 +244,7 @@ class Session:
         return ((message, message.sent_at_s) for message in self._own_steps)
 
     def _arrivals_from(self, messages: Incoming[StepMessage]) -> Iterator[tuple[StepMessage, float]]:
-        """When a message arrived is unknown, as nobody waits for it while this stage computes.
+        """Yield messages with their waiting times. The arrival time of a message is unknown while this stage computes.
 
         Its way took about as long as that of the last one that was waited for; what is more than that, it has waited.
         Both ways hold the same difference between two clocks.
@@ -264,7 +264,7 @@ class Session:
             raise StaleEpoch(f"a step of epoch {epoch} came to stage {self.order.stage} of epoch {self.epoch}")
 
     def _computed(self, message: StepMessage) -> tuple[StageOutput, float, float, StepFailure | None]:
-        """What came of it, when that began and how many ms it took, and the failure, of this stage or one before."""
+        """Compute a step: return output, start, time in ms, and the failure of this stage or an earlier one."""
         with self._computing:
             if self.error is not None:
                 raise self.error

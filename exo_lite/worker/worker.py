@@ -191,7 +191,7 @@ class Worker:
         )
 
     def traces(self) -> tuple[RequestTrace, ...]:
-        """Of the last requests, the newest first. Raises as `generate`."""
+        """Return the traces of the last requests, the newest first. Raises as `generate`."""
         return self._require_head().traces
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
@@ -245,7 +245,7 @@ def _check_place(order: ConnectOrder, shard: Shard) -> None:
 
 
 async def _on_own_thread(function: Callable[[], Result]) -> Result:
-    """What `function` returns or raises, on a thread that ends with it.
+    """Run `function` on a thread that ends with it, and return or raise its result.
 
     OpenMP keeps helpers for every thread that has computed: idle ones would cost those of the computing thread.
     """

@@ -1,4 +1,4 @@
-"""What OpenAI's documents of an answer have beside its choices: a header, usage, and llama.cpp's timings."""
+"""The parts of OpenAI's documents beside choices: a header, usage, and llama.cpp's timings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Document = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class AnswerHeader:
-    """What every document of an answer repeats; `created` in unix seconds."""
+    """The fields that every document of an answer repeats; `created` in unix seconds."""
 
     id: str
     created: int
@@ -46,7 +46,7 @@ class ChunkEvents:
     header: AnswerHeader
     kind: str
     include_usage: bool
-    """Whether the last document tells the usage; the others then say that they do not."""
+    """True if the last document has the usage; it is null in the others."""
 
     def event(self, choices: Sequence[Document]) -> bytes:
         usage = {"usage": None} if self.include_usage else {}

@@ -18,7 +18,7 @@ RESERVED_VARIABLES = frozenset(
         *("raise_exception", "strftime_now", "range", "dict", "lipsum", "cycler", "joiner", "namespace"),
     }
 )
-"""What every chat template gets, or finds in jinja2."""
+"""Names that every chat template gets, or finds in jinja2."""
 
 
 def message_text(message: ChatMessage, place: str) -> str:

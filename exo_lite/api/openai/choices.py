@@ -11,7 +11,7 @@ from exo_lite.api.pieces import Collected, Piece, ScoredToken
 
 @dataclass(frozen=True, slots=True)
 class ChoiceDetails:
-    """What choices tell beside their text. `describe` makes the `logprobs` of the route, if they are wanted."""
+    """The fields of choices beside their text. `describe` makes the `logprobs` of the route, if they are wanted."""
 
     with_token_ids: bool
     describe: Callable[[Sequence[ScoredToken]], Document] | None = None

@@ -1,4 +1,4 @@
-"""What other servers' parameters do here: nothing that would change an answer is passed over in silence.
+"""The parameters of other servers: none that would change an answer is ignored silently.
 
 Those that work are fields of the bodies. The others stand in these tables, by where they come from: OpenAI, vLLM,
 llama.cpp's server, SGLang, TGI. docs/http.md tells users of them.
@@ -160,7 +160,7 @@ def unknown_parameters(body: BaseModel) -> list[str]:
 
 
 def _extra(body: BaseModel, place: str = "") -> Mapping[str, object]:
-    """What a body has beside its own fields. Raises InvalidRequest for more than anybody has heard of."""
+    """Return a body's unknown fields. Raises InvalidRequest if there are too many."""
     extra = body.model_extra or {}
     if len(extra) > MAX_EXTRA:
         what = f"{place}: " if place else ""

@@ -37,7 +37,7 @@ class StreamOptions(_Body):
 
 
 class GenerateBody(_Body):
-    """What both routes share. Our own are `keep_alive` and `timeout`, the seconds that an answer may take."""
+    """The fields that both routes share. Ours are `keep_alive` and `timeout`, the seconds that an answer may take."""
 
     model: str
     n: int | None = Field(default=None, ge=1, le=MAX_N)
@@ -79,7 +79,7 @@ class GenerateBody(_Body):
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether to tell log probabilities of the prompt's tokens too."""
+        """True to return log probabilities of the prompt's tokens too."""
         return False
 
 

@@ -17,7 +17,7 @@ from exo_lite.engine.torch_c.rope import apply_rope
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What the layers of one step share: rotations per row; per chunk its rows, its span of the cache, its mask."""
+    """The inputs that all layers of a step share: rotations per row; per chunk its rows, cache span and mask."""
 
     cos: Tensor
     sin: Tensor
@@ -41,7 +41,7 @@ def open_batch(chunks: Sequence[SequenceChunk], kv_cache: KVCache) -> Batch:
 
 
 def causal_mask(position: int, num_tokens: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """What to add to scores: [num_tokens, position + num_tokens], -inf where a key is later than the query.
+    """Return what to add to scores: [num_tokens, position + num_tokens], -inf if a key is later than the query.
 
     None where the kernel needs none: a single query sees every key, a chunk at position 0 is square.
     """

@@ -11,7 +11,7 @@ from exo_lite.engine.torch_c.native import rows
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite."""
+    """Say whether no element is NaN or infinite."""
     if tensor.numel() == 0:
         return True
     if rows.is_quick(tensor):

@@ -88,7 +88,7 @@ class IntegerShard:
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def new_cache(self, num_slots: int, context_length: int, num_sequences: int | None = None) -> KVCache:
-        """As LlamaShard.new_cache."""
+        """Make a cache, as LlamaShard.new_cache does."""
         return KVCache(
             self.spec,
             len(self.layers),
@@ -101,7 +101,7 @@ class IntegerShard:
         )
 
     def forward(self, inputs: Tensor, chunks: Sequence[SequenceChunk], kv_cache: KVCache) -> Tensor:
-        """As LlamaShard.forward."""
+        """Compute, as LlamaShard.forward does."""
         check_chunks(chunks, inputs.shape[0] if inputs.dim() else 0, kv_cache)
         hidden = self._enter(inputs)
         if not chunks:
@@ -115,7 +115,7 @@ class IntegerShard:
         return hidden
 
     def logits(self, hidden_states: Tensor) -> Tensor:
-        """As LlamaShard.logits."""
+        """Compute logits, as LlamaShard.logits does."""
         if self.norm is None or self.head is None:
             raise InvalidShard(f"{self.shard} has no head: it is not the last one of {self.shard.n_layers} layers")
         check_hidden_states(hidden_states, self.spec.hidden_size, self.dtype)

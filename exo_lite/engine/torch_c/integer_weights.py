@@ -41,7 +41,7 @@ def load_integer_shard(
     device: str,
     on_progress: Callable[[float], None],
 ) -> IntegerShard:
-    """As load_shard; `dtype` is that of the embedding and the KV cache; activations have one byte or two.
+    """Load as load_shard does; `dtype` is that of the embedding and the KV cache; activations have one byte or two.
 
     Memory peaks at what the shard keeps and a block of a few MiB.
     """
@@ -104,7 +104,7 @@ class _Loader:
         self._device = device
 
     def of_kind(self, kind: Kind) -> _Loader:
-        """Of the same reader."""
+        """Return a loader of another kind for the same reader."""
         return _Loader(self._reader, self._model_dir, kind, self._device)
 
     def vector(self, name: str) -> Tensor:

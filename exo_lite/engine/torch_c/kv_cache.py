@@ -69,7 +69,7 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """Of keys and values when every block is full."""
+        """The bytes of keys and values when every block is full."""
         return self.keys.nbytes + self.values.nbytes
 
     def admit(self, slot: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
@@ -98,14 +98,14 @@ class KVCache:
         return self._lengths[slot]
 
     def token_indices(self, slot: int, length: int) -> Tensor:
-        """Where the first `length` tokens of a slot lie: int64 [length]."""
+        """Return the places of a slot's first `length` tokens: int64 [length]."""
         blocks = self.tables[slot, : num_kv_blocks(length)].long()
         inside = torch.arange(KV_BLOCK_TOKENS)
         indices = (blocks.unsqueeze(1) * KV_BLOCK_TOKENS + inside).view(-1)[:length]
         return indices.to(self.keys.device)
 
     def span(self, chunk: SequenceChunk) -> CacheSpan:
-        """What a chunk reads and writes; it must lie within the cache."""
+        """Return the part of the cache that a chunk reads and writes; it must lie within the cache."""
         end = chunk.position + chunk.num_tokens
         blocks = self._blocks[chunk.slot][: num_kv_blocks(end)]
         if blocks == tuple(range(blocks[0], blocks[0] + len(blocks))):
@@ -156,7 +156,7 @@ class _Scattered:
 
 
 def _views(cache: Tensor, start: int, chunk: SequenceChunk) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What a chunk reads and what it writes, per layer. Made once a step: slicing costs more than copying a token."""
+    """Return a chunk's reads and writes per layer. Made once a step: slicing costs more than copying a token."""
     held = cache[:, :, start : start + chunk.position + chunk.num_tokens].unsqueeze(1)
     new = held[:, 0, :, chunk.position :].transpose(1, 2)
     return held.unbind(0), new.unbind(0)

@@ -59,7 +59,7 @@ class LlamaShard:
 
     @property
     def num_bytes(self) -> int:
-        """Of all weights, each tensor counted once."""
+        """The bytes of all weights, each tensor counted once."""
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in self._tensors()}.values())
 
     def new_cache(self, num_slots: int, context_length: int, num_sequences: int | None = None) -> KVCache:

@@ -12,7 +12,7 @@ from exo_lite.engine.torch_c.sampling import likeliest
 
 
 def logprobs_of(logits: Tensor, samplings: Sequence[Sampling], token_ids: Sequence[int]) -> list[Logprobs | None]:
-    """Of the token sampled in each row that asks for it. logits: unchanged, finite float32 [rows, vocab_size].
+    """Return log probabilities of the sampled token of each row that asks. logits: finite float32 [rows, vocab_size].
 
     Equally likely tokens stand in order of their ids. A row's numbers don't depend on the others.
     """
@@ -28,6 +28,6 @@ def logprobs_of(logits: Tensor, samplings: Sequence[Sampling], token_ids: Sequen
 
 
 def _top(logarithms: Tensor) -> list[list[tuple[int, float]]]:
-    """Always as many, whoever asks for how many: on that must not depend which of several equal ones are in."""
+    """Compute MAX_TOP_LOGPROBS every time, so that ties are broken the same way whatever number was asked for."""
     ids, values = likeliest(logarithms, min(MAX_TOP_LOGPROBS, logarithms.shape[-1]))
     return [list(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]

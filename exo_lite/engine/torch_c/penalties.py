@@ -21,7 +21,7 @@ Entries = list[tuple[int, Tensor, Tensor | float]]
 
 
 class ScoreChanges:
-    """What the sampling of one sequence changes in its scores, with the tokens that count for it."""
+    """The changes that one sequence's sampling makes to its scores, with the tokens that count for them."""
 
     def __init__(self, sampling: Sampling, prompt_token_ids: Sequence[int], answer_token_ids: Sequence[int]) -> None:
         self.sampling = sampling
@@ -39,7 +39,7 @@ class ScoreChanges:
 
     @property
     def is_early(self) -> bool:
-        """Whether the next token may not end the answer."""
+        """True while the next token may not end the answer."""
         return self._num_answered < self.sampling.min_tokens
 
     @property
@@ -49,12 +49,12 @@ class ScoreChanges:
 
     @property
     def seen_ids(self) -> Tensor:
-        """Of prompt and answer, int64 [tokens]; some may stand there twice."""
+        """The ids of prompt and answer, int64 [tokens], perhaps repeated."""
         return torch.cat([self._prompt_ids, self.answer_ids])
 
     @property
     def answer_penalties(self) -> Tensor:
-        """What presence and frequency take from the scores of `answer_ids`, float64 [tokens]."""
+        """The presence and frequency penalties of `answer_ids`, float64 [tokens]."""
         counts = torch.tensor(list(self._answer.values()), dtype=torch.float64)
         return self.sampling.presence_penalty + self.sampling.frequency_penalty * counts
 

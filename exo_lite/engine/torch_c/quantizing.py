@@ -14,7 +14,7 @@ _BLOCK_ROWS = 128
 _MAX_Q4 = 15
 _MAX_STEP = 255
 _ROUNDED_DOWN = (torch.arange(_MAX_STEP + 1).outer(torch.arange(16)) % STEP_PARTS / STEP_PARTS).mean(1)
-"""By step, what rounding down takes off a byte in the mean."""
+"""The mean loss of a byte by rounding down, by step."""
 _MAX_INT8 = 127
 _MAX_INT4 = 119
 """The greatest step reaches over a channel's whole range: 15 · 255 / 16 = 2 · 119 + 1."""
@@ -58,7 +58,7 @@ def _int4_of(units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def portable_int4(units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As the kernels' to_int4, with errors added in another order: of equally good steps it may take another.
+    """Quantize as the kernels' to_int4 does; errors are added in another order, so equal steps may be chosen otherwise.
 
     Of several steps of a group the one of least error is taken. A group whose values lie on a grid of fewer than 16
     steps, as those of a model that was published in 4 bits, keeps that grid.

@@ -89,7 +89,7 @@ def _rankings(probabilities: Tensor) -> list[_Ranking]:
 
 
 def _position(ranking: _Ranking, sampling: Sampling, draw: float) -> int | None:
-    """Where the draw falls in cumulated probabilities; None if that takes more than the certain ones."""
+    """Find where the draw falls in the cumulated probabilities; None if that needs more than the certain ones."""
     mass, num_certain = ranking.mass, ranking.num_certain
     kept = 1.0
     if sampling.top_k:

@@ -1,4 +1,4 @@
-"""What a step must satisfy before anything is computed. Every function raises MalformedStep."""
+"""Checks of a step before anything is computed. Every function raises MalformedStep."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_hidden_states(hidden_states: Tensor, hidden_size: int, dtype: torch.dt
 
 
 def check_logits(logits: Tensor, dtype: torch.dtype) -> None:
-    """All finite; `dtype` is the type that the model computes in or keeps its cache in."""
+    """Check that all numbers are finite; `dtype` is the type that the model computes in or keeps its cache in."""
     if not is_finite(logits):
         raise MalformedStep(f"logits hold NaN or infinity: the model overflowed; {_way_out(dtype)}")
 

@@ -26,7 +26,7 @@ def byte_level_tokenizer(file: GGUFFile, tokens: list[str]) -> tokenizers.Tokeni
 
 
 def adds_bos_by_default(file: GGUFFile) -> bool:
-    """Where the file does not say: llama.cpp's rule."""
+    """Apply llama.cpp's rule for files that do not say."""
     cutting = CUTTINGS.get(file.text(_PRE_KEY)) if file.has(_PRE_KEY) else None
     return cutting is not None and cutting.adds_bos
 

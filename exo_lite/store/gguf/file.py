@@ -18,7 +18,7 @@ import numpy.typing as npt
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 
 MAX_READS = 8_000_000
-"""Of single values; the largest vocabularies take about 3 million. A file that claims more would fill the memory."""
+"""The number of single values; the largest vocabularies have about 3 million. More would fill the memory."""
 
 _LIBRARY_FAULTS = (
     ArithmeticError,
@@ -117,7 +117,7 @@ def open_gguf_file(path: Path) -> GGUFFile:
 
 @contextmanager
 def gguf_faults(name: str) -> Iterator[None]:
-    """What the library raises over a malformed file, as InvalidModel."""
+    """Turn the library's errors over a malformed file into InvalidModel."""
     try:
         with np.errstate(over="raise"):
             yield

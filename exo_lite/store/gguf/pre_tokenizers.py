@@ -54,7 +54,7 @@ class Cutting:
     ignores_merges: bool = False
     """A piece that is a token is this token, whatever merges make of it."""
     adds_bos: bool = False
-    """Where the file does not say."""
+    """The default for files that do not say."""
     composes: bool = False
     """Text is in Unicode's NFC first."""
 
@@ -84,7 +84,7 @@ CUTTINGS: Mapping[str, Cutting] = {
     **_named("falcon", Cutting(_FALCON)),
     **_named("viking", Cutting(_VIKING)),
 }
-"""By the names in files."""
+"""Pre-tokenizers by their names in files."""
 
 
 def pre_tokenizer(cutting: Cutting) -> PreTokenizer:

@@ -74,7 +74,7 @@ def _whole_head(file: GGUFFile, architecture: str, head_dim: int) -> int:
 
 
 def _trained_length(file: GGUFFile, architecture: str, scaling: RopeScaling) -> int:
-    """What the model's positions are stretched from, such that the file's context is what they are stretched to.
+    """Return the context length before scaling, such that the file's context is the length after it.
 
     Within a sliding window, attention is what it is without one: a context of that length is exact.
     """

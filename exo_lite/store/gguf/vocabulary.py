@@ -115,7 +115,7 @@ def _with_control_ends(file: GGUFFile, tokens: list[str], types: list[int]) -> l
 
 
 def _is_made(file: GGUFFile, tokens: list[str]) -> Callable[[str], bool]:
-    """Whether merging can make a token of two others."""
+    """Return a function that says whether merging can make a token from two others."""
     if file.has(f"{_PREFIX}merges"):
         made = {line.replace(" ", "", 1) for line in file.texts(f"{_PREFIX}merges")}
         return made.__contains__

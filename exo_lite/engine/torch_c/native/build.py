@@ -64,7 +64,7 @@ def load_library() -> ctypes.CDLL | None:
 
 
 def _first_error(output: str) -> str:
-    """What a compiler stumbled over first: the rest follows from it."""
+    """Return a compiler's first error: the rest follows from it."""
     return next((line for line in output.splitlines() if "error:" in line), output[-500:])
 
 
@@ -97,7 +97,7 @@ def _load_unkept(compiler: str, source: dict[str, bytes], name: str) -> ctypes.C
 
 
 def cache_folders() -> list[Path]:
-    """Where compiled kernels may be kept, the best place first; a service or a container often has no home folder."""
+    """List the folders for compiled kernels, the best one first; a service or a container often has no home folder."""
     candidates = [
         os.environ.get(CACHE_VARIABLE, ""),
         os.environ.get("CACHE_DIRECTORY", "").split(":")[0],  # systemd's CacheDirectory=

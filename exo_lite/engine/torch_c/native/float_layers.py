@@ -106,7 +106,7 @@ class _Scratch:
 
 
 def fits(spec: ModelSpec) -> bool:
-    """Whether every size is a whole number of the kernel's lanes."""
+    """Say whether every size is a whole number of the kernel's lanes."""
     sizes = (spec.hidden_size, spec.intermediate_size, spec.q_size)
     return all(size % UNIT == 0 for size in sizes) and spec.head_dim % LANES == 0
 

@@ -124,7 +124,7 @@ STRUCTS: dict[str, type[Structure]] = {
     "float_model": CFloatModel,
     "float_scratch": CFloatScratch,
 }
-"""By their names in kernels.h, without `el_`."""
+"""The constants by their names in kernels.h, without `el_`."""
 
 
 def pointer(tensor: Tensor | None) -> int | None:

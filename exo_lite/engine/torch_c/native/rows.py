@@ -30,18 +30,18 @@ def _library() -> ctypes.PyDLL | None:
 
 
 def is_quick(tensor: Tensor) -> bool:
-    """Whether the passes below take it: float32 in order on the processor, of a size that takes no time."""
+    """Say whether the functions below take a tensor: contiguous float32 on the CPU, and small."""
     is_plain = tensor.dtype is torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
     return is_plain and 0 < tensor.numel() <= MAX_NUMBERS and _library() is not None
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite. The tensor `is_quick`."""
+    """Say whether no element is NaN or infinite. The tensor `is_quick`."""
     return bool(_require().el_all_finite(pointer(tensor), tensor.numel()))
 
 
 def greatest(rows: Tensor) -> list[int]:
-    """Where each row has its greatest element, the first among equals. rows: finite, [rows, n]; they are `is_quick`."""
+    """Return the index of each row's greatest element, the first among equals. rows: finite, [rows, n], `is_quick`."""
     num_rows, size = rows.shape
     ids = (ctypes.c_int64 * num_rows)()
     _require().el_greatest(pointer(rows), num_rows, size, ids)
