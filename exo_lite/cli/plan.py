@@ -81,10 +81,12 @@ def plan(
 def _plan_here(model: str, wish: LoadWish, offers: Sequence[NodeOffer], models_dir: Path) -> Document:
     from exo_lite.api.plan_document import plan_document
     from exo_lite.cli.known_models import known_model
+    from exo_lite.engine.table import footprints
     from exo_lite.planning.plan import plan as make_plan
 
     known = known_model(model, models_dir)
-    return plan_document(make_plan(known.model_id, known.spec, wish.resolve(known.spec), offers))
+    spec, options = known.spec, wish.resolve(known.spec)
+    return plan_document(make_plan(known.model_id, spec.n_layers, options, offers, footprints(spec, options)))
 
 
 def _limits_of(offers: Sequence[NodeOffer]) -> dict[str, int]:

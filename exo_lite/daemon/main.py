@@ -8,7 +8,7 @@ One process per machine:
 | Membership | meets peers (Meetings), keeps them (Heartbeats), says goodbye | node/membership |
 | Presence | what this node announces, and whom it sees announced (mDNS) | node/presence, discovery |
 | ShardHost | brings this node's workers in line with the placement | node/shards, worker_changes, worker_process |
-| OwnStatus | keeps true what this node says of itself | node/own_status |
+| OwnStatus, OwnEngine | keep true what this node says of itself; try its engine | node/own_status, own_engine |
 | Leader | writes placements, on the node that leads: decisions, room, placing | node/leader |
 | Prover, Joiner | join an instance's workers into a ring, and send a token through | node/proving, joining |
 | Orders | takes loads and unloads to the leader | node/orders |

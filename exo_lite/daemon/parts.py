@@ -16,7 +16,6 @@ from exo_lite.node.heads import Heads
 from exo_lite.node.http_face import HttpFace
 from exo_lite.node.joining import Joiner
 from exo_lite.node.leader import Leader
-from exo_lite.node.machine import torch_device
 from exo_lite.node.membership import Membership
 from exo_lite.node.model_descriptions import ModelDescriptions
 from exo_lite.node.model_files import ModelFiles
@@ -24,6 +23,7 @@ from exo_lite.node.model_search import ModelSearch
 from exo_lite.node.model_texts import ModelTexts
 from exo_lite.node.node_config import NodeConfig
 from exo_lite.node.orders import Orders
+from exo_lite.node.own_engine import OwnEngine
 from exo_lite.node.own_status import OwnStatus, is_urgent
 from exo_lite.node.presence import Presence
 from exo_lite.node.proving import Prover
@@ -43,7 +43,7 @@ class Daemon:
         self.supervisor = supervisor = Supervisor(clock)
         self.events = events = EventLog(clock)
         memory = MemoryUse(machine.read_offer().memory_bytes)
-        status = NodeStatus(identity, sequence=0, device=machine.device, memory=memory)
+        status = NodeStatus(identity, sequence=0, device=machine.device, memory=memory, engine=machine.engine)
         self.cluster = cluster = Cluster(ClusterState(status))
         cluster.listen(supervisor.contained("the event log", events.record_change))
 
@@ -62,7 +62,7 @@ class Daemon:
             cluster,
             store,
             machine.start_worker,
-            torch_device=torch_device(config.device, machine.device),
+            device=machine.device_name,
             binding=binding,
             worker_ports=config.worker_ports,
             log_format=config.log_format,
@@ -79,6 +79,7 @@ class Daemon:
             model_files=ModelFiles(store, events),
             read_offer=machine.read_offer,
         )
+        self._own_engine = OwnEngine(cluster, machine.try_engine)
 
         # Placement.
         search = ModelSearch(cluster, peers, membership.heartbeats, self._own_status.look)
@@ -127,6 +128,7 @@ class Daemon:
                 discovery = [("mDNS", self._presence.announce)] if self._has_mdns else []
                 for what, work in (
                     ("this node's status", self._own_status.run),
+                    ("this node's engine", self._own_engine.run),
                     ("membership", self.membership.run),
                     ("this node's addresses", self._presence.watch),
                     *discovery,

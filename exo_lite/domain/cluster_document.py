@@ -28,6 +28,7 @@ class NodeDocument(TypedDict):
     state: Literal["alive", "suspect", "dead"]
     version: str
     device: Entry
+    engine: Entry
     rtt_ms: float | None
     heartbeat_age_s: float
     memory: dict[str, int]
@@ -70,6 +71,7 @@ class ShardDocument(TypedDict):
     progress: float
     weight_bytes: int
     kv_cache_bytes: int
+    numerics: str | None
     compute_ms: float | None
     hop_ms: float | None
 
@@ -86,6 +88,7 @@ class ModelDocument(TypedDict):
     epoch: int
     dtype: DType
     quant: Quantization
+    exact: bool
     context_length: int
     slots: int
     options: Entry

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from exo_lite.domain.engine import NodeEngine
 from exo_lite.domain.ids import BootId, Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker_report import DriverReport, ShardState, WorkerFailure, WorkerReport
 
 PROTOCOL_VERSION = 3
 """The version of the messages between nodes. Nodes of another version are refused at the handshake."""
-
-DeviceKind = Literal["cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,8 @@ class NodeIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    kind: DeviceKind
+    kind: str
+    """cpu, cuda, mps, or what another engine finds."""
     name: str
     threads: int
 
@@ -114,3 +113,4 @@ class NodeStatus:
     """The nodes that answer this one's own calls."""
     unreached: tuple[NodeId, ...] = ()
     """Living ones that do not, though others hear of them."""
+    engine: NodeEngine = field(default_factory=NodeEngine)

@@ -45,6 +45,8 @@ class ConnectOrder:
     """The source of sampled tokens, on the first stage of several."""
     next_name: str
     """The node that receives this stage's output (the first stage's for the last stage): a name for messages."""
+    is_exact: bool = False
+    """True where all stages give the same bits, whatever is computed beside a token."""
 
     @property
     def instance_id(self) -> InstanceId:

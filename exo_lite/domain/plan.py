@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exo_lite.domain.engine import DEFAULT_ENGINE
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.shard import Shard
@@ -17,6 +18,8 @@ class NodeOffer:
     name: str
     memory_bytes: int
     reason: str | None = None
+    engine: str = DEFAULT_ENGINE
+    """The engine that it computes with, which decides on the bytes that a layer takes there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from exo_lite.domain.credentials import Credentials
+from exo_lite.domain.engine import DEFAULT_ENGINE
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.logs import LogFormat
 from exo_lite.domain.shard import Shard
@@ -33,6 +34,7 @@ class WorkerConfig:
     working_bytes: int
     device: str
     threads: int
+    engine: str = DEFAULT_ENGINE
     log_format: LogFormat = "text"
     first_port: int = 0
     """The first port that it may bind; 0 for any free ones."""

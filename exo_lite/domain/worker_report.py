@@ -69,6 +69,9 @@ class WorkerReport:
     """The epoch of the pipeline that it is part of; 0 before the first."""
     compute_ms: float | None = None
     """Moving average of one step's computing."""
+    numerics: str | None = None
+    """Identifies the numbers that it computes, once it is loaded: a token gets the same bits from another shard with
+    the same. None also where a token's bits depend on what is computed beside it, as in floats."""
     failure: WorkerFailure | None = None
     driver: DriverReport | None = None
     """The first stage's, once it is in a pipeline."""

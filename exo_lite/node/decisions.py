@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exo_lite.domain.cluster_state import ClusterState
+from exo_lite.domain.engine import DEFAULT_ENGINE
 from exo_lite.domain.errors import LinkBroken, NodeLost
 from exo_lite.domain.ids import InstanceId, ModelId, NodeId
 from exo_lite.domain.keep_alive import format_duration
@@ -15,6 +16,8 @@ from exo_lite.domain.placement import Dot, Instance
 from exo_lite.domain.plan import Assignment, NodeOffer
 from exo_lite.domain.units import format_bytes
 from exo_lite.domain.worker_report import WorkerFailure
+from exo_lite.engine.table import ENGINES
+from exo_lite.node.hints import SAME_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +234,18 @@ def offers(state: ClusterState, model_id: ModelId, fingerprint: str | None) -> l
         for assignment in instance.assignments:
             taken[assignment.node_id] = taken.get(assignment.node_id, 0) + assignment.memory_bytes
     return [
-        _offer(node_id, status.identity.name, status.memory.limit_bytes - taken.get(node_id, 0), reason)
+        _offer(status, status.memory.limit_bytes - taken.get(node_id, 0), reason)
         for node_id, status in state.living.items()
         for reason in [_unwilling_reason(status, model_id, fingerprint)]
     ]
 
 
-def _offer(node_id: NodeId, name: str, memory_bytes: int, reason: str | None) -> NodeOffer:
-    return NodeOffer(node_id, name, 0 if reason else max(0, memory_bytes), reason)
+def _offer(status: NodeStatus, memory_bytes: int, reason: str | None) -> NodeOffer:
+    """Return an offer; a node whose engine this version doesn't know offers nothing, and says why."""
+    identity, engine = status.identity, status.engine.name
+    if engine not in ENGINES:
+        reason, engine = f"computes with {engine}, which the leader does not know: {SAME_VERSION}", DEFAULT_ENGINE
+    return NodeOffer(identity.node_id, identity.name, 0 if reason else max(0, memory_bytes), reason, engine)
 
 
 def _unwilling_reason(status: NodeStatus, model_id: ModelId, wanted: str | None) -> str | None:

@@ -8,6 +8,7 @@ from exo_lite.domain import errors
 from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.plan import Refusal
 
+SAME_VERSION = "install the same exo-lite version on all nodes"
 _FILES = "import the very same files on the nodes named, or make their models folder available again"
 
 _FIXES: Mapping[type[ExoLiteError], str] = {
@@ -39,8 +40,8 @@ _FIXES: Mapping[type[ExoLiteError], str] = {
     errors.WorkerFailed: "the worker's last words say why; the log of that node's daemon has the rest",
     errors.WorkerHangs: "look at that machine: it is overloaded, swaps, or its device hangs",
     errors.DeadlineExceeded: "a node is too slow or overloaded: see on the page where the time goes, or leave it out",
-    errors.IncompatibleVersion: "install the same exo-lite version on all nodes",
-    errors.MalformedMessage: "install the same exo-lite version on all nodes",
+    errors.IncompatibleVersion: SAME_VERSION,
+    errors.MalformedMessage: SAME_VERSION,
     errors.NodeLost: "start the nodes that are lost again with `exo-lite node`, add another one, or choose --quant",
 }
 DEFAULT_FIX = "see the log of the nodes named"

@@ -17,6 +17,7 @@ from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.domain.trace import TraceReport
+from exo_lite.engine.table import footprints
 from exo_lite.node.answers import Answers
 from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
@@ -117,7 +118,8 @@ class HttpFace:
             return self._leader.plan(description, wish.resolve(description.spec))
         spec = await self._descriptions.spec(model_id)
         room = self._leader.offers(model_id) if offers is None else offers  # whoever is to have the files
-        return plan(model_id, spec, wish.resolve(spec), room)
+        options = wish.resolve(spec)
+        return plan(model_id, spec.n_layers, options, room, footprints(spec, options))
 
     async def models(self) -> Sequence[ServedModel]:
         return await self._models.all()

@@ -8,8 +8,10 @@ from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import IncompatibleVersion, LinkBroken
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.links import broken_links, link_names, unreachable
+from exo_lite.node.exactness import mixture
 from exo_lite.node.hints import fix_for
 
+NUMERICS_DIFFER = "numerics_differ"
 LINK_BROKEN = "link_broken"
 VERSION_DIFFERS = "version_differs"
 
@@ -24,7 +26,7 @@ class Note:
 
 
 def notes(state: ClusterState) -> list[Note]:
-    return [*_on_links(state), *_on_versions(state)]
+    return [*_on_links(state), *_on_versions(state), *_on_numerics(state)]
 
 
 def names(state: ClusterState) -> dict[NodeId, str]:
@@ -48,4 +50,19 @@ def _on_versions(state: ClusterState) -> list[Note]:
             fix_for(IncompatibleVersion.code),
         )
         for one in others
+    ]
+
+
+def _on_numerics(state: ClusterState) -> list[Note]:
+    """A model on nodes that round differently works, and what needs exact numbers is off."""
+    mixtures = ((one.model_id, mixture(state, one)) for one in state.instances if one.state != "failed")
+    return [
+        Note(
+            NUMERICS_DIFFER,
+            f"{model_id} is not exact: its nodes compute in different ways, {mixed}. Answers may differ from those of "
+            "another placement, tokens are not guessed ahead, and prompts are reused in whole chunks only",
+            "compute alike on all its nodes, then load it again: a C compiler on each of them makes torch-c/c of all",
+        )
+        for model_id, mixed in mixtures
+        if mixed is not None
     ]

@@ -14,6 +14,7 @@ from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.worker import MAX_STEP_S
 from exo_lite.node.cluster import Cluster
+from exo_lite.node.exactness import is_exact
 
 WARM_UP_TIMEOUT_S = 2 * MAX_STEP_S
 """Whatever is lost or hangs is told of long before; slow stages are no reason to give up."""
@@ -72,6 +73,7 @@ def connect_orders(state: ClusterState, instance: Instance) -> list[tuple[NodeId
             previous=hops[stage - 1] if stage else None,
             tail=hops[last] if stage == 0 < last else None,
             next_name=hops[(stage + 1) % len(hops)].name,
+            is_exact=is_exact(state, instance),
         )
         for stage in range(len(hops))
     ]

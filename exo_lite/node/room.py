@@ -11,6 +11,7 @@ from exo_lite.domain.links import Link, known_links
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.plan import Plan, Refusal
+from exo_lite.engine.table import footprints
 from exo_lite.node.decisions import idle_s, offers
 from exo_lite.planning.plan import plan
 
@@ -33,8 +34,9 @@ def find_room(
 
     def plan_without(leaving: Collection[InstanceId]) -> Plan | Refusal:
         left = offers(_without(state, leaving), model.model_id, model.fingerprint)
-        return plan(model.model_id, model.spec, options, left, links)
+        return plan(model.model_id, model.spec.n_layers, options, left, sizes, links)
 
+    sizes = footprints(model.spec, options)
     links = known_links(state, doubtful)
     outcome = plan_without(())
     if isinstance(outcome, Plan):
@@ -44,7 +46,8 @@ def find_room(
         outcome = plan_without(idle[:count])
         if isinstance(outcome, Plan):
             return _spare(idle[:count], outcome, plan_without)
-    if isinstance(plan(model.model_id, model.spec, options, offers(state, model.model_id, None), links), Plan):
+    anywhere = offers(state, model.model_id, None)
+    if isinstance(plan(model.model_id, model.spec.n_layers, options, anywhere, sizes, links), Plan):
         return _for_files(outcome, state, model)
     return _with_others(outcome, state, idle)
 

@@ -66,7 +66,7 @@ class ShardHost:
         store: ModelStore,
         start_worker: StartWorker,
         *,
-        torch_device: str,
+        device: str,
         binding: Binding,
         worker_ports: tuple[int, int],
         log_format: LogFormat,
@@ -74,11 +74,12 @@ class ShardHost:
         hang_timeout_s: float,
         supervisor: Supervisor,
     ) -> None:
+        """`device`: as the engine takes it."""
         self._cluster = cluster
         self._supervisor = supervisor
         self._store = store
         self._start_worker = start_worker
-        self._torch_device = torch_device
+        self._device = device
         self._binding = binding
         self._worker_ports = worker_ports
         self._log_format = log_format
@@ -132,7 +133,8 @@ class ShardHost:
             weight_bytes=assignment.weight_bytes,
             kv_cache_bytes=assignment.kv_cache_bytes,
             working_bytes=assignment.working_bytes,
-            device=self._torch_device,
+            engine=self._cluster.state.self_status.engine.name,
+            device=self._device,
             threads=self._cluster.state.self_status.device.threads,
             log_format=self._log_format,
             first_port=self._worker_ports[0],

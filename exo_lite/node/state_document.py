@@ -22,6 +22,7 @@ from exo_lite.domain.plan import Assignment
 from exo_lite.domain.worker_report import DriverReport, ShardState
 from exo_lite.node.candidates import Unreached
 from exo_lite.node.event_log import NodeEvent
+from exo_lite.node.exactness import is_exact
 from exo_lite.node.hints import fix_for
 from exo_lite.node.notes import notes
 
@@ -75,6 +76,7 @@ def _node(status: NodeStatus, member: Member | None, now_s: float) -> NodeDocume
         "state": member.state if member else "alive",
         "version": identity.version,
         "device": asdict(status.device),
+        "engine": asdict(status.engine),
         "rtt_ms": member.rtt_ms if member else None,
         "heartbeat_age_s": max(0.0, now_s - member.heard_at_s) if member else 0.0,
         "memory": {
@@ -93,6 +95,7 @@ def _model(state: ClusterState, instance: Instance) -> ModelDocument:
     driver = head.driver if head else None
     told = driver or DriverReport()
     counts = told.counts
+    exact = is_exact(state, instance)
     return {
         "id": instance.model_id,
         "n_layers": instance.n_layers,
@@ -103,6 +106,7 @@ def _model(state: ClusterState, instance: Instance) -> ModelDocument:
         "epoch": instance.epoch,
         "dtype": instance.options.dtype,
         "quant": instance.options.quant,
+        "exact": exact,
         "context_length": instance.options.context_length,
         "slots": instance.options.num_slots,
         "options": options_to_json(instance.options),
@@ -113,7 +117,7 @@ def _model(state: ClusterState, instance: Instance) -> ModelDocument:
             "kept_blocks": counts.num_kept_blocks,
         },
         "speculation": {
-            "enabled": instance.options.speculation and instance.options.quant != "none",
+            "enabled": instance.options.speculation and exact,
             "proposed_tokens": counts.num_proposed_tokens,
             "accepted_tokens": counts.num_accepted_tokens,
         },
@@ -149,6 +153,7 @@ def _shard(
         "progress": status.report.progress if status else 0.0,
         "weight_bytes": assignment.weight_bytes,
         "kv_cache_bytes": assignment.kv_cache_bytes,
+        "numerics": status.report.numerics if status else None,
         "compute_ms": status.report.compute_ms if status else None,
         "hop_ms": hop_ms,
     }

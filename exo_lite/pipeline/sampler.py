@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from torch import Tensor
-
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.request import Logprobs, Sampling
 from exo_lite.domain.step import Admission, SampledToken, SequenceChunk
-from exo_lite.engine.torch_c.logprobs import logprobs_of
-from exo_lite.engine.torch_c.penalties import ScoreChanges, changed_scores
-from exo_lite.engine.torch_c.sampling import sample
+from exo_lite.engine.engine import Logits
+from exo_lite.pipeline.sampling.drawing import Floats, sample
+from exo_lite.pipeline.sampling.logprobs import logprobs_of
+from exo_lite.pipeline.sampling.penalties import ScoreChanges, changed_scores
 
 
 class Sampler:
@@ -41,35 +40,36 @@ class Sampler:
                 changes = ScoreChanges(sampling, admission.prompt_token_ids, admission.answer_token_ids)
                 self._changes[admission.slot] = changes
 
-    def draw(self, logits: Tensor, chunks: Sequence[SequenceChunk]) -> tuple[SampledToken, ...]:
+    def draw(self, logits: Logits, chunks: Sequence[SequenceChunk]) -> tuple[SampledToken, ...]:
         """A token after each chunk, and one more for each of its proposals that was the token drawn before it.
 
-        logits: float32 [draws of all chunks, vocab_size]. Every chunk has its `sample_index`.
+        logits: of the draws of all chunks, a row each. Every chunk has its `sample_index`.
         """
         first_rows = [0, *accumulate(chunk.num_draws for chunk in chunks)]
         drawn: list[list[SampledToken]] = [[] for _ in chunks]
         going, depth = list(range(len(chunks))), 0
         while going:
-            rows = logits[[first_rows[one] + depth for one in going]] if len(going) < len(logits) else logits
+            rows = _some(logits, [first_rows[one] + depth for one in going])
             for one, token in zip(going, self._draw_next(rows, [chunks[one] for one in going], depth), strict=True):
                 drawn[one].append(token)
             going = [one for one in going if _is_right(chunks[one], depth, drawn[one][-1])]
             depth += 1
         return tuple(token for tokens in drawn for token in tokens)
 
-    def _draw_next(self, logits: Tensor, chunks: Sequence[SequenceChunk], depth: int) -> list[SampledToken]:
-        """The token at `depth` after each chunk's `sample_index`. logits: [chunks, vocab_size]."""
+    def _draw_next(self, logits: Logits, chunks: Sequence[SequenceChunk], depth: int) -> list[SampledToken]:
+        """The token at `depth` after each chunk's `sample_index`. logits: of a row per chunk."""
         slots = [chunk.slot for chunk in chunks]
         samplings = [self._samplings[slot] for slot in slots]
-        scores = changed_scores(logits, [self._changes.get(slot) for slot in slots])
-        token_ids = sample(scores, samplings, [(chunk.sample_index or 0) + depth for chunk in chunks])
+        scores = changed_scores(logits.values, [self._changes.get(slot) for slot in slots])
+        greatest = [None if slot in self._changes else one for slot, one in zip(slots, logits.greatest, strict=True)]
+        token_ids = sample(scores, samplings, [(chunk.sample_index or 0) + depth for chunk in chunks], greatest)
         for slot, token_id in zip(slots, token_ids, strict=True):
             if slot in self._changes:
                 self._changes[slot].add(token_id)
-        logprobs = logprobs_of(logits, samplings, token_ids)
+        logprobs = logprobs_of(logits.values, samplings, token_ids)
         return [SampledToken(*one) for one in zip(slots, token_ids, logprobs, strict=True)]
 
-    def score(self, logits: Tensor, slot: int, token_ids: Sequence[int]) -> list[Logprobs]:
+    def score(self, logits: Floats, slot: int, token_ids: Sequence[int]) -> list[Logprobs]:
         """How likely each token is after the row of its place. logits: float32 [tokens, vocab_size].
 
         Raises MalformedStep.
@@ -94,6 +94,13 @@ class Sampler:
             greatest = max(token_ids, default=0)
             if greatest >= self._vocab_size:
                 raise MalformedStep(f"token id {greatest} is not within the vocabulary, 0..{self._vocab_size - 1}")
+
+
+def _some(logits: Logits, rows: Sequence[int]) -> Logits:
+    """Some of the rows, ascending."""
+    if len(rows) == len(logits.greatest):
+        return logits
+    return Logits(logits.values[[*rows]], [logits.greatest[row] for row in rows])
 
 
 def _is_right(chunk: SequenceChunk, depth: int, token: SampledToken) -> bool:

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
-
-import torch
 
 from exo_lite.domain.errors import MalformedStep
-from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.request import Logprobs
-from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import (
     Admission,
     HiddenStates,
@@ -21,8 +16,7 @@ from exo_lite.domain.step import (
     SequenceChunk,
     StepMessage,
 )
-from exo_lite.engine.torch_c.kv_cache import KVCache
-from exo_lite.engine.torch_c.tensor_bytes import from_hidden_states, to_hidden_states
+from exo_lite.engine.engine import ComputedRows, LoadedShard
 from exo_lite.pipeline.sampler import Sampler
 
 MIN_SCORED_ROWS = 8
@@ -38,29 +32,11 @@ class StageOutput:
     scores: tuple[PromptScores, ...] = ()
 
 
-class ComputedShard(Protocol):
-    """A LlamaShard or IntegerShard, as a stage needs it."""
-
-    @property
-    def spec(self) -> ModelSpec: ...
-
-    @property
-    def shard(self) -> Shard: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def forward(self, inputs: torch.Tensor, chunks: Sequence[SequenceChunk], kv_cache: KVCache) -> torch.Tensor: ...
-
-    def logits(self, hidden_states: torch.Tensor) -> torch.Tensor: ...
-
-
 class Stage:
     """A shard with its KV cache; on the last one, the sampler."""
 
-    def __init__(self, shard: ComputedShard, kv_cache: KVCache) -> None:
+    def __init__(self, shard: LoadedShard) -> None:
         self._shard = shard
-        self._kv_cache = kv_cache
         self._admitted: set[int] = set()
         self._sampler = Sampler(shard.spec.vocab_size) if shard.shard.is_last else None
 
@@ -68,13 +44,16 @@ class Stage:
     def vocab_size(self) -> int:
         return self._shard.spec.vocab_size
 
+    @property
+    def numerics(self) -> str | None:
+        return self._shard.numerics
+
     def reset(self) -> None:
         """Forget every sequence, as at a new epoch."""
         self._admitted.clear()
         if self._sampler is not None:
             self._sampler.reset()
 
-    @torch.inference_mode()
     def compute(self, message: StepMessage) -> StageOutput:
         """Raises MalformedStep."""
         step = message.step
@@ -83,18 +62,18 @@ class Stage:
             return StageOutput()
         self._check_admitted(step.chunks)
         _check_chunks(step.chunks)
-        hidden_states = self._shard.forward(self._inputs(message), step.chunks, self._kv_cache)
+        computed = self._shard.forward(self._inputs(message), step.chunks)
         if self._sampler is not None:
-            scores = self._scores(self._sampler, hidden_states, step.chunks)
-            return StageOutput(tokens=self._sample(self._sampler, hidden_states, step.chunks), scores=scores)
-        return StageOutput(hidden_states=to_hidden_states(hidden_states))
+            scores = self._scores(self._sampler, computed, step.chunks)
+            return StageOutput(tokens=_sample(self._sampler, computed, step.chunks), scores=scores)
+        return StageOutput(hidden_states=computed.hidden_states())
 
     def _admit(self, admissions: tuple[Admission, ...]) -> None:
         for admission in admissions:
             slot = admission.slot
-            if not 0 <= slot < self._kv_cache.num_slots:
-                raise MalformedStep(f"slot {slot} is not within 0..{self._kv_cache.num_slots - 1}")
-            self._kv_cache.admit(slot, admission.blocks, num_cached_tokens=admission.num_cached_tokens)
+            if not 0 <= slot < self._shard.num_sequences:
+                raise MalformedStep(f"slot {slot} is not within 0..{self._shard.num_sequences - 1}")
+            self._shard.admit(slot, admission.blocks, num_cached_tokens=admission.num_cached_tokens)
             self._admitted.add(slot)
         if self._sampler is not None:
             self._sampler.admit(admissions)
@@ -105,44 +84,41 @@ class Stage:
         if unknown:
             raise MalformedStep(f"slots {unknown} were never admitted")
 
-    def _inputs(self, message: StepMessage) -> torch.Tensor:
+    def _inputs(self, message: StepMessage) -> Sequence[int] | HiddenStates:
         if self._shard.shard.is_first:
-            token_ids = [token_id for chunk in message.step.chunks for token_id in chunk.token_ids]
-            return torch.tensor(token_ids, dtype=torch.int64, device=self._shard.device)
+            return [token_id for chunk in message.step.chunks for token_id in chunk.token_ids]
         if message.hidden_states is None:
             raise MalformedStep(f"step {message.step.step_id} came to a later stage without hidden states")
-        return from_hidden_states(message.hidden_states, self._shard.device)
-
-    def _sample(
-        self, sampler: Sampler, hidden_states: torch.Tensor, chunks: tuple[SequenceChunk, ...]
-    ) -> tuple[SampledToken, ...]:
-        """Tokens after the chunks that end where one is to be drawn; each chunk's last rows decide."""
-        ends = accumulate(chunk.num_tokens for chunk in chunks)
-        rows = [row for end, chunk in zip(ends, chunks, strict=True) for row in range(end - chunk.num_draws, end)]
-        if not rows:
-            return ()
-        drawing = [chunk for chunk in chunks if chunk.num_draws]
-        sampler.check_admitted(drawing)
-        drawn = hidden_states if len(rows) == len(hidden_states) else hidden_states[rows]
-        return sampler.draw(self._shard.logits(drawn), drawing)
+        return message.hidden_states
 
     def _scores(
-        self, sampler: Sampler, hidden_states: torch.Tensor, chunks: tuple[SequenceChunk, ...]
+        self, sampler: Sampler, computed: ComputedRows, chunks: tuple[SequenceChunk, ...]
     ) -> tuple[PromptScores, ...]:
         """Score prompts, few rows at a time, since planning reserved memory for so many logits."""
         starts = accumulate((chunk.num_tokens for chunk in chunks), initial=0)
         asking = [(start, chunk) for start, chunk in zip(starts, chunks, strict=False) if chunk.scored_token_ids]
         sampler.check_admitted([chunk for _, chunk in asking])
-        num_rows = max(MIN_SCORED_ROWS, self._kv_cache.num_slots)
+        num_rows = max(MIN_SCORED_ROWS, self._shard.num_sequences)
         scores: list[PromptScores] = []
         for start, chunk in asking:
             found: list[Logprobs] = []
             for first in range(0, len(chunk.scored_token_ids), num_rows):
                 token_ids = chunk.scored_token_ids[first : first + num_rows]
-                rows = hidden_states[start + first : start + first + len(token_ids)]
-                found += sampler.score(self._shard.logits(rows), chunk.slot, token_ids)
+                rows = range(start + first, start + first + len(token_ids))
+                found += sampler.score(computed.logits(rows).values, chunk.slot, token_ids)
             scores.append(PromptScores(chunk.slot, tuple(found)))
         return tuple(scores)
+
+
+def _sample(sampler: Sampler, computed: ComputedRows, chunks: tuple[SequenceChunk, ...]) -> tuple[SampledToken, ...]:
+    """Draw tokens after the chunks that end where one is to be drawn; each chunk's last rows decide."""
+    ends = accumulate(chunk.num_tokens for chunk in chunks)
+    rows = [row for end, chunk in zip(ends, chunks, strict=True) for row in range(end - chunk.num_draws, end)]
+    if not rows:
+        return ()
+    drawing = [chunk for chunk in chunks if chunk.num_draws]
+    sampler.check_admitted(drawing)
+    return sampler.draw(computed.logits(rows), drawing)
 
 
 def _check_chunks(chunks: Sequence[SequenceChunk]) -> None:

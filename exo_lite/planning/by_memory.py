@@ -11,4 +11,4 @@ def split_by_memory(lineup: Lineup, n_layers: int) -> list[int]:
 
     Needs a line that carries every layer.
     """
-    return apportion(n_layers, [seat.offer.memory_bytes for seat in lineup], [seat.capacity for seat in lineup])
+    return apportion(n_layers, [seat.node.memory_bytes for seat in lineup], [seat.capacity for seat in lineup])

@@ -5,88 +5,95 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
+from exo_lite.domain.footprint import Footprint
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.links import Link, link_names, unreachable
 from exo_lite.domain.load_options import LoadOptions
-from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.plan import NodeOffer, Refusal
+from exo_lite.domain.plan import Refusal
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.units import format_bytes
+from exo_lite.planning.candidate import Candidate
 from exo_lite.planning.exclusions import unusable, unusable_reason
-from exo_lite.planning.footprint import Footprint, footprint
 from exo_lite.planning.lineup import Lineup, best_lineup, carries, num_layers_carried
-from exo_lite.planning.shard_bytes import shard_bytes
 
 MAX_NODES_NAMED = 8
 
 
-def refusal(model_id: ModelId, spec: ModelSpec, options: LoadOptions, offers: Sequence[NodeOffer]) -> Refusal:
-    """Needed, offered, short by, what each node has room for, and what would help. `offers` stand in rank order.
+def refusal(model_id: ModelId, sizes: Footprint, options: LoadOptions, candidates: Sequence[Candidate]) -> Refusal:
+    """Needed, offered, short by, what each node has room for, and what would help. `candidates` stand in rank order.
 
-    `needed_bytes` is the whole model on one node, `available_bytes` what the willing nodes offer in all.
+    `needed_bytes` is the whole model on one node, by `sizes`; `available_bytes` what the willing nodes offer in all.
     """
-    sizes = footprint(spec, options)
-    willing = [offer for offer in offers if offer.reason is None and offer.memory_bytes > 0]
-    lineup = best_lineup(willing, sizes)
+    willing = _willing(candidates)
+    lineup = best_lineup(willing, sizes.n_layers)
     sentences = [
-        f"{_needed(model_id, spec, options)}; {_shortage(willing, lineup, sizes)}.",
-        *_rooms(offers, lineup, sizes),
-        _way_out(willing, sizes, options),
+        f"{_needed(model_id, sizes, options)}; {_shortage(willing, lineup, sizes)}.",
+        *_rooms(candidates, lineup),
+        _way_out(willing, options),
     ]
     return Refusal(
         model_id=model_id,
-        n_layers=spec.n_layers,
+        n_layers=sizes.n_layers,
         options=options,
         reason=" ".join(sentences),
         needed_bytes=sizes.model_bytes,
         available_bytes=_total_bytes(willing),
-        excluded=unusable(offers, sizes),
+        excluded=unusable(candidates),
     )
 
 
 def refusal_for_links(
-    model_id: ModelId, spec: ModelSpec, options: LoadOptions, offers: Sequence[NodeOffer], broken: Collection[Link]
+    model_id: ModelId,
+    sizes: Footprint,
+    options: LoadOptions,
+    candidates: Sequence[Candidate],
+    broken: Collection[Link],
 ) -> Refusal:
     """There is memory enough, on nodes that are no ring of links that work."""
-    willing = [offer for offer in offers if offer.reason is None and offer.memory_bytes > 0]
-    names = {offer.node_id: offer.name for offer in willing}
+    willing = _willing(candidates)
+    names = {node.node_id: node.name for node in willing}
     cut = link_names([pair for pair in broken if pair <= names.keys()], names)
     available_bytes = _total_bytes(willing)
     return Refusal(
         model_id=model_id,
-        n_layers=spec.n_layers,
+        n_layers=sizes.n_layers,
         options=options,
         reason=(
-            f"{_needed(model_id, spec, options)}; {_offer(len(willing))} {format_bytes(available_bytes)} in all, which "
-            f"would do, but {' and '.join(map(unreachable, cut))}: those that can are too few. "
+            f"{_needed(model_id, sizes, options)}; {_offer(len(willing))} {format_bytes(available_bytes)} in all, "
+            f"which would do, but {' and '.join(map(unreachable, cut))}: those that can are too few. "
             f"Let the port of exo-lite's nodes through the firewalls between them, or offer more memory elsewhere."
         ),
-        needed_bytes=footprint(spec, options).model_bytes,
+        needed_bytes=sizes.model_bytes,
         available_bytes=available_bytes,
-        excluded=unusable(offers, footprint(spec, options)),
+        excluded=unusable(candidates),
         broken_links=tuple(cut),
     )
 
 
-def extra_bytes_to_fit(offers: Sequence[NodeOffer], sizes: Footprint) -> int:
-    """The least that the first of `offers`, the largest, must offer in addition for the model to fit.
+def extra_bytes_to_fit(candidates: Sequence[Candidate]) -> int:
+    """The least that the first of `candidates`, the largest, must offer in addition for the model to fit.
 
-    Needs offers in rank order, at least one, that do not fit as they are.
+    Needs candidates in rank order, at least one, that do not fit as they are.
     """
-    largest, *others = offers
-    too_little, enough = 0, sizes.model_bytes
+    largest, *others = candidates
+    n_layers = largest.sizes.n_layers
+    too_little, enough = 0, largest.sizes.model_bytes
     while enough - too_little > 1:
         extra = (too_little + enough) // 2
-        boosted = replace(largest, memory_bytes=largest.memory_bytes + extra)
-        if carries(best_lineup([boosted, *others], sizes), sizes):
+        boosted = replace(largest, offer=replace(largest.offer, memory_bytes=largest.memory_bytes + extra))
+        if carries(best_lineup([boosted, *others], n_layers), n_layers):
             enough = extra
         else:
             too_little = extra
     return enough
 
 
-def _needed(model_id: ModelId, spec: ModelSpec, options: LoadOptions) -> str:
-    whole = shard_bytes(spec, Shard(model_id, 0, spec.n_layers - 1, spec.n_layers), options)
+def _willing(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [node for node in candidates if node.offer.reason is None and node.memory_bytes > 0]
+
+
+def _needed(model_id: ModelId, sizes: Footprint, options: LoadOptions) -> str:
+    whole = sizes.of(Shard(model_id, 0, sizes.n_layers - 1, sizes.n_layers))
     return (
         f"{model_id} needs {format_bytes(whole.memory_bytes)}: {format_bytes(whole.weight_bytes)} of weights,"
         f" {format_bytes(whole.kv_cache_bytes)} of KV cache for {options.num_slots} x {options.context_length} tokens"
@@ -94,7 +101,7 @@ def _needed(model_id: ModelId, spec: ModelSpec, options: LoadOptions) -> str:
     )
 
 
-def _shortage(willing: Sequence[NodeOffer], lineup: Lineup, sizes: Footprint) -> str:
+def _shortage(willing: Sequence[Candidate], lineup: Lineup, sizes: Footprint) -> str:
     if not willing:
         return f"no node offers memory: short by {format_bytes(sizes.model_bytes)}"
     available_bytes = _total_bytes(willing)
@@ -110,16 +117,16 @@ def _shortage(willing: Sequence[NodeOffer], lineup: Lineup, sizes: Footprint) ->
     )
 
 
-def _rooms(offers: Sequence[NodeOffer], lineup: Lineup, sizes: Footprint) -> list[str]:
+def _rooms(candidates: Sequence[Candidate], lineup: Lineup) -> list[str]:
     """A sentence per node: first those with a place, in their order, then the others, the largest first."""
-    seated = {seat.offer.node_id for seat in lineup}
-    unseated = [offer for offer in offers if offer.node_id not in seated]
-    sentences = [*_seat_sentences(lineup), *(_unseated_sentence(offer, sizes) for offer in unseated)]
-    left_out = [*(seat.offer for seat in lineup), *unseated][MAX_NODES_NAMED:]
+    seated = {seat.node.node_id for seat in lineup}
+    unseated = [node for node in candidates if node.node_id not in seated]
+    sentences = [*_seat_sentences(lineup), *map(_unseated_sentence, unseated)]
+    left_out = [*(seat.node for seat in lineup), *unseated][MAX_NODES_NAMED:]
     if not left_out:
         return sentences
     num_layers = sum(seat.capacity for seat in lineup[MAX_NODES_NAMED:])
-    willing = [offer for offer in left_out if offer.reason is None]
+    willing = [node for node in left_out if node.offer.reason is None]
     return [
         *sentences[:MAX_NODES_NAMED],
         f"{len(left_out)} more: offer {format_bytes(_total_bytes(willing))} in all, room for {_layers(num_layers)}.",
@@ -130,33 +137,32 @@ def _seat_sentences(lineup: Lineup) -> Iterable[str]:
     for index, seat in enumerate(lineup):
         edges = ["the embedding"] * (index == 0) + ["the head"] * (index == len(lineup) - 1)
         beside = f" beside {' and '.join(edges)}" if edges else ""
-        offered = format_bytes(seat.offer.memory_bytes)
-        yield f"{seat.offer.name}: offers {offered}, room for {_layers(seat.capacity)}{beside}."
+        offered = format_bytes(seat.node.memory_bytes)
+        yield f"{seat.node.name}: offers {offered}, room for {_layers(seat.capacity)}{beside}."
 
 
-def _unseated_sentence(offer: NodeOffer, sizes: Footprint) -> str:
-    reason = unusable_reason(offer, sizes)
+def _unseated_sentence(node: Candidate) -> str:
+    reason, sizes = unusable_reason(node), node.sizes
     if reason is not None:
-        return f"{offer.name}: {reason}."
-    num_layers = sizes.capacity(offer.memory_bytes, sizes.middle_bytes)
+        return f"{node.name}: {reason}."
     return (
-        f"{offer.name}: offers {format_bytes(offer.memory_bytes)}, room for {_layers(num_layers)} in the middle, where"
-        f" one layer with the embedding takes {format_bytes(sizes.first_bytes + sizes.layer_bytes)}, with the head"
-        f" {format_bytes(sizes.last_bytes + sizes.layer_bytes)}."
+        f"{node.name}: offers {format_bytes(node.memory_bytes)}, room for {_layers(node.in_middle)} in the middle,"
+        f" where one layer with the embedding takes {format_bytes(sizes.first_bytes + sizes.layer_bytes)}, with the"
+        f" head {format_bytes(sizes.last_bytes + sizes.layer_bytes)}."
     )
 
 
-def _way_out(willing: Sequence[NodeOffer], sizes: Footprint, options: LoadOptions) -> str:
+def _way_out(willing: Sequence[Candidate], options: LoadOptions) -> str:
     raise_offer = ""
     if willing:
-        extra = format_bytes(extra_bytes_to_fit(willing, sizes), round_up=True)
+        extra = format_bytes(extra_bytes_to_fit(willing), round_up=True)
         raise_offer = f", offer {extra} more on {willing[0].name}"
     smaller = " or fewer slots" if options.quant == "int4" else ", fewer slots or a smaller quantization"
     return f"Add nodes{raise_offer}, or take a shorter context{smaller}."
 
 
-def _total_bytes(offers: Sequence[NodeOffer]) -> int:
-    return sum(max(0, offer.memory_bytes) for offer in offers)
+def _total_bytes(nodes: Sequence[Candidate]) -> int:
+    return sum(max(0, node.memory_bytes) for node in nodes)
 
 
 def _offer(num_nodes: int) -> str:

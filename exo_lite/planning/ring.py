@@ -11,55 +11,54 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 
 from exo_lite.domain.links import Link, link
-from exo_lite.domain.plan import NodeOffer
-from exo_lite.planning.footprint import Footprint
+from exo_lite.planning.candidate import Candidate
 from exo_lite.planning.lineup import Lineup, Seat, best_lineup, carries
 
 MAX_UNCERTAIN = 8
 """Nodes with a broken link that are tried in and out; the smallest beyond that stay out."""
 MAX_SEARCH_STEPS = 20_000
 
-Ring = tuple[NodeOffer, ...]
-"""Offers in the order of the stages; the last one is a neighbour of the first."""
+Ring = tuple[Candidate, ...]
+"""Candidates in the order of the stages; the last one is a neighbour of the first."""
 
 
-def best_ring(offers: Sequence[NodeOffer], sizes: Footprint, broken: Collection[Link]) -> Lineup:
+def best_ring(candidates: Sequence[Candidate], n_layers: int, broken: Collection[Link]) -> Lineup:
     """The line to use where all neighbours reach each other: of as many nodes as can be, else of one; else empty.
 
-    `offers` stand in rank order. The head is, if possible, one that every node reaches.
+    `candidates` stand in rank order. The head is, if possible, one that every node reaches.
     """
-    usable = [offer for offer in offers if sizes.capacity(offer.memory_bytes, sizes.middle_bytes)]
+    usable = [one for one in candidates if one.in_middle]
     search = _Search(broken)
-    for members in _memberships(usable[: sizes.n_layers], broken):
-        lineup = _on_ring(members, sizes, search)
+    for members in _memberships(usable[:n_layers], broken):
+        lineup = _on_ring(members, n_layers, search)
         if lineup:
             return lineup
-    alone = (best_lineup([offer], sizes) for offer in usable)
-    return next((lineup for lineup in alone if carries(lineup, sizes)), ())
+    alone = (best_lineup([one], n_layers) for one in usable)
+    return next((lineup for lineup in alone if carries(lineup, n_layers)), ())
 
 
-def _memberships(usable: Sequence[NodeOffer], broken: Collection[Link]) -> Iterator[list[NodeOffer]]:
+def _memberships(usable: Sequence[Candidate], broken: Collection[Link]) -> Iterator[list[Candidate]]:
     """Sets of two nodes and more, the largest first, in rank order."""
-    ids = {offer.node_id for offer in usable}
+    ids = {node.node_id for node in usable}
     within = [pair for pair in broken if pair <= ids]
-    cut_off = [offer for offer in usable if any(offer.node_id in pair for pair in within)]
+    cut_off = [node for node in usable if any(node.node_id in pair for pair in within)]
     uncertain, dropped = cut_off[:MAX_UNCERTAIN], cut_off[MAX_UNCERTAIN:]
     for count in range(len(uncertain), -1, -1):
         for kept in combinations(uncertain, count):
-            left_out = [*dropped, *(offer for offer in uncertain if offer not in kept)]
-            members = [offer for offer in usable if offer not in left_out]
+            left_out = [*dropped, *(node for node in uncertain if node not in kept)]
+            members = [node for node in usable if node not in left_out]
             if len(members) > 1:
                 yield members
 
 
-def _on_ring(members: Sequence[NodeOffer], sizes: Footprint, search: _Search) -> Lineup:
+def _on_ring(members: Sequence[Candidate], n_layers: int, search: _Search) -> Lineup:
     """A line of exactly these nodes that carries the model; empty if none is found."""
-    if sum(sizes.capacity(one.memory_bytes, sizes.middle_bytes) for one in members) < sizes.n_layers:
+    if sum(one.in_middle for one in members) < n_layers:
         return ()
     for cycle in search.cycles(members):
         for ring in sorted(_orders(cycle), key=lambda ring: search.num_broken(ring[0])):
-            lineup = _seats(ring, sizes)
-            if carries(lineup, sizes):
+            lineup = _seats(ring)
+            if carries(lineup, n_layers):
                 return lineup
     return ()
 
@@ -71,12 +70,10 @@ def _orders(cycle: Ring) -> Iterator[Ring]:
             yield (*direction[start:], *direction[:start])
 
 
-def _seats(ring: Ring, sizes: Footprint) -> Lineup:
+def _seats(ring: Ring) -> Lineup:
     """Empty where the first or the last has no room for what comes with its place."""
-    places = [sizes.first_bytes, *[sizes.middle_bytes] * (len(ring) - 2), sizes.last_bytes]
-    seats = tuple(
-        Seat(offer, sizes.capacity(offer.memory_bytes, place)) for offer, place in zip(ring, places, strict=True)
-    )
+    first, *between, last = ring
+    seats = (Seat(first, first.as_first), *(Seat(one, one.in_middle) for one in between), Seat(last, last.as_last))
     return seats if all(seat.capacity for seat in seats) else ()
 
 
@@ -87,14 +84,14 @@ class _Search:
         self._broken = broken
         self._steps_left = MAX_SEARCH_STEPS
 
-    def num_broken(self, offer: NodeOffer) -> int:
-        return sum(offer.node_id in pair for pair in self._broken)
+    def num_broken(self, node: Candidate) -> int:
+        return sum(node.node_id in pair for pair in self._broken)
 
-    def cycles(self, members: Sequence[NodeOffer]) -> Iterator[Ring]:
+    def cycles(self, members: Sequence[Candidate]) -> Iterator[Ring]:
         """Cycles through all of `members`, which begin with the first of them."""
         yield from self._extended((members[0],), list(members[1:]))
 
-    def _extended(self, path: Ring, rest: list[NodeOffer]) -> Iterator[Ring]:
+    def _extended(self, path: Ring, rest: list[Candidate]) -> Iterator[Ring]:
         self._steps_left -= 1
         if self._steps_left < 0:
             return
@@ -102,9 +99,9 @@ class _Search:
             if self._are_linked(path[-1], path[0]):
                 yield path
             return
-        for offer in rest:
-            if self._are_linked(path[-1], offer):
-                yield from self._extended((*path, offer), [one for one in rest if one is not offer])
+        for node in rest:
+            if self._are_linked(path[-1], node):
+                yield from self._extended((*path, node), [one for one in rest if one is not node])
 
-    def _are_linked(self, one: NodeOffer, other: NodeOffer) -> bool:
+    def _are_linked(self, one: Candidate, other: Candidate) -> bool:
         return link(one.node_id, other.node_id) not in self._broken

@@ -10,7 +10,7 @@ from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.worker import WorkerConfig
-from exo_lite.engine.torch_c.open_shard import open_shard
+from exo_lite.engine.engine import Engine
 from exo_lite.pipeline.stage import Stage
 
 
@@ -23,9 +23,9 @@ def _read_spec(model_dir: Path) -> ModelSpec:
     return spec_from_config(config)
 
 
-def load_stage(config: WorkerConfig, on_progress: Callable[[float], None]) -> Stage:
+def load_stage(engine: Engine, config: WorkerConfig, on_progress: Callable[[float], None]) -> Stage:
     """Blocks for as long as reading the weights takes. Raises InvalidModel."""
-    model_dir, options = Path(config.model_dir), config.options
+    model_dir = Path(config.model_dir)
     spec = _read_spec(model_dir)
-    shard = open_shard(model_dir, spec, config.shard, options, device=config.device, on_progress=on_progress)
-    return Stage(shard, shard.new_cache(options.num_slots, options.context_length, options.num_sequences))
+    options, device = config.options, config.device
+    return Stage(engine.load(model_dir, spec, config.shard, options, device=device, on_progress=on_progress))

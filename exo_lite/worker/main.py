@@ -28,14 +28,13 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
-import torch
-
 from exo_lite.domain.errors import PortInUse, StepHangs
-from exo_lite.domain.load_options import hidden_states_dtype
 from exo_lite.domain.logs import set_up_logging
 from exo_lite.domain.model_spec import DTYPE_BYTES
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
 from exo_lite.domain.worker import WorkerConfig
+from exo_lite.engine.engine import Engine
+from exo_lite.engine.table import ENGINES
 from exo_lite.transport.channels import STEP_OVERHEAD_BYTES
 from exo_lite.transport.peers import GrpcPeers
 from exo_lite.transport.sampling_codec import MAX_SCORE_BYTES, max_admission_bytes
@@ -51,8 +50,9 @@ def main() -> None:
     config = WorkerConfig.from_json(sys.stdin.readline())
     set_up_logging(config.log_format, source=f"{config.node_name} {config.shard}")
     threading.Thread(target=_exit_with_daemon, args=(sys.stdin,), daemon=True).start()
-    torch.set_num_threads(config.threads)
-    asyncio.run(_serve(config))
+    engine = ENGINES[config.engine]
+    engine.prepare(config.threads)
+    asyncio.run(_serve(config, engine))
 
 
 def _exit_with_daemon(stdin: TextIO) -> None:
@@ -60,11 +60,11 @@ def _exit_with_daemon(stdin: TextIO) -> None:
     os._exit(0)  # at once, even in the middle of a computation: a worker has nothing to save
 
 
-async def _serve(config: WorkerConfig) -> None:
+async def _serve(config: WorkerConfig, engine: Engine) -> None:
     peers = GrpcPeers(
         config.credentials, max_message_bytes=_max_message_bytes(config), hang_timeout_s=config.hang_timeout_s
     )
-    worker = Worker(config, peers=peers, clock=time.monotonic)
+    worker = Worker(config, engine, peers=peers, clock=time.monotonic)
     server, stage_server = peers.worker_server(worker), peers.stage_server(worker)
     within = (config.host, config.first_port, config.last_port)
     try:
@@ -91,9 +91,12 @@ def _tell(answer: Mapping[str, int | str]) -> None:
 
 
 def _max_message_bytes(config: WorkerConfig) -> int:
-    """Return the size of the largest step (a chunk of prompt, a decode and an admission of every slot) or result."""
+    """Return the size of the largest step (a chunk of prompt, a decode and an admission of every slot) or result.
+
+    Hidden states travel in a type of the engine's choice: the widest counts.
+    """
     options = config.options
     num_tokens = PREFILL_CHUNK_TOKENS + options.num_sequences
-    tensor_bytes = num_tokens * config.hidden_size * DTYPE_BYTES[hidden_states_dtype(options)]
+    tensor_bytes = num_tokens * config.hidden_size * max(DTYPE_BYTES.values())
     tensor_bytes += PREFILL_CHUNK_TOKENS * MAX_SCORE_BYTES
     return tensor_bytes + options.num_slots * max_admission_bytes(options.context_length) + STEP_OVERHEAD_BYTES

@@ -28,6 +28,7 @@ from exo_lite.domain.step import num_kv_blocks
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.domain.worker_report import DriverReport, WorkerFailure, WorkerReport
+from exo_lite.engine.engine import Engine
 from exo_lite.pipeline.head import Head
 from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage
@@ -53,8 +54,9 @@ class _Loading:
 class Worker:
     """Handles the calls of the worker's two servers. One step is computed at a time."""
 
-    def __init__(self, config: WorkerConfig, *, peers: StagePeers, clock: Callable[[], float]) -> None:
+    def __init__(self, config: WorkerConfig, engine: Engine, *, peers: StagePeers, clock: Callable[[], float]) -> None:
         self._config = config
+        self._engine = engine
         self._peers = peers
         self._clock = clock
         self._computing = Lock()
@@ -89,7 +91,7 @@ class Worker:
 
     async def _load(self) -> None:
         try:
-            self._stage = await _on_own_thread(partial(load_stage, self._config, self._set_progress))
+            self._stage = await _on_own_thread(partial(load_stage, self._engine, self._config, self._set_progress))
         except ExoLiteError as error:
             log.error("loading failed", extra={"shard": str(self._config.shard), "cause": str(error)})
             self._loading.error = error
@@ -103,6 +105,7 @@ class Worker:
             progress=self._loading.progress,
             joined_epoch=session.epoch if session else Epoch(0),
             compute_ms=session.compute_ms if session else None,
+            numerics=self._stage.numerics if self._stage else None,
             failure=_failure(error) if error else None,
             driver=self._driver_report(session.head) if session and session.head else None,
         )
@@ -186,7 +189,7 @@ class Worker:
             features=Features(
                 prefix_cache=options.prefix_cache,
                 speculation=options.speculation,
-                is_exact=options.quant != "none",
+                is_exact=order.is_exact and stage.numerics is not None,
             ),
         )
 

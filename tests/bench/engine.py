@@ -25,6 +25,7 @@ from exo_lite.domain.ids import Epoch
 from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, Admission, SequenceChunk, Step, StepMessage
+from exo_lite.engine.torch_c.loaded_shard import TorchShard
 from exo_lite.pipeline.stage import Stage
 from tests.bench.contender import DECODE_PROMPT_TOKENS, Contender, Loaded, Task, serve
 from tests.bench.loading import WholeModel, decode_weight_bytes, load_whole
@@ -74,7 +75,7 @@ class Engine:
 
     def __init__(self, model: WholeModel) -> None:
         self._vocab_size = model.shard.spec.vocab_size
-        self._stage = Stage(model.shard, model.kv_cache)
+        self._stage = Stage(TorchShard(model.shard, model.kv_cache))
         self._numbers = random.Random(0)
         self._num_steps = 0
 

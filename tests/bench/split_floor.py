@@ -25,7 +25,7 @@ from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import Admission, SequenceChunk, Step, StepMessage
-from exo_lite.engine.torch_c.open_shard import open_shard
+from exo_lite.engine.table import TORCH_C
 from exo_lite.pipeline.stage import Stage, StageOutput
 from exo_lite.worker.awake_cores import AwakeCores
 from tests.bench.models import MODEL_NAMES, MODELS_DIR, model_folder
@@ -77,8 +77,7 @@ def _compute(folder: Path, quant: str, part: tuple[int, int], other: Connection 
     first, end = (spec.n_layers * one // 2 for one in part)
     options = LoadWish(None, quant, CONTEXT_LENGTH, 1).resolve(spec)  # type: ignore[arg-type]
     shard = Shard(ModelId("m"), first, end - 1, spec.n_layers)
-    loaded = open_shard(folder, spec, shard, options, device="cpu", on_progress=lambda _: None)
-    stage = Stage(loaded, loaded.new_cache(options.num_slots, options.context_length))
+    stage = Stage(TORCH_C.load(folder, spec, shard, options, device="cpu", on_progress=lambda _: None))
     asked.send("loaded")
     while num_steps := asked.recv():
         times_ms: list[float] = []

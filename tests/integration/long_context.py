@@ -18,7 +18,7 @@ from exo_lite.domain.model_spec import Quantization
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SequenceChunk
 from exo_lite.engine.torch_c.open_shard import open_shard
-from exo_lite.planning.shard_bytes import shard_bytes
+from tests.planned import shard_bytes
 
 
 def peak_bytes() -> int:

@@ -13,6 +13,7 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from exo_lite.domain.engine import are_same_numbers
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.node import ShardStatus
@@ -184,6 +185,7 @@ async def join(*workers: RunningWorker, hops: Sequence[Hop] | None = None) -> Ep
             previous=hops[stage - 1] if stage else None,
             tail=hops[last] if stage == 0 < last else None,
             next_name=hops[(stage + 1) % len(hops)].name,
+            is_exact=are_same_numbers([worker.status.report.numerics for worker in workers]),
         )
         await workers[stage].process.peer().connect(order, timeout_s=CONNECT_TIMEOUT_S)
     return epoch

@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,10 +22,10 @@ from exo_lite.domain.step import SequenceChunk
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.engine.torch_c.kv_cache import KVCache
 from exo_lite.engine.torch_c.llama import LlamaShard
-from exo_lite.engine.torch_c.sampling import sample
 from exo_lite.engine.torch_c.weights import load_shard
 from exo_lite.node.joining import CONNECT_TIMEOUT_S
 from exo_lite.node.worker_process import WorkerProcess
+from exo_lite.pipeline.sampling.drawing import sample
 from exo_lite.transport.worker_client import WorkerClient
 from tests.loopback import PEERS
 from tests.unit.store.tiny_models import SPEC as TINY
@@ -122,7 +123,7 @@ class Alone:
             chunk = SequenceChunk(0, position, len(pending))
             logits = self.shard.logits(self.shard.forward(torch.tensor(pending), [chunk], cache)[-1:])
             scores = self.changed(logits[0].double().tolist(), [token_id for token_id, _ in drawn])
-            [token_id] = sample(torch.tensor([scores], dtype=torch.float64), [self.sampling], [index])
+            [token_id] = sample([np.array(scores)], [self.sampling], [index])
             drawn.append((token_id, logits[0].double().log_softmax(-1)))
             position += len(pending)
             pending = [token_id]

@@ -21,6 +21,7 @@ from exo_lite.engine.torch_c.native.constants import LANES
 from exo_lite.engine.torch_c.native.kernels import NativeKernels, describe
 from exo_lite.engine.torch_c.native.layout import FLOAT_TYPES, CLayer, CModel, pointer
 from exo_lite.engine.torch_c.native.rows import embed
+from exo_lite.engine.torch_c.numerics import C_KERNELS, torch_numerics
 from exo_lite.engine.torch_c.quantized import QuantizedLinear
 from exo_lite.engine.torch_c.rope import apply_rope
 from exo_lite.engine.torch_c.step_checks import check_chunks, check_hidden_states, check_logits, check_token_ids
@@ -79,6 +80,11 @@ class IntegerShard:
         self._bound: tuple[KVCache, CModel] | None = None
 
     @property
+    def numerics(self) -> str:
+        """The numbers of the kernels that serve this shard: where sizes don't suit ours, torch's do."""
+        return torch_numerics(self.device.type) if self._kernels is None else C_KERNELS
+
+    @property
     def num_bytes(self) -> int:
         tensors = [self.embedding, self.norm, *(self.head.tensors if self.head else ())]
         for layer in self.layers:
@@ -97,7 +103,7 @@ class IntegerShard:
             self._kv_dtype,
             self.device,
             num_sequences=num_sequences,
-            rope_dtype=torch.float32,
+            is_exact=True,
         )
 
     def forward(self, inputs: Tensor, chunks: Sequence[SequenceChunk], kv_cache: KVCache) -> Tensor:

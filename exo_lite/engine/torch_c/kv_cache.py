@@ -32,7 +32,8 @@ class KVCache:
     keys, values: [num_layers, kv_heads, num_blocks * KV_BLOCK_TOKENS, head_dim], in memory that the system has given
     from the start, so that none is missing in the middle of an answer. Each sequence owns the blocks of its row of
     `tables`, int32 [num_sequences, blocks of a full context]; until it is told otherwise, slot i owns the i-th part of
-    the pool. Keys are kept rotated, by `rope`, whose tables are of `rope_dtype`, the cache's own type by default.
+    the pool. Keys are kept rotated, by `rope`, whose tables are of the cache's own type; `is_exact`: float32, as on
+    every other processor.
 
     The layout inside a block belongs to the engine that writes it. Floats, and integers in torch, keep keys and values
     as the shape says, a token's numbers together. The C kernels of integers keep the keys of each block transposed,
@@ -50,7 +51,7 @@ class KVCache:
         device: torch.device | str,
         *,
         num_sequences: int | None = None,
-        rope_dtype: torch.dtype | None = None,
+        is_exact: bool = False,
     ) -> None:
         blocks_per_slot = num_kv_blocks(context_length)
         self.num_layers = num_layers
@@ -60,7 +61,8 @@ class KVCache:
         shape = (num_layers, spec.num_key_value_heads, self.num_blocks * KV_BLOCK_TOKENS, spec.head_dim)
         self.keys = _committed(torch.empty(shape, dtype=dtype, device=device))
         self.values = _committed(torch.empty(shape, dtype=dtype, device=device))
-        self.rope = rope_tables(spec, context_length, rope_dtype or dtype, torch.device(device))
+        rope_dtype, working_dtype = (torch.float32, torch.float64) if is_exact else (dtype, torch.float32)
+        self.rope = rope_tables(spec, context_length, rope_dtype, torch.device(device), working_dtype=working_dtype)
         self.tables = torch.zeros((self.num_slots, blocks_per_slot), dtype=torch.int32)
         self._blocks: list[tuple[int, ...]] = [()] * self.num_slots
         self._lengths = [0] * self.num_slots

@@ -58,6 +58,10 @@ class LlamaShard:
     few_rows: FloatLayers | None = None
 
     @property
+    def numerics(self) -> None:
+        """None: the order of float sums depends on what is computed beside a token."""
+
+    @property
     def num_bytes(self) -> int:
         """The bytes of all weights, each tensor counted once."""
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in self._tensors()}.values())

@@ -36,33 +36,44 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
-def rope_tables(spec: ModelSpec, context_length: int, dtype: torch.dtype, device: torch.device) -> RopeTables:
-    """Tables for positions 0 to context_length - 1. Raises UnsupportedModel for a head that has no two halves."""
+def rope_tables(
+    spec: ModelSpec,
+    context_length: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    working_dtype: torch.dtype = torch.float32,
+) -> RopeTables:
+    """Tables for positions 0 to context_length - 1. Raises UnsupportedModel for a head that has no two halves.
+
+    Powers, cosines and sines are computed in `working_dtype`: processors disagree about their last bit, which float64
+    leaves behind when it is rounded to float32.
+    """
     if spec.head_dim % 2:
         raise UnsupportedModel(f"head_dim is {spec.head_dim}; rotary embedding needs an even number")
     positions = torch.arange(context_length, dtype=torch.float32)
-    angles = torch.outer(positions, inverse_frequencies(spec, context_length))
+    angles = torch.outer(positions, inverse_frequencies(spec, context_length, working_dtype).float()).to(working_dtype)
     return RopeTables(angles.cos().to(device, dtype), angles.sin().to(device, dtype))
 
 
-def inverse_frequencies(spec: ModelSpec, context_length: int) -> Tensor:
-    """Radians per position of each pair: [head_dim / 2], float32."""
+def inverse_frequencies(spec: ModelSpec, context_length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Radians per position of each pair: [head_dim / 2]."""
     scaling = spec.rope_scaling
     match scaling.rope_type:
         case "default":
-            return _unscaled(spec.rope_theta, spec.head_dim)
+            return _unscaled(spec.rope_theta, spec.head_dim, dtype)
         case "linear":
-            return _unscaled(spec.rope_theta, spec.head_dim) / scaling.factor
+            return _unscaled(spec.rope_theta, spec.head_dim, dtype) / scaling.factor
         case "dynamic":
-            return _unscaled(_dynamic_theta(spec, context_length), spec.head_dim)
+            return _unscaled(_dynamic_theta(spec, context_length), spec.head_dim, dtype)
         case "llama3":
-            return _llama3(_unscaled(spec.rope_theta, spec.head_dim), scaling)
+            return _llama3(_unscaled(spec.rope_theta, spec.head_dim, dtype), scaling)
         case _:
             assert_never(scaling.rope_type)
 
 
-def _unscaled(theta: float, head_dim: int) -> Tensor:
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+def _unscaled(theta: float, head_dim: int, dtype: torch.dtype) -> Tensor:
+    exponents = torch.arange(0, head_dim, 2, dtype=dtype) / head_dim
     return torch.reciprocal(torch.pow(theta, exponents))
 
 

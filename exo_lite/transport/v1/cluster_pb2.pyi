@@ -236,10 +236,12 @@ class WorkerReport(_message.Message):
     COMPUTE_MS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     DRIVER_FIELD_NUMBER: _builtins.int
+    NUMERICS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     progress: _builtins.float
     joined_epoch: _builtins.int
     compute_ms: _builtins.float
+    numerics: _builtins.str
     @_builtins.property
     def failure(self) -> Global___WorkerFailure: ...
     @_builtins.property
@@ -253,10 +255,11 @@ class WorkerReport(_message.Message):
         compute_ms: _builtins.float | None = ...,
         failure: Global___WorkerFailure | None = ...,
         driver: Global___DriverReport | None = ...,
+        numerics: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_driver", b"_driver", "_failure", b"_failure", "compute_ms", b"compute_ms", "driver", b"driver", "failure", b"failure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_driver", b"_driver", "_failure", b"_failure", "_numerics", b"_numerics", "compute_ms", b"compute_ms", "driver", b"driver", "failure", b"failure", "numerics", b"numerics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_driver", b"_driver", "_failure", b"_failure", "compute_ms", b"compute_ms", "driver", b"driver", "failure", b"failure", "joined_epoch", b"joined_epoch", "progress", b"progress", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms", "_driver", b"_driver", "_failure", b"_failure", "_numerics", b"_numerics", "compute_ms", b"compute_ms", "driver", b"driver", "failure", b"failure", "joined_epoch", b"joined_epoch", "numerics", b"numerics", "progress", b"progress", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_ms: _TypeAlias = _typing.Literal["compute_ms"]  # noqa: Y015
     _WhichOneofArgType__compute_ms: _TypeAlias = _typing.Literal["_compute_ms", b"_compute_ms"]  # noqa: Y015
@@ -264,12 +267,16 @@ class WorkerReport(_message.Message):
     _WhichOneofArgType__driver: _TypeAlias = _typing.Literal["_driver", b"_driver"]  # noqa: Y015
     _WhichOneofReturnType__failure: _TypeAlias = _typing.Literal["failure"]  # noqa: Y015
     _WhichOneofArgType__failure: _TypeAlias = _typing.Literal["_failure", b"_failure"]  # noqa: Y015
+    _WhichOneofReturnType__numerics: _TypeAlias = _typing.Literal["numerics"]  # noqa: Y015
+    _WhichOneofArgType__numerics: _TypeAlias = _typing.Literal["_numerics", b"_numerics"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_ms) -> _WhichOneofReturnType__compute_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__driver) -> _WhichOneofReturnType__driver | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failure) -> _WhichOneofReturnType__failure | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__numerics) -> _WhichOneofReturnType__numerics | None: ...
 
 Global___WorkerReport: _TypeAlias = WorkerReport  # noqa: Y015
 
@@ -362,6 +369,31 @@ class ServingCounts(_message.Message):
 Global___ServingCounts: _TypeAlias = ServingCounts  # noqa: Y015
 
 @_typing.final
+class NodeEngine(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NUMERICS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    numerics: _builtins.str
+    """absent: not known yet"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        numerics: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_numerics", b"_numerics", "numerics", b"numerics"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_numerics", b"_numerics", "name", b"name", "numerics", b"numerics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__numerics: _TypeAlias = _typing.Literal["numerics"]  # noqa: Y015
+    _WhichOneofArgType__numerics: _TypeAlias = _typing.Literal["_numerics", b"_numerics"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__numerics) -> _WhichOneofReturnType__numerics | None: ...
+
+Global___NodeEngine: _TypeAlias = NodeEngine  # noqa: Y015
+
+@_typing.final
 class NodeStatus(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -415,6 +447,7 @@ class NodeStatus(_message.Message):
     NUM_REQUESTS_FIELD_NUMBER: _builtins.int
     REACHED_FIELD_NUMBER: _builtins.int
     UNREACHED_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     @_builtins.property
     def identity(self) -> Global___NodeIdentity: ...
@@ -434,6 +467,8 @@ class NodeStatus(_message.Message):
     def reached(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def unreached(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def engine(self) -> Global___NodeEngine: ...
     def __init__(
         self,
         *,
@@ -447,10 +482,11 @@ class NodeStatus(_message.Message):
         num_requests: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         reached: _abc.Iterable[_builtins.str] | None = ...,
         unreached: _abc.Iterable[_builtins.str] | None = ...,
+        engine: Global___NodeEngine | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "identity", b"identity", "memory", b"memory"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "engine", b"engine", "identity", b"identity", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "identity", b"identity", "known_addresses", b"known_addresses", "memory", b"memory", "models", b"models", "num_requests", b"num_requests", "reached", b"reached", "sequence", b"sequence", "shards", b"shards", "unreached", b"unreached"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "engine", b"engine", "identity", b"identity", "known_addresses", b"known_addresses", "memory", b"memory", "models", b"models", "num_requests", b"num_requests", "reached", b"reached", "sequence", b"sequence", "shards", b"shards", "unreached", b"unreached"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

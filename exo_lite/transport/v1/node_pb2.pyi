@@ -357,6 +357,7 @@ class ConnectRequest(_message.Message):
     TAIL_FIELD_NUMBER: _builtins.int
     NEXT_NAME_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    IS_EXACT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     epoch: _builtins.int
     stage: _builtins.int
@@ -365,6 +366,7 @@ class ConnectRequest(_message.Message):
     """of the node that what comes out goes to"""
     node_id: _builtins.str
     """whom it is for, where another daemon is to pass it on"""
+    is_exact: _builtins.bool
     @_builtins.property
     def previous(self) -> Global___Hop:
         """absent on the first stage"""
@@ -384,10 +386,11 @@ class ConnectRequest(_message.Message):
         tail: Global___Hop | None = ...,
         next_name: _builtins.str = ...,
         node_id: _builtins.str = ...,
+        is_exact: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_previous", b"_previous", "_tail", b"_tail", "previous", b"previous", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_previous", b"_previous", "_tail", b"_tail", "epoch", b"epoch", "model_id", b"model_id", "next_name", b"next_name", "node_id", b"node_id", "num_stages", b"num_stages", "previous", b"previous", "stage", b"stage", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_previous", b"_previous", "_tail", b"_tail", "epoch", b"epoch", "is_exact", b"is_exact", "model_id", b"model_id", "next_name", b"next_name", "node_id", b"node_id", "num_stages", b"num_stages", "previous", b"previous", "stage", b"stage", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__previous: _TypeAlias = _typing.Literal["previous"]  # noqa: Y015
     _WhichOneofArgType__previous: _TypeAlias = _typing.Literal["_previous", b"_previous"]  # noqa: Y015

@@ -16,12 +16,12 @@ from exo_lite.domain.links import link
 from exo_lite.domain.load_options import LoadWish
 from exo_lite.domain.node import NodeStatus, ShardStatus
 from exo_lite.domain.placement import Instance, ModelDescription
+from exo_lite.engine.torch_c.footprint import footprint
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import PlaceAnew, next_actions, ring_links
 from exo_lite.node.failures import DOUBTFUL_FOR_S, MAX_RETRY_AFTER_S, RETRY_AFTER_S, Failures
 from exo_lite.node.leader import Leader
 from exo_lite.node.supervisor import Supervisor
-from exo_lite.planning.footprint import footprint
 from tests.loopback import CLOCK
 from tests.unit.node.cluster_states import (
     EPOCH,

@@ -15,7 +15,7 @@ from exo_lite.domain.placement import InstanceState, ModelDescription
 from exo_lite.domain.plan import Refusal
 from exo_lite.domain.shard import Shard
 from exo_lite.node.room import Room, find_room
-from exo_lite.planning.shard_bytes import shard_bytes
+from tests.planned import shard_bytes
 from tests.unit.node.cluster_states import (
     FINGERPRINT,
     MODEL,

@@ -11,7 +11,7 @@ from exo_lite.checkpoint.tensor_names import expected_tensors
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.shard import Shard
-from exo_lite.engine.torch_c.kv_cache import KVCache
+from exo_lite.engine.torch_c.loaded_shard import TorchShard
 from exo_lite.engine.torch_c.weights import load_shard
 from exo_lite.pipeline.stage import Stage
 
@@ -55,6 +55,6 @@ def make_stage(tiny_checkpoint: Path) -> Callable[..., Stage]:
         shard = load_shard(
             tiny_checkpoint, SPEC, part, dtype="float32", device="cpu", on_progress=lambda fraction: None
         )
-        return Stage(shard, KVCache(SPEC, part.num_layers, NUM_SLOTS, CONTEXT_LENGTH, shard.dtype, shard.device))
+        return Stage(TorchShard(shard, shard.new_cache(NUM_SLOTS, CONTEXT_LENGTH)))
 
     return make

@@ -16,7 +16,8 @@ from exo_lite.domain.model_spec import ModelSpec, Quantization
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import StageTiming, Step, StepMessage, StepResult
-from exo_lite.engine.torch_c.open_shard import open_shard
+from exo_lite.engine.engine import Engine
+from exo_lite.engine.table import TORCH_C
 from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage, StageOutput
 
@@ -78,14 +79,16 @@ class LocalPipeline:
         return StepResult(step.epoch, step.step_id, output.tokens, timings, scores=output.scores)
 
 
-def open_pipeline(folder: Path, quant: Quantization, features: Features) -> LocalPipeline:
-    """Of two stages."""
+def open_pipeline(
+    folder: Path, quant: Quantization, features: Features, *, engines: Sequence[Engine] = (TORCH_C, TORCH_C)
+) -> LocalPipeline:
+    """Two stages, each of its engine."""
     options = LoadOptions("float32", quant, CONTEXT_LENGTH, NUM_SLOTS)
     stages = []
-    for start, end in ((0, 0), (1, 2)):
+    for engine, (start, end) in zip(engines, ((0, 0), (1, 2)), strict=True):
         part = Shard(ModelId("tiny"), start, end, SPEC.n_layers)
-        shard = open_shard(folder, SPEC, part, options, device="cpu", on_progress=lambda _: None)
-        stages.append(Stage(shard, shard.new_cache(NUM_SLOTS, CONTEXT_LENGTH)))
+        engine.prepare(1)
+        stages.append(Stage(engine.load(folder, SPEC, part, options, device="cpu", on_progress=lambda _: None)))
     scheduler = Scheduler(
         epoch=Epoch(1),
         num_stages=len(stages),

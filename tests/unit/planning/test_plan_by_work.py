@@ -9,16 +9,20 @@ from hypothesis import strategies as st
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.load_options import LoadOptions, Strategy
 from exo_lite.domain.plan import NodeOffer, Plan
+from exo_lite.engine.torch_c.footprint import footprint
 from exo_lite.planning.by_work import split_by_work
+from exo_lite.planning.candidate import Candidate
 from exo_lite.planning.lineup import Seat
-from exo_lite.planning.plan import plan
 from tests.bench.shapes import spec_of
+from tests.planned import plan
 
 GIB = 2**30
 
 
 def lineup_of(capacities: list[int]) -> tuple[Seat, ...]:
-    return tuple(Seat(NodeOffer(NodeId(str(n)), str(n), 1), capacity) for n, capacity in enumerate(capacities))
+    sizes = footprint(spec_of("1b"), LoadOptions("bfloat16"))
+    offers = [NodeOffer(NodeId(str(n)), str(n), 1) for n in range(len(capacities))]
+    return tuple(Seat(Candidate(offer, sizes), capacity) for offer, capacity in zip(offers, capacities, strict=True))
 
 
 def slowest(shares: tuple[int, ...] | list[int], layer: int, head: int) -> float:

@@ -16,11 +16,11 @@ from exo_lite.domain.load_options import LoadOptions, Strategy
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.domain.shard import Shard
-from exo_lite.planning.footprint import footprint
-from exo_lite.planning.lineup import ranked
-from exo_lite.planning.plan import plan
+from exo_lite.engine.table import footprints
+from exo_lite.engine.torch_c.footprint import footprint
+from exo_lite.planning.candidate import ranked
 from exo_lite.planning.refusal import extra_bytes_to_fit
-from exo_lite.planning.shard_bytes import shard_bytes
+from tests.planned import plan, shard_bytes
 
 MODEL_ID = ModelId("small")
 Case = tuple[ModelSpec, LoadOptions, list[NodeOffer]]
@@ -159,9 +159,10 @@ def test_shares_are_proportional_where_memory_is_ample(weights: list[int], n_lay
 @settings(deadline=None)
 def test_what_a_refusal_asks_for_is_enough_and_not_more(case: Case) -> None:
     spec, options, offers = case
-    willing = [offer for offer in ranked(offers) if offer.reason is None]
+    candidates = ranked([offer for offer in offers if offer.reason is None], footprints(spec, options))
+    willing = [one.offer for one in candidates]
     assume(willing and isinstance(plan(MODEL_ID, spec, options, willing), Refusal))
-    extra = extra_bytes_to_fit(willing, footprint(spec, options))
+    extra = extra_bytes_to_fit(candidates)
     for added, outcome in ((extra, Plan), (extra - 1, Refusal)):
         largest = replace(willing[0], memory_bytes=willing[0].memory_bytes + added)
         assert isinstance(plan(MODEL_ID, spec, options, [largest, *willing[1:]]), outcome)

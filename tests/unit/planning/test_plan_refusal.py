@@ -6,8 +6,8 @@ from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import NodeOffer, Plan, Refusal
-from exo_lite.planning.footprint import footprint
-from exo_lite.planning.plan import plan
+from exo_lite.engine.torch_c.footprint import footprint
+from tests.planned import plan
 
 MODEL_ID = ModelId("llama-3-8b")
 OffersOf = Callable[..., list[NodeOffer]]

@@ -14,8 +14,8 @@ from exo_lite.domain.links import KnownLinks, Link, link
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.plan import NodeOffer, Plan, Refusal
-from exo_lite.planning.footprint import footprint
-from exo_lite.planning.plan import plan
+from exo_lite.engine.torch_c.footprint import footprint
+from tests.planned import plan
 
 MODEL = ModelId("tiny")
 SPEC = ModelSpec("llama", 12, 8, 16, 2, 1, 4, 32, 64, dtype="float32")

@@ -53,7 +53,6 @@ def _wish_message() -> node_pb2.PlaceRequest:
 
 WORDS: list[tuple[str, Callable[[], Any], Callable[[Any], object]]] = [
     ("report.state", lambda: cluster_codec.shard_status_to_proto(SHARD_STATUS), cluster_codec.shard_status_from_proto),
-    ("device.kind", lambda: cluster_codec.node_status_to_proto(STATUS), cluster_codec.node_status_from_proto),
     ("model_type", lambda: cluster_codec.spec_to_proto(SPEC), cluster_codec.spec_from_proto),
     ("dtype", lambda: cluster_codec.spec_to_proto(SPEC), cluster_codec.spec_from_proto),
     ("rope_scaling.rope_type", lambda: cluster_codec.spec_to_proto(SPEC), cluster_codec.spec_from_proto),

@@ -19,6 +19,7 @@ from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import StepMessage
 from exo_lite.domain.worker import MAX_STEP_S, WorkerConfig
+from exo_lite.engine.table import TORCH_C
 from exo_lite.pipeline.stage import StageOutput
 from exo_lite.worker.awake_cores import AwakeCores
 from exo_lite.worker.worker import Worker
@@ -53,7 +54,7 @@ def config(model_dir: Path) -> WorkerConfig:
 @asynccontextmanager
 async def loaded(settings: WorkerConfig) -> AsyncIterator[Worker]:
     """A worker that has loaded, or has failed to."""
-    worker = Worker(settings, peers=PEERS, clock=lambda: 0.0)
+    worker = Worker(settings, TORCH_C, peers=PEERS, clock=lambda: 0.0)
     running = asyncio.create_task(worker.run())
     try:
         await until(lambda: worker.report().state != "loading", "loaded")
@@ -145,7 +146,7 @@ async def test_what_it_cannot_load_is_its_status_and_its_answer(tmp_path: Path):
 
 
 async def test_before_it_has_loaded_it_says_how_far_it_is(model_dir: Path):
-    worker = Worker(config(model_dir), peers=PEERS, clock=lambda: 0.0)
+    worker = Worker(config(model_dir), TORCH_C, peers=PEERS, clock=lambda: 0.0)
     assert (worker.report().state, worker.report().progress) == ("loading", 0.0)
     with pytest.raises(NotReady, match=r"tiny\[0\.\.\d\] on attic is 0% loaded"):
         await worker.on_connect(order(1))
@@ -154,7 +155,7 @@ async def test_before_it_has_loaded_it_says_how_far_it_is(model_dir: Path):
 async def test_a_worker_whose_step_does_not_end_gives_up_and_says_why(model_dir: Path, monkeypatch):
     monkeypatch.setattr("exo_lite.worker.worker.PROBE_EVERY_S", 0.02)
     now_s = 0.0
-    worker = Worker(config(model_dir), peers=PEERS, clock=lambda: now_s)
+    worker = Worker(config(model_dir), TORCH_C, peers=PEERS, clock=lambda: now_s)
     running = asyncio.create_task(worker.run())
     await until(lambda: worker.report().state == "ready", "loaded")
     await worker.on_connect(order(1))

@@ -10,11 +10,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from importlib import resources
+from importlib import metadata, resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import platformdirs
-import torch
 
 from exo_lite.engine.torch_c.native.constants import as_flags
 
@@ -55,6 +55,8 @@ def load_library() -> ctypes.CDLL | None:
     source = {name: resources.files(__package__).joinpath(name).read_bytes() for name in (*HEADERS, *C_FILES)}
     name = f"kernels-{_fingerprint(compiler, source)}.so"
     try:
+        for openmp in _gcc_openmp():
+            ctypes.CDLL(str(openmp), mode=ctypes.RTLD_GLOBAL)  # where torch itself is not loaded
         return _load_kept(compiler, source, name) or _load_unkept(compiler, source, name)
     except (OSError, subprocess.SubprocessError) as error:
         cause = _first_error(getattr(error, "stderr", None) or str(error))
@@ -109,8 +111,8 @@ def cache_folders() -> list[Path]:
 
 def _fingerprint(compiler: str, source: dict[str, bytes]) -> str:
     """A digest of everything that the library depends on: source, flags, compiler, processor, torch's OpenMP."""
-    flags, version = repr(FLAGS).encode(), _version(compiler).encode()
-    parts = [*source.values(), flags, version, _processor().encode(), torch.__version__.encode()]
+    flags, version, torch_version = repr(FLAGS).encode(), _version(compiler).encode(), metadata.version("torch")
+    parts = [*source.values(), flags, version, _processor().encode(), torch_version.encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
 
 
@@ -162,8 +164,18 @@ def _openmp_flags(*, is_clang: bool) -> list[str]:
     That is GCC's on Linux and clang's on a Mac. Code of clang with GCC's OpenMP in the process gets none: it would
     start its threads by the one and ask the other for their numbers.
     """
-    folder = Path(torch.__file__).parent / "lib"
+    folder = _torch_folder() / "lib"
     if not is_clang:
-        return ["-fopenmp", *map(str, sorted(folder.glob("libgomp*.so*"))[:1])]
+        return ["-fopenmp", *map(str, _gcc_openmp())]
     of_clang = folder / "libomp.dylib"
     return ["-Xclang", "-fopenmp", str(of_clang), f"-Wl,-rpath,{folder}"] if of_clang.exists() else []
+
+
+def _gcc_openmp() -> list[Path]:
+    return sorted((_torch_folder() / "lib").glob("libgomp*.so*"))[:1]
+
+
+def _torch_folder() -> Path:
+    """Found without importing torch: whoever only wants to know whether the kernels build needs none of the rest."""
+    spec = find_spec("torch")
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else Path()

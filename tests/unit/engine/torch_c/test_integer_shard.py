@@ -32,7 +32,7 @@ from exo_lite.engine.torch_c.native.layout import declare
 from exo_lite.engine.torch_c.quantized import QuantizedLinear, empty_linear
 from exo_lite.engine.torch_c.quantizing import portable_int4, quantize_rows
 from exo_lite.engine.torch_c.weight_format import TILE, Kind
-from exo_lite.planning.shard_bytes import shard_bytes
+from tests.planned import shard_bytes
 from tests.unit.engine.torch_c.clang import write_clang
 from tests.unit.engine.torch_c.conftest import RandomModel
 

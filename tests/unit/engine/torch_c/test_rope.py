@@ -1,5 +1,6 @@
 """Rotary tables against transformers' own, and the rotation against its definition."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -80,3 +81,15 @@ def test_the_type_is_kept():
 def test_a_head_without_two_halves_is_refused():
     with pytest.raises(UnsupportedModel, match="head_dim is 15"):
         rope_tables(replace(SPEC, head_dim=15), 4, torch.float32, CPU)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: f"{scaling.rope_type}-{scaling.factor}")
+def test_exact_tables_are_those_of_the_functions_themselves(scaling):
+    """Correctly rounded, so that no processor has others: from Python's own floats."""
+    spec = replace(SPEC, rope_scaling=scaling)
+    tables = rope_tables(spec, 32, torch.float32, CPU, working_dtype=torch.float64)
+    frequencies = inverse_frequencies(spec, 32, torch.float64).float()
+    angles = torch.arange(32, dtype=torch.float32)[:, None] * frequencies
+    for table, function in ((tables.cos, math.cos), (tables.sin, math.sin)):
+        expected = torch.tensor([[function(angle) for angle in row] for row in angles.tolist()])
+        assert torch.equal(table, expected)

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from exo_lite.domain.footprint import ShardBytes
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType, ModelSpec, Quantization
 from exo_lite.domain.shard import Shard
-from exo_lite.planning.shard_bytes import ShardBytes, shard_bytes
+from tests.bench.shapes import spec_of
+from tests.planned import shard_bytes
 
 SMALL = ModelSpec(
     model_type="llama",
@@ -21,6 +23,8 @@ SMALL = ModelSpec(
     vocab_size=500,
     max_position_embeddings=64,
 )
+LLAMA_3_8B = spec_of("8b")
+BFLOAT16 = LoadOptions("bfloat16")
 QUANTIZED = [(128, 128), (128, 64), (2 * 208, 128), (128, 224)]
 """(outputs, inputs) of qkv, o, gate and up, down, whole tiles of 16 outputs and whole groups of 32 inputs."""
 
@@ -30,17 +34,15 @@ def bytes_of(spec: ModelSpec, start_layer: int, end_layer: int, options: LoadOpt
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_whole_model_takes_its_parameters(llama_3_8b: ModelSpec, dtype: DType) -> None:
-    whole = bytes_of(llama_3_8b, 0, 31, LoadOptions(dtype))
-    assert whole.weight_bytes == llama_3_8b.num_parameters * DTYPE_BYTES[dtype] == 8_030_261_248 * DTYPE_BYTES[dtype]
+def test_a_whole_model_takes_its_parameters(dtype: DType) -> None:
+    whole = bytes_of(LLAMA_3_8B, 0, 31, LoadOptions(dtype))
+    assert whole.weight_bytes == LLAMA_3_8B.num_parameters * DTYPE_BYTES[dtype] == 8_030_261_248 * DTYPE_BYTES[dtype]
 
 
 @pytest.mark.parametrize("split", range(1, 32))
-def test_shards_of_an_untied_model_add_up_to_the_whole(
-    llama_3_8b: ModelSpec, bfloat16: LoadOptions, split: int
-) -> None:
-    whole = bytes_of(llama_3_8b, 0, 31, bfloat16)
-    head, tail = bytes_of(llama_3_8b, 0, split - 1, bfloat16), bytes_of(llama_3_8b, split, 31, bfloat16)
+def test_shards_of_an_untied_model_add_up_to_the_whole(split: int) -> None:
+    whole = bytes_of(LLAMA_3_8B, 0, 31, BFLOAT16)
+    head, tail = bytes_of(LLAMA_3_8B, 0, split - 1, BFLOAT16), bytes_of(LLAMA_3_8B, split, 31, BFLOAT16)
     assert head.weight_bytes + tail.weight_bytes == whole.weight_bytes
     assert head.kv_cache_bytes + tail.kv_cache_bytes == whole.kv_cache_bytes
 
@@ -84,9 +86,9 @@ def test_norms_and_biases_are_float32_beside_integers() -> None:
     assert extra == 4 * ((64 + 2 * 32) + 128 + (2 * 208 + 128) + (64 + 32))
 
 
-def test_the_kv_cache_holds_every_slot_at_full_context(llama_3_8b: ModelSpec) -> None:
+def test_the_kv_cache_holds_every_slot_at_full_context() -> None:
     options = LoadOptions("bfloat16", "int4", context_length=4096, num_slots=3)
-    assert bytes_of(llama_3_8b, 4, 7, options).kv_cache_bytes == 2 * 4 * 1024 * 4096 * 3 * 2
+    assert bytes_of(LLAMA_3_8B, 4, 7, options).kv_cache_bytes == 2 * 4 * 1024 * 4096 * 3 * 2
 
 
 def test_working_space_holds_a_chunk_its_scores_and_the_logits() -> None:
@@ -98,6 +100,6 @@ def test_working_space_holds_a_chunk_its_scores_and_the_logits() -> None:
     assert bytes_of(SMALL, 2, 2, options).working_bytes == middle + 4 * 8 * 500
 
 
-def test_memory_is_the_sum_of_its_parts(llama_3_8b: ModelSpec, bfloat16: LoadOptions) -> None:
-    taken = bytes_of(llama_3_8b, 0, 9, bfloat16)
+def test_memory_is_the_sum_of_its_parts() -> None:
+    taken = bytes_of(LLAMA_3_8B, 0, 9, BFLOAT16)
     assert taken.memory_bytes == taken.weight_bytes + taken.kv_cache_bytes + taken.working_bytes

@@ -5,26 +5,29 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from exo_lite.domain.request import Sampling
-from exo_lite.engine.torch_c.penalties import ScoreChanges, changed_scores
-from exo_lite.engine.torch_c.sampling import sample
+from exo_lite.pipeline.sampling.drawing import sample
+from exo_lite.pipeline.sampling.penalties import ScoreChanges, changed_scores
 
 VOCAB_SIZE = 40
+Logits = NDArray[np.float32]
 
 
-def random_logits(num_rows: int, seed: int) -> torch.Tensor:
-    return 5 * torch.randn(num_rows, VOCAB_SIZE, generator=torch.Generator().manual_seed(seed))
+def random_logits(num_rows: int, seed: int) -> Logits:
+    return np.random.default_rng(seed).normal(0.0, 5.0, (num_rows, VOCAB_SIZE)).astype(np.float32)
 
 
-def plainly(logits: torch.Tensor, sampling: Sampling, prompt: list[int], answer: list[int]) -> torch.Tensor:
+def plainly(logits: Logits, sampling: Sampling, prompt: list[int], answer: list[int]) -> NDArray[np.float64]:
     """The documented order, one token after the other."""
-    scores = logits.double().tolist()
+    scores = logits.astype(np.float64).tolist()
     for token_id, bias in sampling.logit_bias:
         scores[token_id] += bias
     for token_id in set(prompt) | set(answer):
@@ -32,7 +35,7 @@ def plainly(logits: torch.Tensor, sampling: Sampling, prompt: list[int], answer:
         scores[token_id] = score / penalty if score > 0 else score * penalty
     for token_id, count in Counter(answer).items():
         scores[token_id] -= sampling.presence_penalty + sampling.frequency_penalty * count
-    return torch.tensor(scores, dtype=torch.float64)
+    return np.array(scores)
 
 
 @st.composite
@@ -62,11 +65,11 @@ def changes_of(row) -> ScoreChanges | None:
 @given(batch=st.lists(rows(), min_size=1, max_size=8), seed=st.integers(0, 1000))
 def test_every_row_of_a_batch_changes_as_documented(batch, seed):
     logits = random_logits(len(batch), seed)
-    before = logits.clone()
+    before = logits.copy()
     scores = changed_scores(logits, [changes_of(row) for row in batch])
-    assert torch.equal(logits, before)
+    assert np.array_equal(logits, before)
     for row, one in enumerate(batch):
-        torch.testing.assert_close(scores[row].double(), plainly(logits[row], *one), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(scores[row].astype(np.float64), plainly(logits[row], *one), rtol=0, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,10 +88,10 @@ def test_repetition_is_that_of_transformers(penalty):
     logits = random_logits(3, 1)
     generator = random.Random(0)
     seen = [[generator.randrange(VOCAB_SIZE) for _ in range(20)] for _ in range(3)]
-    expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor(seen), logits.clone())
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor(seen), torch.from_numpy(logits.copy()))
     sampling = Sampling(repetition_penalty=penalty)
     scores = changed_scores(logits, [ScoreChanges(sampling, sorted(set(ids[:12])), ids[12:]) for ids in seen])
-    torch.testing.assert_close(scores.float(), expected)
+    np.testing.assert_allclose(scores, expected, rtol=1.3e-6, atol=1e-5)
 
 
 def test_counting_one_by_one_is_counting_at_once():
@@ -98,19 +101,19 @@ def test_counting_one_by_one_is_counting_at_once():
     for token_id in answer:
         grown.add(token_id)
     replayed = ScoreChanges(sampling, [1, 9], answer)
-    assert torch.equal(changed_scores(logits, [grown]), changed_scores(logits, [replayed]))
+    assert np.array_equal(changed_scores(logits, [grown]), changed_scores(logits, [replayed]))
 
 
 def test_nothing_asked_for_costs_nothing():
     logits = random_logits(2, 3)
-    assert changed_scores(logits, [None, None]) is logits
+    assert all(row.base is logits for row in changed_scores(logits, [None, None]))
     assert not Sampling(temperature=0.3, top_k=4, top_p=0.5, min_p=0.1, logprobs=3).changes_scores
 
 
 def test_presence_and_frequency_leave_the_prompt_alone():
     sampling = Sampling(presence_penalty=2.0, frequency_penalty=2.0)
     logits = random_logits(1, 4)
-    assert torch.equal(changed_scores(logits, [ScoreChanges(sampling, [1, 2, 3], [])]).float(), logits)
+    assert np.array_equal(changed_scores(logits, [ScoreChanges(sampling, [1, 2, 3], [])]), logits)
 
 
 def test_a_bias_of_100_forces_and_of_minus_100_bans():
@@ -118,7 +121,7 @@ def test_a_bias_of_100_forces_and_of_minus_100_bans():
     best = int(logits.argmax())
     for bias, expected in (((7, 100.0),), {7}), (((best, -100.0),), set(range(VOCAB_SIZE)) - {best}):
         sampling = Sampling(logit_bias=bias)
-        scores = changed_scores(logits, [ScoreChanges(sampling, [], [])]).expand(300, -1)
+        scores = changed_scores(logits, [ScoreChanges(sampling, [], [])]) * 300
         drawn = set(sample(scores, [sampling] * 300, range(300)))
         assert drawn <= expected
 
@@ -136,16 +139,17 @@ def test_late_tokens_are_not_drawn_even_where_nothing_else_is_likely():
 
 def test_draws_follow_the_penalized_distribution():
     sampling = Sampling(repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((2, 1.0),))
-    logits = torch.tensor([[1.0, 0.5, -0.5, 0.0, 0.8]])
+    logits = np.array([[1.0, 0.5, -0.5, 0.0, 0.8]], np.float32)
     changes = ScoreChanges(sampling, [0], [4, 4])
     scores = changed_scores(logits, [changes])
-    tokens = sample(scores.expand(4000, -1), [sampling] * 4000, range(4000))
-    frequencies = torch.bincount(torch.tensor(tokens), minlength=5) / 4000
-    expected = plainly(logits[0], sampling, [0], [4, 4]).softmax(-1)
+    tokens = sample(scores * 4000, [sampling] * 4000, range(4000))
+    frequencies = np.bincount(tokens, minlength=5) / 4000
+    weights = np.exp(plainly(logits[0], sampling, [0], [4, 4]))
+    expected = weights / weights.sum()
     assert float(4000 * ((frequencies - expected) ** 2 / expected).sum()) < 20
 
 
 def test_the_greatest_penalty_of_the_greatest_score_is_finite():
-    logits = torch.tensor([[-3.4e38, 3.4e38]])
+    logits = np.array([[-3.4e38, 3.4e38]], np.float32)
     changes = ScoreChanges(Sampling(repetition_penalty=100.0), [0, 1], [])
-    assert changed_scores(logits, [changes]).isfinite().all()
+    assert np.isfinite(changed_scores(logits, [changes])).all()

@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from exo_lite.domain.request import Sampling
-from exo_lite.engine.torch_c import sampling as module
-from exo_lite.engine.torch_c.sampling import sample, uniform
+from exo_lite.pipeline.sampling import drawing as module
+from exo_lite.pipeline.sampling.drawing import uniform
 
 PROBABILITIES = torch.tensor([0.05, 0.4, 0.1, 0.25, 0.2])
 LOGITS = PROBABILITIES.log()
+
+
+def sample(scores, samplings, indices):
+    return module.sample(scores.numpy(), samplings, indices)
 
 
 def draws(logits, parameters, count=4000):

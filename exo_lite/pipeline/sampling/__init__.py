@@ -1,0 +1,1 @@
+"""Drawing tokens from logits, on numpy: pure functions of scores and parameters."""
