@@ -144,7 +144,7 @@ class NumpyShard:
         return np.concatenate(heads)
 
     def _cells(self, slot: int, length: int) -> list[int]:
-        """Where the first tokens of a slot lie in the cache."""
+        """Return the places of a slot's first tokens in the cache."""
         blocks = self._blocks[slot]
         return [blocks[at // KV_BLOCK_TOKENS] * KV_BLOCK_TOKENS + at % KV_BLOCK_TOKENS for at in range(length)]
 

@@ -33,7 +33,7 @@ def answer(node: Node, question: tuple[str, dict[str, object]]) -> Answer:
 
 
 def answers(nodes: list[Node], quant: str, *, num_at_once: int) -> list[Answer]:
-    """Of every prompt in every way, on a model that is placed on all of `nodes`."""
+    """Ask every prompt in every way, of a model that is placed on all of `nodes`."""
     model = nodes[0].model(DEMO_MODEL)
     if model is None or model["quant"] != quant or len(model["shards"]) != len(nodes):
         model = nodes[0].load(DEMO_MODEL, quant=quant, context=256, slots=8)

@@ -78,7 +78,7 @@ def test_structs_have_the_sizes_that_python_thinks(libraries: list[ctypes.CDLL],
 def test_without_openmp_one_thread_computes_and_it_is_told(
     libraries: list[ctypes.CDLL], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """On Linux clang's threads would not be those of torch."""
+    """Clang gets no OpenMP on Linux: its threads would not be those of torch."""
     own, of_clang = libraries
     assert own.el_has_threads()
     if sys.platform == "linux":

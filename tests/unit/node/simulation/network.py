@@ -139,7 +139,7 @@ class Network:
         return False
 
     async def until_silent(self, one: str, other: str, silence_s: float) -> None:
-        """As keepalive pings notice it."""
+        """Wait until a way is silent for too long, as keepalive pings notice it."""
         while True:
             while self.connects(one, other):
                 await self.changed.wait()
@@ -188,7 +188,7 @@ class Network:
     async def stream(
         self, caller: str, address: str, ask: Callable[[Any], AsyncGenerator[Token, None]], *, silence_s: float
     ) -> AsyncGenerator[Token, None]:
-        """As `call`, for an answer of many tokens, which ends with NodeLost once the way is silent for too long."""
+        """Call for an answer of many tokens, which ends with NodeLost once the way is silent for too long."""
         news: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
         host = host_of(address)
 

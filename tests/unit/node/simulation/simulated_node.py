@@ -55,7 +55,7 @@ class SimulatedNode:
         return any(event.kind == kind for event in self.events)
 
     def is_ready(self, model: str) -> bool:
-        """As its page and its clients see it."""
+        """The state document, as its page and its clients see it."""
         models: Any = self.daemon.service.state()["models"]
         return any(one["id"] == model and one["state"] == "ready" for one in models)
 

@@ -18,9 +18,9 @@ NUM_HISTORIES = 20
 NUM_LONG_HISTORIES = 500
 NUM_TURNS = 12
 ROOM_BYTES = 2 * ROOM_FOR_THREE_LAYERS
-"""Of each node. Both models fit on any two."""
+"""The memory of each node. Both models fit on any two."""
 CALM_S = 90.0
-"""After everything is mended: the longest pause is that of a handshake that was refused."""
+"""The wait after everything is mended: the longest pause is that of a refused handshake."""
 
 
 class Chance:
