@@ -66,10 +66,11 @@ class MemberVouchedFor:
 
 @dataclass(frozen=True, slots=True)
 class MemberHeardOf:
-    """Another member passed on how this one is."""
+    """Another member passed on how this one is, which it had said itself `age_s` before."""
 
     status: NodeStatus
     at_s: float
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,8 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
             if member is None or member.state == "dead":
                 return state
             return _with_member(state, replace(member, heard_at_s=max(member.heard_at_s, at_s - SUSPECT_AFTER_S)))
-        case MemberHeardOf(status, at_s):
-            return _heard_of(state, status, at_s)
+        case MemberHeardOf(status, at_s, age_s):
+            return _heard_of(state, status, at_s, age_s)
         case RefusedConnection(node_id):
             return _refused(state, node_id)
         case TimePassed(at_s):
@@ -203,20 +204,26 @@ def _gone_addresses(old: NodeStatus, new: NodeStatus) -> set[str]:
     return set(old.identity.addresses) - set(new.identity.addresses)
 
 
-def _heard_of(state: ClusterState, status: NodeStatus, at_s: float) -> ClusterState:
-    """Take a passed-on status as a sign of life if it is newer: an old one may go round between others for a while."""
+def _heard_of(state: ClusterState, status: NodeStatus, at_s: float, age_s: float) -> ClusterState:
+    """Take a passed-on status as a sign of life of when it was said, if it is newer than what is known.
+
+    An old one may go round between others for a while. A living member that does not answer here becomes suspect.
+    """
     identity = status.identity
     if identity.node_id == state.self_id:
         return state
-    member = state.members.get(identity.node_id)
+    member, said_at_s = state.members.get(identity.node_id), at_s - age_s
     if member is None or (member.state == "dead" and _is_back(status, member)):
-        return _with_member(state, Member(status, "suspect", at_s, met_at_s=at_s))
+        is_silent = age_s >= SUSPECT_AFTER_S
+        return state if is_silent else _with_member(state, Member(status, "suspect", said_at_s, met_at_s=at_s))
     if member.state == "dead" or member.status.identity.boot_id != identity.boot_id:
         return state
     if status.sequence <= member.status.sequence:
         return state
-    heard_at_s = at_s if member.state == "suspect" else max(member.heard_at_s, at_s - SUSPECT_AFTER_S)
-    return _with_member(state, replace(member, status=status, heard_at_s=heard_at_s, word_at_s=at_s, is_heard_of=True))
+    sign_at_s = said_at_s if member.state == "suspect" else min(said_at_s, at_s - SUSPECT_AFTER_S)
+    told = replace(member, status=status, word_at_s=max(member.word_at_s, said_at_s))
+    is_heard_of = member.is_heard_of or age_s < HEARD_WITHIN_S
+    return _with_member(state, replace(told, heard_at_s=max(told.heard_at_s, sign_at_s), is_heard_of=is_heard_of))
 
 
 def _is_back(status: NodeStatus, dead: Member) -> bool:
@@ -260,7 +267,7 @@ def _aged(member: Member, at_s: float) -> Member:
     silence_s = at_s - member.heard_at_s
     if member.state == "dead":
         return member
-    is_heard_of = at_s - max(member.heard_at_s, member.word_at_s) < HEARD_WITHIN_S
+    is_heard_of = at_s - member.last_word_at_s < HEARD_WITHIN_S
     if silence_s < SUSPECT_AFTER_S:
         return member if is_heard_of == member.is_heard_of else replace(member, is_heard_of=is_heard_of)
     return replace(member, state="dead" if silence_s >= DEAD_AFTER_S else "suspect", is_heard_of=is_heard_of)

@@ -36,7 +36,7 @@ class Member:
     answered_at_s: float | None = None
     """The time when it last answered this node itself; None if never: it is known by what others pass on."""
     word_at_s: float = 0.0
-    """The time when others last passed on a newer status of it."""
+    """The time of the newest status of it that others passed on."""
     is_heard_of: bool = True
     """Lately, from itself or from others."""
     route: str | None = None
@@ -53,6 +53,11 @@ class Member:
     def is_indirect(self) -> bool:
         """A handshake has still to come."""
         return self.answered_at_s is None
+
+    @property
+    def last_word_at_s(self) -> float:
+        """The time when it last said how it is, to this node or to one that passed it on."""
+        return max(self.heard_at_s, self.word_at_s)
 
     def is_reached(self, at_s: float) -> bool:
         return self.answered_at_s is not None and at_s - self.answered_at_s < SUSPECT_AFTER_S

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from exo_lite.domain.cluster_state import ClusterState
+from exo_lite.domain.heartbeat import RelayedStatus
 from exo_lite.domain.ids import NodeId
-from exo_lite.domain.node import NodeStatus
 
 Link = frozenset[NodeId]
 """Two nodes."""
@@ -43,13 +43,13 @@ def direct_links(state: ClusterState, at_s: float) -> tuple[tuple[NodeId, ...], 
     return reached, tuple(node_id for node_id in living if node_id not in reached)
 
 
-def relayed_to(state: ClusterState, node_id: NodeId, at_s: float) -> tuple[NodeStatus, ...]:
+def relayed_to(state: ClusterState, node_id: NodeId, at_s: float) -> tuple[RelayedStatus, ...]:
     """The statuses to pass on to a member: of living nodes that it does not reach."""
     receiver = state.members.get(node_id)
     if receiver is None or at_s - receiver.met_at_s < RELAY_AFTER_S:
         return ()
     return tuple(
-        member.status
+        RelayedStatus(member.status, max(0.0, at_s - member.last_word_at_s))
         for other_id, member in state.members.items()
         if other_id not in (node_id, *receiver.status.reached)
         and member.state != "dead"

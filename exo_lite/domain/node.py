@@ -10,7 +10,7 @@ from exo_lite.domain.ids import BootId, Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker_report import DriverReport, ShardState, WorkerFailure, WorkerReport
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """The version of the messages between nodes. Nodes of another version are refused at the handshake."""
 
 

@@ -178,8 +178,8 @@ class Heartbeats:
     def _hear(self, heartbeat: Heartbeat, rtt_ms: float | None = None) -> None:
         now_s = self._now()
         self._cluster.apply(HeartbeatHeard(heartbeat.status, now_s, rtt_ms))
-        for status in heartbeat.relayed:
-            self._cluster.apply(MemberHeardOf(status, now_s))
+        for word in heartbeat.relayed:
+            self._cluster.apply(MemberHeardOf(word.status, now_s, word.age_s))
         self._cluster.apply(PlacementSeen(heartbeat.placement))
 
     async def _compare_routes(self, node_id: NodeId, link: _Link) -> None:

@@ -110,7 +110,7 @@ class HeartbeatMessage(_message.Message):
         """empty where the other side is known to have the newest"""
 
     @_builtins.property
-    def relayed(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.NodeStatus]:
+    def relayed(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayedStatus]:
         """of nodes that whoever gets this does not reach itself"""
 
     def __init__(
@@ -119,7 +119,7 @@ class HeartbeatMessage(_message.Message):
         status: _cluster_pb2.NodeStatus | None = ...,
         placement: _cluster_pb2.Placement | None = ...,
         padding: _builtins.bytes = ...,
-        relayed: _abc.Iterable[_cluster_pb2.NodeStatus] | None = ...,
+        relayed: _abc.Iterable[Global___RelayedStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -128,6 +128,30 @@ class HeartbeatMessage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatMessage: _TypeAlias = HeartbeatMessage  # noqa: Y015
+
+@_typing.final
+class RelayedStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    age_s: _builtins.float
+    """since the node itself said so"""
+    @_builtins.property
+    def status(self) -> _cluster_pb2.NodeStatus: ...
+    def __init__(
+        self,
+        *,
+        status: _cluster_pb2.NodeStatus | None = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayedStatus: _TypeAlias = RelayedStatus  # noqa: Y015
 
 @_typing.final
 class ProbeRequest(_message.Message):

@@ -15,6 +15,7 @@ from exo_lite.domain.cluster_events import (
     apply,
 )
 from exo_lite.domain.cluster_state import SUSPECT_AFTER_S, ClusterState
+from exo_lite.domain.heartbeat import RelayedStatus
 from exo_lite.domain.ids import BootId, NodeId
 from exo_lite.domain.links import (
     RELAY_AFTER_S,
@@ -93,15 +94,25 @@ def test_word_of_a_node_goes_to_those_that_do_not_reach_it():
     state = seen_from_a({"a": "", "b": "", "c": ""})
     state = apply(state, HeartbeatHeard(status("b", sequence=1, reached="a"), 1.0))
     assert relayed_to(state, NodeId("b"), RELAY_AFTER_S - 0.1) == ()
-    assert relayed_to(state, NodeId("b"), RELAY_AFTER_S) == (state.members[NodeId("c")].status,)
+    assert relayed_to(state, NodeId("b"), RELAY_AFTER_S) == (RelayedStatus(status("c"), RELAY_AFTER_S),)
     reached = apply(state, HeartbeatHeard(status("b", sequence=2, reached="ac"), 1.1))
     assert relayed_to(reached, NodeId("b"), RELAY_AFTER_S) == ()
     assert relayed_to(apply(state, MemberLeft(NodeId("c"), 0.0)), NodeId("b"), RELAY_AFTER_S) == ()
     assert relayed_to(state, NodeId("stranger"), RELAY_AFTER_S) == ()
 
 
-def heard_of(state: ClusterState, at_s: float, sequence: int, boot: str = "boot") -> ClusterState:
-    return apply(state, MemberHeardOf(status("c", sequence=sequence, boot=boot), at_s))
+def test_what_is_passed_on_twice_has_the_age_of_both():
+    state = apply(seen_from_a({"a": "", "b": ""}), MemberHeardOf(status("c"), 0.0))
+    state = apply(state, MemberHeardOf(status("c", sequence=1), 2.5))
+    assert relayed_to(state, NodeId("b"), RELAY_AFTER_S) == (
+        RelayedStatus(status("c", sequence=1), RELAY_AFTER_S - 2.5),
+    )
+
+
+def heard_of(
+    state: ClusterState, at_s: float, sequence: int, boot: str = "boot", *, age_s: float = 0.0
+) -> ClusterState:
+    return apply(state, MemberHeardOf(status("c", sequence=sequence, boot=boot), at_s, age_s))
 
 
 def state_of_c(state: ClusterState) -> str:
@@ -123,6 +134,24 @@ def test_only_newer_words_keep_it():
     assert state_of_c(apply(state, TimePassed(DEAD_AFTER_S))) == "suspect"
     state = heard_of(state, 6.0, sequence=2)
     assert state_of_c(apply(state, TimePassed(3.0 + DEAD_AFTER_S))) == "dead"
+
+
+def test_late_words_of_a_silent_node_do_not_prolong_its_life():
+    """Whoever hung was heard by one member a little later than by another, which passes that on seconds later."""
+    state = apply(seen_from_a({"a": "", "c": ""}), HeartbeatHeard(status("c", sequence=1), 1.0))
+    state = apply(state, TimePassed(1.0 + SUSPECT_AFTER_S))
+    state = heard_of(state, 3.5, sequence=2, age_s=2.0)  # it said so at 1.5 s
+    assert state_of_c(apply(state, TimePassed(1.25 + DEAD_AFTER_S))) == "suspect"
+    state = apply(state, TimePassed(1.5 + DEAD_AFTER_S))
+    assert state_of_c(state) == "dead"
+    assert heard_of(state, 5.5, sequence=3, age_s=SUSPECT_AFTER_S) is state
+    assert state_of_c(heard_of(state, 5.5, sequence=3, age_s=0.5)) == "suspect"
+
+
+def test_a_stranger_that_is_silent_elsewhere_too_is_not_taken_in():
+    state = ClusterState(status("a"))
+    assert heard_of(state, 5.0, sequence=1, age_s=SUSPECT_AFTER_S) is state
+    assert heard_of(state, 5.0, sequence=1, age_s=0.5).members[NodeId("c")].heard_at_s == 4.5
 
 
 def test_one_whose_own_heartbeats_cease_becomes_suspect_and_stays():

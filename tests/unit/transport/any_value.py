@@ -22,6 +22,8 @@ UINT64 = st.integers(0, 2**64 - 1)
 MODEL_IDS = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,8}\.?[a-z0-9_-]{0,8})", fullmatch=True).map(ModelId)
 WIDE_FIELDS = {"seed", "epoch", "placed_epoch", "joined_epoch", "step_id", "sequence", "revision"}
 
+POSITIVE_FIELDS = {"age_s"}
+
 
 def any_of(cls: type[T]) -> st.SearchStrategy[T]:
     """Any value of a domain type whose every field the wire can carry."""
@@ -86,7 +88,7 @@ def _strategy(hint: Any, name: str) -> st.SearchStrategy[Any]:
 def _plain(hint: type, name: str) -> st.SearchStrategy[Any]:
     plain: dict[type, st.SearchStrategy[Any]] = {
         int: UINT64 if name in WIDE_FIELDS or name.endswith("_bytes") else UINT32,
-        float: st.floats(allow_nan=False),
+        float: st.floats(0.0 if name in POSITIVE_FIELDS else None, allow_nan=False),
         str: st.text(st.characters(codec="utf-8"), max_size=12),
         bool: st.booleans(),
         type(None): st.none(),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_lite.domain.errors import ExoLiteError, InvalidRequest, InvalidShard, MalformedMessage, MalformedStep
+from exo_lite.domain.heartbeat import RelayedStatus
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
 from exo_lite.domain.load_options import LoadOptions, LoadWish
 from exo_lite.domain.model_spec import ModelSpec
@@ -160,3 +161,14 @@ def test_damaged_messages_raise_errors_of_ours_and_no_others(
         damaged[place : place + 1] = bytes([data.draw(st.integers(0, 255))])
     with suppress(ExoLiteError, DecodeError):  # gRPC itself refuses what is no message of the type
         from_proto(type(sound).FromString(bytes(damaged)))
+
+
+@pytest.mark.parametrize("age_s", [-1.0, float("nan")])
+def test_words_from_the_future_are_refused(age_s: float):
+    """They would keep a dead node alive."""
+    message = node_pb2.HeartbeatMessage(status=cluster_codec.node_status_to_proto(STATUS))
+    message.relayed.add(status=message.status, age_s=age_s)
+    with pytest.raises(MalformedMessage, match="relayed status"):
+        cluster_codec.heartbeat_from_proto(message)
+    message.relayed[0].age_s = 0.5
+    assert cluster_codec.heartbeat_from_proto(message).relayed == (RelayedStatus(STATUS, 0.5),)

@@ -13,13 +13,14 @@ import pytest
 
 from exo_lite.domain.cluster_events import DEAD_AFTER_S
 from exo_lite.domain.errors import NodeLost
+from exo_lite.domain.ids import NodeId
 from tests.unit.node.simulation.conftest import ROOM_FOR_THREE_LAYERS, MakeHome
 from tests.unit.node.simulation.home import Home, history_of
 from tests.unit.node.simulation.virtual_time import in_virtual_time
 
 AT_ONCE_S = 1.0
 LOADING_S = 5.0
-NOTICED_S = DEAD_AFTER_S + 2.0
+NOTICED_S = DEAD_AFTER_S + AT_ONCE_S
 
 Story = Callable[[Home], Coroutine[None, None, None]]
 
@@ -132,6 +133,24 @@ def test_a_silent_node_is_given_up_after_seconds_and_taken_back_when_it_speaks(t
         await home.until_met(within_s=10.0)
         await home.until_ready("tiny", within_s=LOADING_S)
         await home.answer("tiny", at="c")
+
+    tell(story)
+
+
+def test_a_node_that_one_heard_later_than_another_is_given_up_no_later(tell: Tell) -> None:
+    """The one passes on the other's last words when they are seconds old: they are no sign of life."""
+
+    async def story(home: Home) -> None:
+        await three_with_a_model(home)
+        home.part("a", "c")
+        await asyncio.sleep(1.0)
+        home.ask("tiny", at="c")
+        await home.until(lambda: bool(home["b"].state.members[NodeId("c")].status.num_requests), "its news has come")
+        home.unplug("c")
+        await home.until(lambda: {home[one].sees["c"] for one in "ab"} == {"dead"}, "it is lost", within_s=NOTICED_S)
+        home.network.mend()
+        await home.until_met(within_s=10.0)
+        await home.until_ready("tiny", within_s=LOADING_S)
 
     tell(story)
 
