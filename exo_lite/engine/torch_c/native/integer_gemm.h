@@ -175,6 +175,33 @@ INLINE void unpack_group(const el_linear *w, int tile, int group, int kp, u8x64 
         to[i] = (u8x64)_mm512_add_epi8(pair0, minimum);
         to[i + 1] = (u8x64)_mm512_add_epi8(pair1, minimum);
     }
+#elif defined(EL_AVX2)
+    /* The same by halves of vectors, of eight channels each. */
+    const __m256i to_words = _mm256_set_epi32(
+        (int)0x80078007, (int)0x80068006, (int)0x80058005, (int)0x80048004, (int)0x80038003, (int)0x80028002,
+        (int)0x80018001, (int)0x80008000);
+    const __m256i to_bytes = _mm256_set_epi32(
+        0x07070707, 0x06060606, 0x05050505, 0x04040404, 0x03030303, 0x02020202, 0x01010101, 0);
+    const __m256i second = _mm256_set1_epi16((short)0xff00);
+    for (int half = 0; half < 2; half++) {
+        __m256i steps = _mm256_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)(w->steps + at + 8 * half)));
+        __m256i minima = _mm256_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)(w->minima + at + 8 * half)));
+        __m256i step = _mm256_shuffle_epi8(steps, to_words), minimum = _mm256_shuffle_epi8(minima, to_bytes);
+        __m256i step16 = _mm256_slli_epi16(step, 4);
+        for (int i = 0; i < EL_GROUP / 4; i += 2) {
+            __m256i q = _mm256_loadu_si256((const __m256i *)(from + 2 * i * LANES + 32 * half));
+            __m256i first0 = _mm256_mulhi_epu16(_mm256_and_si256(q, _mm256_set1_epi16(0x0f00)), step16);
+            __m256i second0 = _mm256_mullo_epi16(_mm256_and_si256(q, _mm256_set1_epi16(0x000f)), step16);
+            __m256i first1 = _mm256_mulhi_epu16(_mm256_and_si256(q, _mm256_set1_epi16((short)0xf000)), step);
+            __m256i second1 = _mm256_mullo_epi16(_mm256_and_si256(q, _mm256_set1_epi16(0x00f0)), step);
+            __m256i pair0 = _mm256_or_si256(_mm256_and_si256(second0, second), first0);
+            __m256i pair1 = _mm256_or_si256(_mm256_and_si256(second1, second), first1);
+            pair0 = _mm256_add_epi8(pair0, minimum);
+            pair1 = _mm256_add_epi8(pair1, minimum);
+            memcpy((uint8_t *)(to + i) + 32 * half, &pair0, sizeof pair0);
+            memcpy((uint8_t *)(to + i + 1) + 32 * half, &pair1, sizeof pair1);
+        }
+    }
 #else
     for (int i = 0; i < EL_GROUP / 4; i += 2, from += 4 * LANES)
         for (int j = 0; j < 4 * LANES; j++) {
