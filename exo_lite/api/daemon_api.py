@@ -98,7 +98,7 @@ class DaemonApi(Protocol):
     async def unload(self, model: str) -> None: ...
 
     async def traces(self, model: str) -> TraceReport:
-        """An empty one with the reason while its head cannot tell. Raises ModelNotFound, or NotReady if not loaded."""
+        """An empty one, with the reason, if its driver cannot tell. Raises ModelNotFound, or NotReady if not loaded."""
         ...
 
     async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:

@@ -11,6 +11,6 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 def sse_event(data: object, *, event: str | None = None, event_id: int | None = None) -> bytes:
     """Write one event with `data` as a single line of JSON."""
-    head = (f"id: {event_id}\n" if event_id is not None else "") + (f"event: {event}\n" if event else "")
+    fields = (f"id: {event_id}\n" if event_id is not None else "") + (f"event: {event}\n" if event else "")
     payload = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"{head}data: {payload}\n\n".encode()
+    return f"{fields}data: {payload}\n\n".encode()

@@ -12,7 +12,7 @@ One process per machine:
 | Leader | writes placements, on the node that leads: decisions, room, placing | node/leader |
 | Prover, Joiner | join an instance's workers into a ring, and send a token through | node/proving, joining |
 | Orders | takes loads and unloads to the leader | node/orders |
-| Answers, Attempts, Heads | carry requests to the first stage, and tokens back | node/answers, attempts, heads |
+| Answers, Attempts, Drivers | carry requests to the first stage, and tokens back | node/answers, attempts, drivers |
 | Demand | brings in a model that a request waits for | node/demand, request_counts |
 | HttpFace | what HTTP asks: the state, models, orders, answers | node/http_face, api |
 | Supervisor | no failure of one task ends another | node/supervisor |

@@ -11,8 +11,8 @@ from exo_lite.domain.node import MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
+from exo_lite.node.drivers import Drivers
 from exo_lite.node.event_log import EventLog
-from exo_lite.node.heads import Heads
 from exo_lite.node.http_face import HttpFace
 from exo_lite.node.joining import Joiner
 from exo_lite.node.leader import Leader
@@ -85,8 +85,8 @@ class Daemon:
         search = ModelSearch(cluster, peers, membership.heartbeats, self._own_status.look)
         descriptions = ModelDescriptions(cluster, peers, store, search)
         joiner = Joiner(cluster, peers, self._shards.worker_of)
-        self._heads = heads = Heads(cluster, peers, binding.own_host)
-        self._attempts = attempts = Attempts(cluster, peers, heads)
+        self._drivers = drivers = Drivers(cluster, peers, binding.own_host)
+        self._attempts = attempts = Attempts(cluster, peers, drivers)
         prover = Prover(cluster, joiner.join, attempts.tokens)
         self._leader = leader = Leader(
             cluster, prover.prove, clock, supervisor, is_up_to_date=lambda: membership.is_up_to_date
@@ -103,7 +103,7 @@ class Daemon:
             orders=orders,
             counts=counts,
             demand=Demand(cluster, orders.place, keep_alive_s=config.keep_alive_s),
-            heads=heads,
+            drivers=drivers,
             attempts=attempts,
             descriptions=descriptions,
             texts=ModelTexts(cluster, store),
@@ -139,7 +139,7 @@ class Daemon:
                 ):
                     tasks.create_task(self.supervisor.keep(what, work))
         finally:
-            await self._heads.close()
+            await self._drivers.close()
 
     def _tell_others(self, before: ClusterState, after: ClusterState) -> None:
         """A placement, or what the leader waits for, does not wait for the next heartbeat."""

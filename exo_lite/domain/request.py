@@ -135,7 +135,7 @@ class AnswerRequest:
     tenant: str = ""
     """The owner of a request, as an opaque name: tenants get equal shares of a busy model."""
     timeout_s: float | None = None
-    """The time for the whole answer, counted from the request's arrival at the head."""
+    """The time for the whole answer, counted from the request's arrival at the driver."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def num_kv_blocks(num_tokens: int) -> int:
 class SequenceChunk(NamedTuple):
     """`num_tokens` consecutive tokens of one sequence, the first at `position`, for the KV cache of `slot`.
 
-    `token_ids` go no further than the embedding, on the head: they never travel. The last stage samples after the chunk
+    `token_ids` go no further than the embedding, on stage 0: they never travel. The last stage samples after the chunk
     where `sample_index`, the index of the token to draw, is given. The last tokens may be proposals, guesses at what
     would be drawn: as long as they prove right, more is drawn after them. What a slot holds of wrong ones is
     overwritten by its next chunk.

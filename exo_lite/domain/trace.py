@@ -10,7 +10,7 @@ from exo_lite.domain.step import StageTiming
 
 @dataclass(frozen=True, slots=True)
 class StepTrace:
-    """One traversal of the pipeline, from the head's sending to the arrival of its result."""
+    """One traversal of the pipeline, from the driver's sending to the arrival of its result."""
 
     start_ms: float
     """Milliseconds since the request came to the first stage."""
@@ -42,4 +42,4 @@ class TraceReport:
     instance: Instance
     requests: tuple[RequestTrace, ...] = ()
     reason: str | None = None
-    """Why its head could not tell."""
+    """Why its driver could not tell."""

@@ -30,7 +30,7 @@ class Answers:
     async def answer(self, model_id: ModelId, asked: AnswerRequest) -> AsyncGenerator[Token, None]:
         """The answer's tokens in order. Closing cancels everywhere.
 
-        Raises InvalidRequest, what `ready` and the head raise, or NodeLost.
+        Raises InvalidRequest, what `ready` and the driver raise, or NodeLost.
         """
         instance = await self._ready(model_id)  # again: it may have been placed anew while the prompt was read
         asked = _fitted(asked, instance.spec.vocab_size)

@@ -1,4 +1,4 @@
-"""Attempts at answers, each on one instance: tokens from its head, until they end or what they stand on is lost."""
+"""Attempts at answers, each on one instance: tokens from its driver, until they end or what they stand on is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exo_lite.domain.links import next_hop
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.heads import Heads
+from exo_lite.node.drivers import Drivers
 from exo_lite.node.peers import Peers
 
 MAX_RELAYS = 4
@@ -22,7 +22,7 @@ MAX_RELAYS = 4
 
 
 class Attempt:
-    """The tokens of one attempt, read as they are asked for: those that nobody wants yet wait with the head.
+    """The tokens of one attempt, read as they are asked for: those that nobody wants yet wait with the driver.
 
     `find_loss` says why the attempt cannot go on, as far as the cluster knows. Its word counts more than that of the
     broken stream.
@@ -35,7 +35,7 @@ class Attempt:
         self._reading: asyncio.Timeout | None = None
 
     async def next(self) -> Token | None:
-        """The next token; None after the last one. Raises what the head raised, or NodeLost."""
+        """The next token; None after the last one. Raises what the driver raised, or NodeLost."""
         if self._loss is not None:
             raise self._loss
         try:
@@ -69,18 +69,18 @@ class Attempt:
 class Attempts:
     """The attempts of requests that entered or are relayed here. `run` must be running to notice losses."""
 
-    def __init__(self, cluster: Cluster, peers: Peers, heads: Heads) -> None:
+    def __init__(self, cluster: Cluster, peers: Peers, drivers: Drivers) -> None:
         self._cluster = cluster
         self._peers = peers
-        self._heads = heads
+        self._drivers = drivers
         self._open: set[Attempt] = set()
 
     async def run(self) -> None:
-        """End attempts whose ground is lost, and close the channels to heads that are gone, until cancelled."""
+        """End attempts whose ground is lost, and close the channels to drivers that are gone, until cancelled."""
         async for _ in self._cluster.states():
             for attempt in self._open:
                 attempt.look()
-            await self._heads.close_gone()
+            await self._drivers.close_gone()
 
     @asynccontextmanager
     async def begin(
@@ -88,7 +88,7 @@ class Attempts:
     ) -> AsyncGenerator[Attempt, None]:
         """Send a request to an instance in whatever state; leaving the context cancels it on every node.
 
-        It goes through others where the head is out of reach. Raises NotReady or NodeLost.
+        It goes through others where the driver is out of reach. Raises NotReady or NodeLost.
         """
         reason = self._loss_of(instance)
         if reason is not None:
@@ -104,14 +104,14 @@ class Attempts:
     async def tokens(
         self, instance: Instance, request: GenerateRequest, *, num_relays: int = 0
     ) -> AsyncGenerator[Token, None]:
-        """The tokens of one attempt. Raises what `begin` and the head raise."""
+        """The tokens of one attempt. Raises what `begin` and the driver raise."""
         async with self.begin(instance, request, num_relays=num_relays) as attempt:
             while (token := await attempt.next()) is not None:
                 yield token
 
     def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
-        """The same for a node that does not reach the head. Raises NotReady or StaleEpoch."""
-        current = self._heads.instance(request.model_id)
+        """The same for a node that does not reach the driver. Raises NotReady or StaleEpoch."""
+        current = self._drivers.instance(request.model_id)
         instance = self._cluster.state.find(InstanceId(request.model_id, request.epoch))
         if instance is None:
             raise StaleEpoch(f"{current.model_id} is placed in epoch {current.epoch}, not {request.epoch}: ask again")
@@ -123,12 +123,12 @@ class Attempts:
     ) -> AsyncGenerator[AsyncIterator[Token], None]:
         relay = _relay(self._cluster.state, instance)
         if relay is None:
-            with self._heads.use(instance) as head:
-                async with aclosing(head.generate(request)) as tokens:
+            with self._drivers.use(instance) as driver:
+                async with aclosing(driver.generate(request)) as tokens:
                     yield tokens
             return
         if num_relays >= MAX_RELAYS:
-            raise NodeLost(f"{instance.assignments[0].name}, the head of {instance.model_id}, is out of reach")
+            raise NodeLost(f"{instance.assignments[0].name}, the first node of {instance.model_id}, is out of reach")
         async with self._peers.node(relay.address) as node, aclosing(node.relay(request, num_relays + 1)) as tokens:
             yield tokens
 
@@ -137,9 +137,9 @@ class Attempts:
 
 
 def _relay(state: ClusterState, instance: Instance) -> Member | None:
-    """The node to send a request to where its head does not answer this one."""
-    head = instance.assignments[0].node_id
-    if head not in state.self_status.unreached:
+    """The node to send a request to where the driver's node does not answer this one."""
+    first = instance.assignments[0].node_id
+    if first not in state.self_status.unreached:
         return None
-    nearer = next_hop(state, head)
-    return None if nearer is None or nearer == head else state.members[nearer]
+    nearer = next_hop(state, first)
+    return None if nearer is None or nearer == first else state.members[nearer]

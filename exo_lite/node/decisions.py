@@ -69,7 +69,7 @@ class EvictSibling:
 Action = PlaceAnew | GiveUp | WarmUp | EvictIdle | EvictSibling
 
 STALE_PROOF_S = 6.0
-"""An idle head proves its hops every two seconds."""
+"""An idle driver proves its hops every two seconds."""
 
 MIN_IDLE_S = 2.0
 """Even a model that is to leave at once stays for a client's next request, or the first after its load."""
@@ -92,8 +92,10 @@ def _has_finished(state: ClusterState, sibling: Instance) -> bool:
     first = sibling.assignments[0]
     if first.node_id not in state.living:
         return False  # its placement has come before it
-    head = state.shard_status(sibling, first)
-    return head is None or head.failure is not None or (head.driver.idle_s if head.driver else 0.0) >= MIN_IDLE_S
+    status = state.shard_status(sibling, first)
+    return (
+        status is None or status.failure is not None or (status.driver.idle_s if status.driver else 0.0) >= MIN_IDLE_S
+    )
 
 
 def _next_action(state: ClusterState, instance: Instance) -> Action | None:
@@ -120,12 +122,12 @@ def _evict_if_idle(state: ClusterState, instance: Instance) -> EvictIdle | None:
 def idle_s(state: ClusterState, instance: Instance) -> float | None:
     """Return the seconds since an instance's last request at any node; None while it has some or is not ready.
 
-    Where requests enter it is known at once when they end; what the head says of it may be half a second old.
+    Where requests enter it is known at once when they end; what the driver says of it may be half a second old.
     """
     if instance.state != "ready" or any(instance.model_id in node.num_requests for node in state.living.values()):
         return None
-    head = state.shard_status(instance, instance.assignments[0])
-    return head.driver.idle_s if head and head.driver else 0.0
+    first = state.shard_status(instance, instance.assignments[0])
+    return first.driver.idle_s if first and first.driver else 0.0
 
 
 def _overfull_reason(state: ClusterState, instance: Instance) -> str | None:
@@ -178,8 +180,8 @@ def _broken_ring(state: ClusterState, instance: Instance, statuses: Sequence[Sha
     return PlaceAnew(instance.id, reason, is_loss=True, cause=LinkBroken.code)
 
 
-def _is_stale(head: ShardStatus | None) -> bool:
-    age_s = head.driver.proof_age_s if head and head.driver else None
+def _is_stale(first: ShardStatus | None) -> bool:
+    age_s = first.driver.proof_age_s if first and first.driver else None
     return age_s is not None and age_s > STALE_PROOF_S
 
 

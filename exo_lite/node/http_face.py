@@ -22,8 +22,8 @@ from exo_lite.node.answers import Answers
 from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
+from exo_lite.node.drivers import Drivers
 from exo_lite.node.event_log import EventLog
-from exo_lite.node.heads import Heads
 from exo_lite.node.held_model import HeldModel
 from exo_lite.node.leader import Leader
 from exo_lite.node.membership import Membership
@@ -52,7 +52,7 @@ class HttpFace:
         orders: Orders,
         counts: RequestCounts,
         demand: Demand,
-        heads: Heads,
+        drivers: Drivers,
         attempts: Attempts,
         descriptions: ModelDescriptions,
         texts: ModelTexts,
@@ -65,7 +65,7 @@ class HttpFace:
         self._orders = orders
         self._counts = counts
         self._demand = demand
-        self._heads = heads
+        self._drivers = drivers
         self._answers = Answers(attempts, demand.ready)
         self._descriptions = descriptions
         self._texts = texts
@@ -99,7 +99,7 @@ class HttpFace:
     def _model_not_ready_reason(self, instance: Instance) -> str | None:
         if instance.state != "ready":
             return instance.condition
-        proof_age_s = self._heads.proof_age_s(instance)
+        proof_age_s = self._drivers.proof_age_s(instance)
         if proof_age_s is None or proof_age_s > PROOF_IS_FRESH_S:
             return f"{instance.model_id}: nothing has gone through every hop for {PROOF_IS_FRESH_S:.0f} s"
         return None
@@ -145,7 +145,7 @@ class HttpFace:
             yield HeldModel(instance, await self._texts.text(instance), self._answers.answer)
 
     async def traces(self, model: str) -> TraceReport:
-        return await self._heads.traces(self._model_id(model))
+        return await self._drivers.traces(self._model_id(model))
 
     def _model_id(self, name: str) -> ModelId:
         """Raises ModelNotFound for what can be no model's name."""

@@ -91,8 +91,8 @@ def _node(status: NodeStatus, member: Member | None, now_s: float) -> NodeDocume
 
 def _model(state: ClusterState, instance: Instance) -> ModelDocument:
     statuses = [state.shard_status(instance, assignment) for assignment in instance.assignments]
-    head = statuses[0] if statuses else None
-    driver = head.driver if head else None
+    first = statuses[0] if statuses else None
+    driver = first.driver if first else None
     told = driver or DriverReport()
     counts = told.counts
     exact = is_exact(state, instance)
@@ -126,7 +126,7 @@ def _model(state: ClusterState, instance: Instance) -> ModelDocument:
         "keep_alive_s": None if instance.is_pinned else instance.keep_alive_s,
         "idle_s": driver.idle_s if driver else None,
         "kv_blocks": {"total": told.num_kv_blocks, "free": told.num_free_kv_blocks},
-        "requests": _num_requests(state, instance, told if head else None),
+        "requests": _num_requests(state, instance, told if first else None),
         "shards": [
             _shard(assignment, status, state.shard_state(instance, assignment), told.hop_ms)
             for assignment, status in zip(instance.assignments, statuses, strict=True)

@@ -8,7 +8,7 @@ order.
 
 Blocks of the KV cache that all stages are known to have filled are found again by what they hold, so that a prompt is
 computed only from where it differs from those before. Where numbers are not exact, only blocks of whole chunks count:
-what follows is then computed in the very shapes, and so to the very bits, of a prompt that comes to an idle head.
+what follows is then computed in the very shapes, and so to the very bits, of a prompt that comes to an idle driver.
 """
 
 from __future__ import annotations
@@ -371,10 +371,10 @@ class Scheduler:
 
     def _next_prompt(self, prompts: Iterable[SequenceState]) -> SequenceState:
         """Tenants in turn, the requests of each in the order of their admission."""
-        heads: dict[str, SequenceState] = {}
+        firsts: dict[str, SequenceState] = {}
         for sequence in prompts:
-            heads.setdefault(sequence.request.asked.tenant, sequence)
-        return heads[self._prompt_share.first(heads)]
+            firsts.setdefault(sequence.request.asked.tenant, sequence)
+        return firsts[self._prompt_share.first(firsts)]
 
     def _move_to_back(self, sequence: SequenceState) -> None:
         """Whoever was served comes last in the next choice, so that groups stay even."""

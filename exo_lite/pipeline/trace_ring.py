@@ -1,4 +1,4 @@
-"""The traces of a head's last requests, in bounded memory."""
+"""The traces of a driver's last requests, in bounded memory."""
 
 from __future__ import annotations
 

@@ -58,12 +58,12 @@ class WaitingLine:
 
     def first(self) -> GenerateRequest | None:
         """The request whose turn it is."""
-        heads: dict[str, GenerateRequest] = {}
+        firsts: dict[str, GenerateRequest] = {}
         for waiting in self._waiting.values():
             if waiting.num_overtaken >= MAX_OVERTAKEN:
                 return waiting.request
-            heads.setdefault(waiting.request.asked.tenant, waiting.request)
-        return heads[self._share.first(heads)] if heads else None
+            firsts.setdefault(waiting.request.asked.tenant, waiting.request)
+        return firsts[self._share.first(firsts)] if firsts else None
 
     def take(self, request: GenerateRequest) -> None:
         """A request has its turn; its tenant is charged for all that it may come to."""

@@ -25,7 +25,7 @@ Ring = tuple[Candidate, ...]
 def best_ring(candidates: Sequence[Candidate], n_layers: int, broken: Collection[Link]) -> Lineup:
     """The line to use where all neighbours reach each other: of as many nodes as can be, else of one; else empty.
 
-    `candidates` stand in rank order. The head is, if possible, one that every node reaches.
+    `candidates` stand in rank order. The first stage is, if possible, one that every node reaches.
     """
     usable = [one for one in candidates if one.in_middle]
     search = _Search(broken)

@@ -90,7 +90,7 @@ class NodeClient:
         await self._answer(self._stub.ConnectShard(request, timeout=timeout_s))
 
     def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
-        """The answer of a head that this node does not reach. Closing the generator cancels the request everywhere."""
+        """The answer of a driver out of this node's reach. Closing the generator cancels the request everywhere."""
         message = relay_pb2.RelayRequest(request=request_to_proto(request), num_relays=num_relays)
         return received_tokens(lambda: RelayStub(self._channel).Generate(message), peer=self.address)
 

@@ -62,7 +62,7 @@ class JoiningHandler(Protocol):
 
 class RelayHandler(Protocol):
     def relay(self, request: GenerateRequest, num_relays: int) -> AsyncGenerator[Token, None]:
-        """The answer to a request that entered at a node which does not reach the head itself."""
+        """The answer to a request that entered at a node which does not reach the driver itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ Its threads, what runs on each, and the locks between them:
 
 | thread | runs | locks |
 |---|---|---|
-| main | the event loop: Worker, and the answers of Head | Worker._connecting: one order |
+| main | the event loop: Worker, and the answers of Driver | Worker._connecting: one order |
 | loading | load_stage, and ends with it | none: the stage is there once it is whole |
 | stage-N | the stream to the next stage: Session takes a step, Stage computes it | Worker._computing: one step |
-| results | the first stage's decisions: Head.on_result; computes too, if alone | Head._lock: the scheduler |
+| results | the first stage's decisions: Driver.on_result; computes too, if alone | Driver._lock: the scheduler |
 | timers | the patience of Session.break_off | Session._lock: how the session ended |
 | stdin | ends the process with its daemon | none |
 """

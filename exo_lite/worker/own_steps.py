@@ -1,4 +1,4 @@
-"""Steps that the head has made and the first stage has not computed yet."""
+"""Steps that the driver has made and the first stage has not computed yet."""
 
 from __future__ import annotations
 

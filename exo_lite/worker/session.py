@@ -12,7 +12,7 @@ from exo_lite.domain.errors import ExoLiteError, MalformedMessage, NodeLost, Sta
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.step import StageTiming, Step, StepFailure, StepMessage, StepResult
-from exo_lite.pipeline.head import AVERAGE_WEIGHT, Head
+from exo_lite.pipeline.driver import AVERAGE_WEIGHT, Driver
 from exo_lite.pipeline.stage import StageOutput
 from exo_lite.worker.own_steps import OwnSteps
 from exo_lite.worker.peers import Incoming, StagePeers
@@ -29,15 +29,15 @@ UNTOLD_AFTER_S = 2.0
 
 
 class Session:
-    """Runs from one Connect to the next. On stage 0, `start` makes a head part of it.
+    """Runs from one Connect to the next. On stage 0, `start` makes a driver part of it.
 
-    The stages are a ring in which each has a stream from the one before it, and the head one from the tail. To wake
+    The stages are a ring in which each has a stream from the one before it, and the driver one from the tail. To wake
     another thread takes about as long as a message on the wire, so the thread that reads a stream also computes and
     sends what comes of it. On stage 0 that is the one that reads the tail's results, as long as a single step is under
-    way. While there are more, it goes on reading, and leaves the head's steps to the thread that serves the stream.
+    way. While there are more, it goes on reading, and leaves the driver's steps to the thread that serves the stream.
 
     A broken neighbour ends the session with NodeLost. The error travels as the steps do, by the ends of the streams, so
-    that it reaches the head, and from there every request.
+    that it reaches the driver, and from there every request.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Session:
         On the thread that computes, `on_start` is called before the first step, and `on_step` after each with work.
         """
         self.order = order
-        self.head: Head | None = None
+        self.driver: Driver | None = None
         self.error: ExoLiteError | None = None
         self.compute_ms: float | None = None
         self._compute = compute
@@ -72,7 +72,7 @@ class Session:
         self._own_steps = OwnSteps()
         self._in_turn = Lock()  # of computing a step and sending what comes of it
         self._in_turn_id: int | None = None
-        """The thread that goes on with the only step under way, once the head has made it."""
+        """The thread that goes on with the only step under way, once the driver has made it."""
         self._only_step: StepMessage | None = None
         self._send: Callable[[StepMessage], None] | None = None
         self._steps_in: Incoming[StepMessage] | None = None
@@ -92,10 +92,10 @@ class Session:
         since_s = self._computing_since_s
         return 0.0 if since_s is None else self._clock() - since_s
 
-    def start(self, head: Head) -> None:
-        """Serve `head`, on stage 0: every other stage of the epoch is there."""
-        self.head = head
-        Thread(target=self._take_results, args=(head,), name="results", daemon=True).start()
+    def start(self, driver: Driver) -> None:
+        """Serve `driver`, on stage 0: every other stage of the epoch is there."""
+        self.driver = driver
+        Thread(target=self._take_results, args=(driver,), name="results", daemon=True).start()
 
     def end(self, error: ExoLiteError) -> None:
         """Whoever waits for the session gets `error`; no further step is computed. From any thread."""
@@ -111,8 +111,8 @@ class Session:
         for stream in (self._steps_in, self._results_in):
             if stream is not None:
                 stream.close()
-        if self.head is not None:
-            self.head.fail(error)
+        if self.driver is not None:
+            self.driver.fail(error)
         for callback in callbacks:
             callback()
 
@@ -131,9 +131,9 @@ class Session:
             error.failed_stages = (before, self.order.stage)
 
     def enqueue(self, step: Step) -> None:
-        """Take a step that the head made, in the order of its steps: under its lock."""
+        """Take a step that the driver made, in the order of its steps: under its lock."""
         message = StepMessage(step, sent_at_s=self._clock())
-        if self._in_turn_id == get_ident() and self.head is not None and self.head.num_in_flight == 1:
+        if self._in_turn_id == get_ident() and self.driver is not None and self.driver.num_in_flight == 1:
             self._only_step = message
         else:
             self._own_steps.put(message)
@@ -143,13 +143,13 @@ class Session:
 
         With `send`, those of stage 0 may be computed and sent by the thread that brings results.
         """
-        self._give_outputs(to_head=False)
+        self._give_outputs(to_driver=False)
         self._send = send
         return self._outputs(self._as_step)
 
     def results(self) -> Iterator[StepResult]:
         """Yield results for the first stage, computed on this thread. Raises MalformedMessage if not last."""
-        self._give_outputs(to_head=True)
+        self._give_outputs(to_driver=True)
         return self._outputs(self._as_result)
 
     def break_off(self) -> None:
@@ -158,16 +158,16 @@ class Session:
             return
         stage, taker = self.order.stage, self.order.next_name
         error = NodeLost(f"{taker} takes no more of what stage {stage} computes: its stream has broken off")
-        if self.head is None:
+        if self.driver is None:
             self.end(error)
             return
         self._untold = Timer(UNTOLD_AFTER_S, self.end, (error,))
         self._untold.daemon = True
         self._untold.start()
 
-    def _give_outputs(self, *, to_head: bool) -> None:
+    def _give_outputs(self, *, to_driver: bool) -> None:
         stage, is_last = self.order.stage, self.order.stage == self.order.num_stages - 1
-        if is_last != to_head:
+        if is_last != to_driver:
             raise MalformedMessage(f"stage {stage} of {self.order.num_stages} computes no such thing")
         with self._lock:
             if self.error is not None:
@@ -176,29 +176,29 @@ class Session:
                 raise MalformedMessage(f"what stage {stage} computes in epoch {self.epoch} goes to somebody already")
             self._is_taken = True
 
-    def _take_results(self, head: Head) -> None:
+    def _take_results(self, driver: Driver) -> None:
         """Take results on a thread of the first stage. With one stage, this thread computes."""
         results = self.results() if self._results_in is None else self._results_in
         with self._ended_by_errors():
             for result in results:
                 self._check_epoch(result.epoch)
-                self._take_result(head, result)
+                self._take_result(driver, result)
 
-    def _take_result(self, head: Head, result: StepResult) -> None:
+    def _take_result(self, driver: Driver, result: StepResult) -> None:
         """Go on with the step that a result leads to, if it is the only one under way: nothing else can come back.
 
-        The turn is taken before that step exists: none that the head makes later may overtake it.
+        The turn is taken before that step exists: none that the driver makes later may overtake it.
         """
-        if self._send is None or head.num_in_flight != 1 or not self._in_turn.acquire(blocking=False):
-            head.on_result(result)
-            head.settle()
+        if self._send is None or driver.num_in_flight != 1 or not self._in_turn.acquire(blocking=False):
+            driver.on_result(result)
+            driver.settle()
             return
         try:
             self._in_turn_id = get_ident()
-            head.on_result(result)
+            driver.on_result(result)
             self._in_turn_id = None
             message, self._only_step = self._only_step, None
-            self._own_steps.call(head.settle)
+            self._own_steps.call(driver.settle)
             if message is not None:
                 outcome = self._outcome(self._as_step, message, message.sent_at_s)
                 self._send(outcome)

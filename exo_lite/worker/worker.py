@@ -29,7 +29,7 @@ from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.domain.worker_report import DriverReport, WorkerFailure, WorkerReport
 from exo_lite.engine.engine import Engine
-from exo_lite.pipeline.head import Head
+from exo_lite.pipeline.driver import Driver
 from exo_lite.pipeline.scheduler import Features, Scheduler
 from exo_lite.pipeline.stage import Stage
 from exo_lite.worker.awake_cores import AwakeCores
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 PROBE_EVERY_S = 2.0
-"""How often an idle head proves its hops, and an idle worker lets the cores sleep."""
+"""How often an idle driver proves its hops, and an idle worker lets the cores sleep."""
 
 
 @dataclass(slots=True)
@@ -81,8 +81,8 @@ class Worker:
                 self._cores.release_if_unused()
                 if self._session is not None:
                     self._check_step_age(self._session)
-                    if self._session.head is not None:
-                        self._session.head.probe_if_idle()
+                    if self._session.driver is not None:
+                        self._session.driver.probe_if_idle()
         finally:
             self._stop_watching()
             if self._session is not None:
@@ -107,20 +107,20 @@ class Worker:
             compute_ms=session.compute_ms if session else None,
             numerics=self._stage.numerics if self._stage else None,
             failure=_failure(error) if error else None,
-            driver=self._driver_report(session.head) if session and session.head else None,
+            driver=self._driver_report(session.driver) if session and session.driver else None,
         )
 
-    def _driver_report(self, head: Head) -> DriverReport:
+    def _driver_report(self, driver: Driver) -> DriverReport:
         return DriverReport(
-            num_running=head.num_running,
-            num_waiting=head.num_waiting,
-            idle_s=head.idle_s,
-            tokens_per_second=head.tokens_per_second,
-            hop_ms=head.hop_ms,
-            proof_age_s=None if head.proved_at_s is None else self._clock() - head.proved_at_s,
-            num_kv_blocks=head.num_kv_blocks,
-            num_free_kv_blocks=head.num_free_kv_blocks,
-            counts=head.counts,
+            num_running=driver.num_running,
+            num_waiting=driver.num_waiting,
+            idle_s=driver.idle_s,
+            tokens_per_second=driver.tokens_per_second,
+            hop_ms=driver.hop_ms,
+            proof_age_s=None if driver.proved_at_s is None else self._clock() - driver.proved_at_s,
+            num_kv_blocks=driver.num_kv_blocks,
+            num_free_kv_blocks=driver.num_free_kv_blocks,
+            counts=driver.counts,
         )
 
     async def on_connect(self, order: ConnectOrder) -> None:
@@ -149,9 +149,9 @@ class Worker:
             self._stop_watching()
             if (source := order.previous or order.tail) is not None:
                 self._watching = asyncio.create_task(self._watch(session, source))
-            if order.stage == 0:  # only now: what the head starts comes round to this stage's outputs
+            if order.stage == 0:  # only now: what the driver starts comes round to this stage's outputs
                 scheduler = self._scheduler(order, stage)
-                session.start(Head(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock))
+                session.start(Driver(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock))
 
     async def _watch(self, session: Session, source: Hop) -> None:
         """End the session once the process that it reads from is silent. Every stage of the ring watches one."""
@@ -195,11 +195,11 @@ class Worker:
 
     def traces(self) -> tuple[RequestTrace, ...]:
         """Return the traces of the last requests, the newest first. Raises as `generate`."""
-        return self._require_head().traces
+        return self._require_driver().traces
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
-        """The head's answer. Raises NotReady without a pipeline, InvalidRequest anywhere but at the head."""
-        return self._require_head().generate(request)
+        """The driver's answer. Raises NotReady without a pipeline, InvalidRequest anywhere but at the driver."""
+        return self._require_driver().generate(request)
 
     def outputs_of(self, epoch: Epoch) -> Session:
         """Raises NotReady without a pipeline, StaleEpoch for another one's. From any thread."""
@@ -209,11 +209,11 @@ class Worker:
             raise StaleEpoch(f"{place}, and was asked for what it computes in epoch {epoch}")
         return session
 
-    def _require_head(self) -> Head:
+    def _require_driver(self) -> Driver:
         session = self._require_session()
-        if session.head is None:
-            raise InvalidRequest(f"{self._config.node_name} is stage {session.order.stage}: prompts go to the head")
-        return session.head
+        if session.driver is None:
+            raise InvalidRequest(f"{self._config.node_name} is stage {session.order.stage}: prompts go to stage 0")
+        return session.driver
 
     def _require_session(self) -> Session:
         if self._session is None:

@@ -64,9 +64,9 @@ def main() -> None:
     here, there = context.Pipe()
     tail = context.Process(target=_tail, args=(there, arguments.busy_ms / 1000), daemon=True)
     found, finding = context.Pipe(duplex=False)
-    head = context.Process(target=_head, args=(here, arguments.busy_ms / 1000, arguments.steps, finding), daemon=True)
+    first = context.Process(target=_first, args=(here, arguments.busy_ms / 1000, arguments.steps, finding), daemon=True)
     tail.start()
-    head.start()
+    first.start()
     values = found.recv()
     tail.kill()
     cores.close()
@@ -88,7 +88,7 @@ def _tail(pipe: Connection, busy_s: float) -> None:
     server.wait_for_termination()
 
 
-def _head(pipe: Connection, busy_s: float, num_steps: int, finding: Connection) -> None:
+def _first(pipe: Connection, busy_s: float, num_steps: int, finding: Connection) -> None:
     """Sends what each round took beside the computing, in ms."""
     compute, waiting, values = Computing(busy_s), SimpleQueue[float](), list[float]()
 

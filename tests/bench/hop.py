@@ -2,7 +2,7 @@
 
     python -m tests.bench.hop --models-dir DIR [--model smollm2-135m] [--quant int8] [--tokens 60] [--requests 10]
 
-One stream, a thread each; from the traces that the head keeps.
+One stream, a thread each; from the traces that the driver keeps.
 """
 
 from __future__ import annotations

@@ -58,15 +58,15 @@ def peak_resident_bytes(status: str) -> int:
 
 def measure(nodes: Sequence[Node], model_id: str, wish: dict[str, object]) -> list[WorkerMemory]:
     """Plan, load, answer, read. Needs all of the plan's nodes among `nodes`."""
-    head = nodes[0]
-    plan = head.post("/api/v1/plan", {"model": model_id, **wish}).json()
+    first = nodes[0]
+    plan = first.post("/api/v1/plan", {"model": model_id, **wish}).json()
     if not plan.get("fits"):
         raise SystemExit(str(plan.get("reason") or plan))
     print(f"loading {model_id} over {len(plan['shards'])} of {len(nodes)} nodes", flush=True)
-    head.load(model_id, timeout_s=LOAD_TIMEOUT_S, **wish)
+    first.load(model_id, timeout_s=LOAD_TIMEOUT_S, **wish)
     prompt = [token_id % 500 for token_id in range(NUM_PROMPT_TOKENS)]
     body = {"model": model_id, "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-    pieces = list(head.stream("/v1/completions", body))
+    pieces = list(first.stream("/v1/completions", body))
     print(f"answered in {len(pieces)} pieces", flush=True)
     by_name = {node.name: node for node in nodes}
     return [_worker_memory(by_name[shard["node"]], shard) for shard in plan["shards"]]

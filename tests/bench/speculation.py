@@ -65,7 +65,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The head's client, and what requests need to name it."""
+    """The driver's client, and what requests need to name it."""
 
     client: WorkerClient
     epoch: Epoch

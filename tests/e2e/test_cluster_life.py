@@ -36,7 +36,7 @@ def start_trio(daemons: Daemons) -> list[Node]:
 
 @pytest.fixture
 def trio(daemons: Daemons) -> list[Node]:
-    """Head, middle (which leads) and tail of a ready model, whatever the test before left."""
+    """First, middle (which leads) and last node of a ready model, whatever the test before left."""
     nodes = start_trio(daemons)
     model = nodes[0].model(MODEL)
     if model is None or holders(model) != list(TRIO):
@@ -113,9 +113,9 @@ def wait_placed_on(nodes: list[Node], *, but_epoch: int) -> None:
     wait_all(nodes, look, f"{MODEL} ready with new holders")
 
 
-@pytest.mark.parametrize("place", ["head", "middle, which leads", "tail"])
+@pytest.mark.parametrize("place", ["first", "middle, which leads", "tail"])
 def test_losing_a_node_fails_its_requests_in_time_and_moves_the_model(trio: list[Node], place: str) -> None:
-    victim = trio[["head", "middle, which leads", "tail"].index(place)]
+    victim = trio[["first", "middle, which leads", "tail"].index(place)]
     survivors = [node for node in trio if node is not victim]
     state = survivors[0].state()
     assert (state["leader"] == TRIO[victim.name][1]) == (place == "middle, which leads")
@@ -130,22 +130,22 @@ def test_losing_a_node_fails_its_requests_in_time_and_moves_the_model(trio: list
 
 
 def test_a_hung_node_is_dead_in_time_and_back_when_it_goes_on(trio: list[Node]) -> None:
-    head, hung, tail = trio
-    epoch = head.state()["epoch"]
-    streams = [open_stream(head), open_stream(tail)]
+    first, hung, tail = trio
+    epoch = first.state()["epoch"]
+    streams = [open_stream(first), open_stream(tail)]
     hung.signal(signal.SIGSTOP)
     stopped_at_s = time.monotonic()
-    wait_seen([head, tail], hung.name, "dead", within_s=HUNG_IS_DEAD_WITHIN_S)
+    wait_seen([first, tail], hung.name, "dead", within_s=HUNG_IS_DEAD_WITHIN_S)
     for stream in streams:
         assert_failed_naming(stream, [hung.name], since_s=stopped_at_s)
-    wait_placed_on([head, tail], but_epoch=epoch)
-    stream = open_stream(head, max_tokens=80)
+    wait_placed_on([first, tail], but_epoch=epoch)
+    stream = open_stream(first, max_tokens=80)
 
     hung.signal(signal.SIGCONT)
-    wait_seen([head, tail], hung.name, "alive", within_s=JOINED_WITHIN_S)
-    for node in (head, tail):
+    wait_seen([first, tail], hung.name, "alive", within_s=JOINED_WITHIN_S)
+    for node in (first, tail):
         wait_seen([hung], node.name, "alive", within_s=JOINED_WITHIN_S)
-    wait_until(lambda: hung.state()["epoch"] == head.state()["epoch"], "the one that hung knows the placement")
+    wait_until(lambda: hung.state()["epoch"] == first.state()["epoch"], "the one that hung knows the placement")
     wait_until(lambda: not hung.worker_pids(), "its shard has left memory")
     stream.join()
     assert stream.is_done, "its return disturbs nobody, though it leads again"
@@ -167,25 +167,25 @@ def test_two_nodes_that_took_each_other_for_dead_find_each_other_again(own_daemo
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_worker_that_is_gone_comes_back_by_itself(trio: list[Node], sign: signal.Signals) -> None:
     """The others, whose layers stay the same, keep their workers and with them their weights in memory."""
-    head, middle, tail = trio
-    epoch = head.state()["epoch"]
-    kept = {node.name: node.worker_pids() for node in (head, tail)}
+    first, middle, tail = trio
+    epoch = first.state()["epoch"]
+    kept = {node.name: node.worker_pids() for node in (first, tail)}
     [gone] = middle.worker_pids()
-    stream = open_stream(head)
+    stream = open_stream(first)
     os.kill(gone, sign)
     assert_failed_naming(stream, [middle.name], since_s=time.monotonic())
     wait_placed_on(trio, but_epoch=epoch)
     assert answer(tail) == answer(middle)
-    assert {node.name: node.worker_pids() for node in (head, tail)} == kept
+    assert {node.name: node.worker_pids() for node in (first, tail)} == kept
     assert gone not in middle.worker_pids()
 
 
 def test_a_node_that_is_killed_and_started_again_at_once_serves_again(trio: list[Node], daemons: Daemons) -> None:
-    head, _, tail = trio
+    first, _, tail = trio
     epoch = tail.state()["epoch"]
-    port = int(next(node for node in tail.state()["nodes"] if node["name"] == head.name)["address"].split(":")[1])
-    head.kill()
-    again = daemons.start(head.name, memory=TRIO[head.name][0], flags=["--port", str(port)])
+    port = int(next(node for node in tail.state()["nodes"] if node["name"] == first.name)["address"].split(":")[1])
+    first.kill()
+    again = daemons.start(first.name, memory=TRIO[first.name][0], flags=["--port", str(port)])
     daemons.wait_joined()
     wait_until(lambda: (model := tail.model(MODEL)) and model["epoch"] > epoch and model["state"] == "ready", "ready")
     wait_until(lambda: again.readyz() == tail.readyz() == 200, "ready on both")
@@ -193,12 +193,12 @@ def test_a_node_that_is_killed_and_started_again_at_once_serves_again(trio: list
 
 
 def test_a_node_lost_while_the_model_loads_is_left_out(trio: list[Node]) -> None:
-    head, middle, tail = trio
-    head.post(f"/api/v1/models/{MODEL}/unload")
-    placed = head.post(f"/api/v1/models/{MODEL}/load", WISH).json()
+    first, middle, tail = trio
+    first.post(f"/api/v1/models/{MODEL}/unload")
+    placed = first.post(f"/api/v1/models/{MODEL}/load", WISH).json()
     wait_until(lambda: all(node.worker_pids() for node in trio), "three workers load")
     tail.kill()
-    wait_placed_on([head, middle], but_epoch=placed["epoch"])
+    wait_placed_on([first, middle], but_epoch=placed["epoch"])
     assert len(answer(middle)) == 5
 
 

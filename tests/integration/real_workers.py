@@ -202,8 +202,8 @@ def request(epoch: Epoch, prompt: Sequence[int], num_tokens: int) -> GenerateReq
     )
 
 
-async def answer(head: RunningWorker, asked: GenerateRequest) -> list[int]:
-    async with client_of(head) as client, aclosing(client.generate(asked)) as tokens:
+async def answer(first: RunningWorker, asked: GenerateRequest) -> list[int]:
+    async with client_of(first) as client, aclosing(client.generate(asked)) as tokens:
         received: list[Token] = [token async for token in tokens]
     assert [token.index for token in received] == list(range(len(received)))
     assert [token.finish_reason for token in received[-1:]] == ["length"]

@@ -75,7 +75,7 @@ def config(model_dir: Path, shard: Shard) -> WorkerConfig:
 
 @asynccontextmanager
 async def joined_workers(model_dir: Path) -> AsyncIterator[Hop]:
-    """The head of two workers with a layer each, joined to a pipeline."""
+    """The first of two workers with a layer each, joined to a pipeline."""
     changed = asyncio.Event()
     workers = [
         WorkerProcess(config(model_dir, Shard(MODEL, layer, layer, 2)), "", Epoch(1), changed.set, PEERS)
@@ -87,22 +87,22 @@ async def joined_workers(model_dir: Path) -> AsyncIterator[Hop]:
             assert all(worker.status.state != "lost" for worker in workers), [worker.status for worker in workers]
             changed.clear()
             await changed.wait()
-        head, tail = (Hop(worker.config.node_name, f"127.0.0.1:{worker.status.stream_port}") for worker in workers)
-        of_tail = ConnectOrder(MODEL, Epoch(1), 1, 2, previous=head, tail=None, next_name=head.name)
-        of_head = ConnectOrder(MODEL, Epoch(1), 0, 2, previous=None, tail=tail, next_name=tail.name)
-        for worker, order in zip(workers[::-1], (of_tail, of_head), strict=True):
+        first, tail = (Hop(worker.config.node_name, f"127.0.0.1:{worker.status.stream_port}") for worker in workers)
+        of_last = ConnectOrder(MODEL, Epoch(1), 1, 2, previous=first, tail=None, next_name=first.name)
+        of_first = ConnectOrder(MODEL, Epoch(1), 0, 2, previous=None, tail=tail, next_name=tail.name)
+        for worker, order in zip(workers[::-1], (of_last, of_first), strict=True):
             await worker.peer().connect(order, timeout_s=CONNECT_TIMEOUT_S)
-        yield Hop(head.name, f"127.0.0.1:{workers[0].status.worker_port}")
+        yield Hop(first.name, f"127.0.0.1:{workers[0].status.worker_port}")
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def answered(head: WorkerClient, index: int, sampling: Sampling) -> list[Token]:
+async def answered(first: WorkerClient, index: int, sampling: Sampling) -> list[Token]:
     asked = AnswerRequest(prompt_of(index), NUM_TOKENS, sampling)
     request = GenerateRequest(RequestId(f"r{index}"), MODEL, Epoch(1), 0, asked)
-    async with aclosing(head.generate(request)) as tokens:
+    async with aclosing(first.generate(request)) as tokens:
         return [token async for token in tokens]
 
 
@@ -155,11 +155,11 @@ def check_logprobs(token: Token, num_top: int | None, expected: torch.Tensor) ->
 async def test_two_workers_draw_what_one_model_alone_does(model_dir: Path) -> None:
     torch.set_num_threads(1)
     async with asyncio.timeout(DEADLINE_S), joined_workers(model_dir) as hop:
-        head = PEERS.worker(hop)
+        first = PEERS.worker(hop)
         try:
-            answers = await asyncio.gather(*(answered(head, *one) for one in enumerate(ASKED)))
+            answers = await asyncio.gather(*(answered(first, *one) for one in enumerate(ASKED)))
         finally:
-            await head.close()
+            await first.close()
     whole = load_shard(
         model_dir, SPEC, Shard(MODEL, 0, 1, 2), dtype="float32", device="cpu", on_progress=lambda fraction: None
     )

@@ -83,30 +83,30 @@ async def test_a_pipeline_answers_as_transformers_does(
     workers: dict[str, RunningWorker], tiny_llama: TinyLlama, stages: tuple[str, ...]
 ):
     epoch = await join(*(workers[name] for name in stages))
-    head = workers[stages[0]]
+    first = workers[stages[0]]
     for prompt in (PROMPT, (1,), tuple(range(90)) * 4):  # the last one takes two chunks
-        assert await answer(head, request(epoch, prompt, 24)) == tiny_llama.greedy(prompt, 24)
+        assert await answer(first, request(epoch, prompt, 24)) == tiny_llama.greedy(prompt, 24)
 
 
 async def test_eight_requests_at_once_get_what_each_gets_alone(
     workers: dict[str, RunningWorker], tiny_llama: TinyLlama
 ):
-    head = workers["front"]
-    epoch = await join(head, workers["back"])
+    first = workers["front"]
+    epoch = await join(first, workers["back"])
     prompts = [tuple((index * 13 + place) % 97 for place in range(3 + 40 * index)) for index in range(2 * NUM_SLOTS)]
-    answers = await asyncio.gather(*(answer(head, request(epoch, prompt, 20)) for prompt in prompts))
+    answers = await asyncio.gather(*(answer(first, request(epoch, prompt, 20)) for prompt in prompts))
     assert answers == [tiny_llama.greedy(prompt, 20) for prompt in prompts]
 
 
 async def test_what_went_through_every_hop_is_measured(workers: dict[str, RunningWorker]):
-    head = workers["front"]
-    epoch = await join(head, workers["back"])
-    await answer(head, request(epoch, PROMPT, 5))
-    is_measured = lambda: head.status.report.joined_epoch == epoch and head.driver.hop_ms is not None  # noqa: E731
+    first = workers["front"]
+    epoch = await join(first, workers["back"])
+    await answer(first, request(epoch, PROMPT, 5))
+    is_measured = lambda: first.status.report.joined_epoch == epoch and first.driver.hop_ms is not None  # noqa: E731
     await until(is_measured, "hops are measured")
-    assert head.status.report.compute_ms is not None
-    assert head.driver.proof_age_s is not None
-    async with client_of(head) as client:
+    assert first.status.report.compute_ms is not None
+    assert first.driver.proof_age_s is not None
+    async with client_of(first) as client:
         newest, *_ = await client.traces(timeout_s=5.0)
     assert [step.num_tokens for step in newest.steps] == [1] * 5
     for step in newest.steps:
@@ -117,9 +117,9 @@ async def test_what_went_through_every_hop_is_measured(workers: dict[str, Runnin
 
 
 async def test_an_idle_pipeline_proves_itself(workers: dict[str, RunningWorker]):
-    head = workers["front"]
-    epoch = await join(head, workers["back"])
-    proven = lambda: head.status.report.joined_epoch == epoch and head.driver.proof_age_s is not None  # noqa: E731
+    first = workers["front"]
+    epoch = await join(first, workers["back"])
+    proven = lambda: first.status.report.joined_epoch == epoch and first.driver.proof_age_s is not None  # noqa: E731
     await until(proven, "a probe went through every hop")
 
 
@@ -181,7 +181,7 @@ async def test_a_request_of_another_epoch_is_stale(workers: dict[str, RunningWor
         await answer(workers["whole"], request(Epoch(epoch + difference), PROMPT, 3))
 
 
-async def test_prompts_go_to_the_head_only(workers: dict[str, RunningWorker]):
+async def test_prompts_go_to_the_first_stage_only(workers: dict[str, RunningWorker]):
     epoch = await join(workers["front"], workers["back"])
     with pytest.raises(InvalidRequest, match="back is stage 1"):
         await answer(workers["back"], request(epoch, PROMPT, 3))
@@ -190,46 +190,46 @@ async def test_prompts_go_to_the_head_only(workers: dict[str, RunningWorker]):
 async def test_tokens_that_the_model_does_not_have_are_refused_and_hurt_nobody(
     workers: dict[str, RunningWorker], tiny_llama: TinyLlama
 ):
-    head = workers["front"]
-    epoch = await join(head, workers["back"])
-    sound = asyncio.ensure_future(answer(head, request(epoch, PROMPT, 40)))
+    first = workers["front"]
+    epoch = await join(first, workers["back"])
+    sound = asyncio.ensure_future(answer(first, request(epoch, PROMPT, 40)))
     plain, sampling = request(epoch, PROMPT, 3), Sampling(temperature=0.0, logit_bias=((97, 1.0),))
     biased = replace(plain, asked=replace(plain.asked, sampling=sampling))
     for bad in (request(epoch, (1, 97), 3), biased):
         with pytest.raises(InvalidRequest, match="token id 97"):
-            await answer(head, bad)
+            await answer(first, bad)
     assert await sound == tiny_llama.greedy(PROMPT, 40)
 
 
 async def test_a_new_epoch_ends_the_answers_of_the_one_before(workers: dict[str, RunningWorker]):
-    head = workers["front"]
-    epoch = await join(head, workers["back"])
-    async with client_of(head) as client, aclosing(client.generate(request(epoch, PROMPT, LONG))) as tokens:
+    first = workers["front"]
+    epoch = await join(first, workers["back"])
+    async with client_of(first) as client, aclosing(client.generate(request(epoch, PROMPT, LONG))) as tokens:
         await anext(tokens)
-        newer = await join(head, workers["back"])
+        newer = await join(first, workers["back"])
         with pytest.raises(NodeLost, match=f"the placement changed to epoch {newer}"):
             async for _ in tokens:
                 pass
-    assert len(await answer(head, request(newer, PROMPT, 3))) == 3
+    assert len(await answer(first, request(newer, PROMPT, 3))) == 3
 
 
 async def test_cancelling_an_answer_frees_its_slot(workers: dict[str, RunningWorker], tiny_llama: TinyLlama):
-    head = workers["front"]
-    epoch = await join(head, workers["back"])
-    async with client_of(head) as client:
+    first = workers["front"]
+    epoch = await join(first, workers["back"])
+    async with client_of(first) as client:
         answers = [client.generate(request(epoch, PROMPT, LONG)) for _ in range(NUM_SLOTS + 2)]
         await asyncio.gather(*(anext(tokens) for tokens in answers[:NUM_SLOTS]))
         upcoming = [asyncio.ensure_future(anext(tokens)) for tokens in answers[NUM_SLOTS:]]
         await until(
-            lambda: head.driver.num_running == NUM_SLOTS and head.driver.num_waiting == 2, "all slots are taken"
+            lambda: first.driver.num_running == NUM_SLOTS and first.driver.num_waiting == 2, "all slots are taken"
         )
         for waiting in upcoming:
             waiting.cancel()
         await asyncio.wait(upcoming)
         for tokens in answers:
             await tokens.aclose()
-        await until(lambda: (head.driver.num_running, head.driver.num_waiting) == (0, 0), "every slot is free")
-    assert await answer(head, request(epoch, PROMPT, 10)) == tiny_llama.greedy(PROMPT, 10)
+        await until(lambda: (first.driver.num_running, first.driver.num_waiting) == (0, 0), "every slot is free")
+    assert await answer(first, request(epoch, PROMPT, 10)) == tiny_llama.greedy(PROMPT, 10)
 
 
 async def test_a_client_that_vanishes_frees_its_slot(workers: dict[str, RunningWorker]):
@@ -248,11 +248,11 @@ async def test_whoever_asks_for_the_steps_of_others_disturbs_nothing(
     workers: dict[str, RunningWorker], tiny_llama: TinyLlama
 ):
     next_epoch()
-    head = workers["front"]
-    epoch = await join(head, workers["back"])
-    undisturbed = asyncio.ensure_future(answer(head, request(epoch, PROMPT, 60)))
+    first = workers["front"]
+    epoch = await join(first, workers["back"])
+    undisturbed = asyncio.ensure_future(answer(first, request(epoch, PROMPT, 60)))
     for other in (epoch - 1, epoch + 1):
-        async with reading(PEERS.steps(head.stream_hop, Epoch(other))) as read:
+        async with reading(PEERS.steps(first.stream_hop, Epoch(other))) as read:
             with pytest.raises(StaleEpoch, match=f"front is stage 0 of epoch {epoch}, and was asked .* epoch {other}"):
                 await read.next()
     assert await undisturbed == tiny_llama.greedy(PROMPT, 60)

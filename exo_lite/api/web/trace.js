@@ -61,7 +61,7 @@ async function ask(trace, model) {
     if (!reply.ok) return;
     const report = await reply.json();
     trace.summary = report.summary; // shown with the next state, a second away at most
-    trace.isWanted ||= report.reason !== null; // its head cannot tell yet
+    trace.isWanted ||= report.reason !== null; // its driver cannot tell yet
   } catch {
     trace.isWanted = true; // the daemon is away: asked again when it is back
   }

@@ -46,7 +46,7 @@ class RelayServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """As Worker.Generate, by whoever is nearer to the head.
+        """As Worker.Generate, by whoever is nearer to the driver.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -74,14 +74,14 @@ class WorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Traces(self, request, context):
-        """To the head: where the time of its last requests went.
+        """To the driver: where the time of its last requests went.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """To the head: a prompt's tokens in, the answer's tokens out.
+        """To the driver: a prompt's tokens in, the answer's tokens out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,7 +264,7 @@ class StageServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Results(self, request, context):
-        """To the tail, from the head.
+        """To the tail, from the driver.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -10,8 +10,8 @@ from exo_lite.domain.placement import Instance
 from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
+from exo_lite.node.drivers import Drivers
 from exo_lite.node.event_log import EventLog
-from exo_lite.node.heads import Heads
 from exo_lite.node.http_face import HttpFace
 from exo_lite.node.leader import Leader
 from exo_lite.node.membership import Membership
@@ -33,7 +33,7 @@ async def prove_nothing(instance: Instance) -> None:
 
 def attempts_of(seen: Cluster) -> Attempts:
     """What a node attempts that sees a given cluster."""
-    return Attempts(seen, PEERS, Heads(seen, PEERS))
+    return Attempts(seen, PEERS, Drivers(seen, PEERS))
 
 
 def membership_of(seen: Cluster) -> Membership:
@@ -53,7 +53,7 @@ def service_of(tmp_path: Path) -> MakeService:
         search = ModelSearch(seen, PEERS, membership.heartbeats, look_nowhere)
         descriptions = ModelDescriptions(seen, PEERS, store, search)
         orders = Orders(seen, PEERS, membership.meetings, leader, descriptions)
-        heads = Heads(seen, PEERS)
+        drivers = Drivers(seen, PEERS)
         return HttpFace(
             seen,
             events=EventLog(CLOCK),
@@ -62,8 +62,8 @@ def service_of(tmp_path: Path) -> MakeService:
             orders=orders,
             counts=RequestCounts(seen),
             demand=Demand(seen, orders.place),
-            heads=heads,
-            attempts=Attempts(seen, PEERS, heads),
+            drivers=drivers,
+            attempts=Attempts(seen, PEERS, drivers),
             descriptions=descriptions,
             texts=ModelTexts(seen, store),
         )

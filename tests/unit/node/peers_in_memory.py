@@ -1,4 +1,4 @@
-"""Heads without a network: each answers as a test says. They fit Peers as far as answers go."""
+"""Drivers without a network: each answers as a test says. They fit Peers as far as answers go."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Generate = Callable[[GenerateRequest], AsyncGenerator[Token, None]]
 
 
 @dataclass(eq=False)
-class HeadInMemory:
+class DriverInMemory:
     """The worker of a first stage."""
 
     hop: Hop
@@ -37,10 +37,10 @@ class HeadInMemory:
 class PeersInMemory:
     generate: Generate
     asked: list[GenerateRequest] = field(default_factory=list)
-    opened: list[HeadInMemory] = field(default_factory=list)
+    opened: list[DriverInMemory] = field(default_factory=list)
 
-    def worker(self, hop: Hop) -> HeadInMemory:
-        self.opened.append(HeadInMemory(hop, self))
+    def worker(self, hop: Hop) -> DriverInMemory:
+        self.opened.append(DriverInMemory(hop, self))
         return self.opened[-1]
 
 

@@ -14,7 +14,7 @@ from exo_lite.domain.request import MAX_PROMPT_LOGPROBS, AnswerRequest, Generate
 from exo_lite.node.answers import Answers
 from exo_lite.node.attempts import Attempts
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.heads import Heads
+from exo_lite.node.drivers import Drivers
 from tests.unit.node.cluster_states import MODEL, SPEC, both_ready
 from tests.unit.node.peers_in_memory import Generate, PeersInMemory, peers_with
 
@@ -35,7 +35,7 @@ def answers_of(
         assert found is not None
         return found
 
-    return Answers(Attempts(seen, peers, Heads(seen, peers)), ready, max_attempts=max_attempts), memory
+    return Answers(Attempts(seen, peers, Drivers(seen, peers)), ready, max_attempts=max_attempts), memory
 
 
 async def told(answers: Answers, asked: AnswerRequest = ASKED) -> list[int]:
@@ -44,7 +44,7 @@ async def told(answers: Answers, asked: AnswerRequest = ASKED) -> list[int]:
 
 
 def true_tokens(request: GenerateRequest, end: int = NUM_TOKENS) -> list[Token]:
-    """What a head draws for a request, up to a token: what the index says alone."""
+    """What a driver draws for a request, up to a token: what the index says alone."""
     first = len(request.answer_token_ids)
     return [Token(index, 10 + index, "length" if index == NUM_TOKENS - 1 else None) for index in range(first, end)]
 

@@ -17,7 +17,7 @@ from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.node.attempts import MAX_RELAYS, Attempts
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.heads import Heads
+from exo_lite.node.drivers import Drivers
 from exo_lite.transport.node_server import serve_node
 from exo_lite.transport.worker_server import serve_worker
 from tests.loopback import PEERS, handlers_of
@@ -53,9 +53,9 @@ async def never(request: GenerateRequest) -> AsyncGenerator[Token, None]:
 
 @asynccontextmanager
 async def running(seen: Cluster, generate: Generate) -> AsyncIterator[Attempts]:
-    """Attempts over heads in memory, with the watch over losses."""
+    """Attempts over drivers in memory, with the watch over losses."""
     _, peers = peers_with(generate)
-    attempts = Attempts(seen, peers, Heads(seen, peers))
+    attempts = Attempts(seen, peers, Drivers(seen, peers))
     watching = asyncio.create_task(attempts.run())
     try:
         yield attempts
@@ -69,7 +69,7 @@ def unloaded(state: ClusterState) -> PlacementSeen:
     return PlacementSeen(replace(state.written, revision=state.written.revision + 1, instances=()))
 
 
-async def test_tokens_that_nobody_asks_for_wait_with_the_head() -> None:
+async def test_tokens_that_nobody_asks_for_wait_with_the_driver() -> None:
     num_made = 0
 
     async def quick(request: GenerateRequest) -> AsyncGenerator[Token, None]:
@@ -122,12 +122,12 @@ async def test_what_the_cluster_knows_of_a_loss_counts_more_than_what_the_stream
         seen.apply(unloaded(seen.state))
         raise NodeLost("node-a closed the connection")
 
-    attempts = Attempts(seen, peers_with(broken)[1], Heads(seen, peers_with(broken)[1]))
+    attempts = Attempts(seen, peers_with(broken)[1], Drivers(seen, peers_with(broken)[1]))
     with pytest.raises(NodeLost, match="tiny was unloaded"):
         await anext(attempts.tokens(placed(seen.state), request()))
 
 
-async def test_advice_of_the_head_is_passed_on_whatever_the_cluster_knows() -> None:
+async def test_advice_of_the_driver_is_passed_on_whatever_the_cluster_knows() -> None:
     seen = Cluster(both_ready())
 
     async def full(request: GenerateRequest) -> AsyncGenerator[Token, None]:
@@ -138,7 +138,7 @@ async def test_advice_of_the_head_is_passed_on_whatever_the_cluster_knows() -> N
 
     peers = peers_with(full)[1]
     with pytest.raises(QueueFull, match="try again later"):
-        await anext(Attempts(seen, peers, Heads(seen, peers)).tokens(placed(seen.state), request()))
+        await anext(Attempts(seen, peers, Drivers(seen, peers)).tokens(placed(seen.state), request()))
 
 
 async def test_nothing_is_sent_to_an_instance_that_is_lost() -> None:
@@ -147,11 +147,11 @@ async def test_nothing_is_sent_to_an_instance_that_is_lost() -> None:
     seen.apply(unloaded(seen.state))
     memory, peers = peers_with(never)
     with pytest.raises(NodeLost, match="tiny was unloaded"):
-        await anext(Attempts(seen, peers, Heads(seen, peers)).tokens(old, request()))
+        await anext(Attempts(seen, peers, Drivers(seen, peers)).tokens(old, request()))
     assert memory.asked == []
 
 
-class SilentHead:
+class SilentDriver:
     def __init__(self) -> None:
         self.has_request = asyncio.Event()
 
@@ -161,19 +161,19 @@ class SilentHead:
         yield Token(0, 0)
 
 
-async def test_a_way_to_the_head_that_closes_ends_the_answer_with_the_cause() -> None:
-    head, server, state = SilentHead(), PEERS.node_server(), both_ready()
-    serve_worker(server, head)  # type: ignore[arg-type]  # nothing else of a worker is asked for
+async def test_a_way_to_the_driver_that_closes_ends_the_answer_with_the_cause() -> None:
+    driver, server, state = SilentDriver(), PEERS.node_server(), both_ready()
+    serve_worker(server, driver)  # type: ignore[arg-type]  # nothing else of a worker is asked for
     port = PEERS.bind(server, "127.0.0.1", 0)
     await server.start()
     [shard] = state.self_status.shards
     own = replace(state.self_status, shards=(replace(shard, worker_port=port),))
     seen = Cluster(replace(state, self_status=own))
-    heads = Heads(seen, PEERS)
-    answer = asyncio.ensure_future(anext(Attempts(seen, PEERS, heads).tokens(placed(state), request(1))))
+    drivers = Drivers(seen, PEERS)
+    answer = asyncio.ensure_future(anext(Attempts(seen, PEERS, drivers).tokens(placed(state), request(1))))
     try:
-        await asyncio.wait_for(head.has_request.wait(), 10)
-        await heads.close()
+        await asyncio.wait_for(driver.has_request.wait(), 10)
+        await drivers.close()
         with pytest.raises(NodeLost, match=r"node-a .* the connection to it was closed"):
             await asyncio.wait_for(answer, 10)
     finally:
@@ -181,7 +181,7 @@ async def test_a_way_to_the_head_that_closes_ends_the_answer_with_the_cause() ->
 
 
 class Between:
-    """A daemon that reaches the head and answers for it."""
+    """A daemon that reaches the driver and answers for it."""
 
     num_relays = 0
 
@@ -191,28 +191,28 @@ class Between:
         yield Token(1, 8, finish_reason="stop")
 
 
-async def test_a_request_whose_head_is_out_of_reach_goes_through_a_node_between() -> None:
+async def test_a_request_whose_driver_is_out_of_reach_goes_through_a_node_between() -> None:
     between, server = Between(), PEERS.node_server()
     serve_node(server, handlers_of(between))
     address = f"127.0.0.1:{PEERS.bind(server, '127.0.0.1', 0)}"
     await server.start()
-    head, entry = part("c", 0, 3), node("a")
+    first, entry = part("c", 0, 3), node("a")
     b = node("b")
     state = cluster(
         replace(entry, unreached=(NodeId("c"),)),
         [
             member(replace(b, identity=replace(b.identity, addresses=(address,)))),
-            member(node("c", shard_status(head)), "suspect"),
+            member(node("c", shard_status(first)), "suspect"),
         ],
-        instance(head),
+        instance(first),
     )
     attempts = attempts_of(Cluster(state))
     try:
-        async with aclosing(attempts.tokens(instance(head), request())) as tokens:
+        async with aclosing(attempts.tokens(instance(first), request())) as tokens:
             assert [token.token_id async for token in tokens] == [7, 8]
         assert between.num_relays == 1
-        with pytest.raises(NodeLost, match="node-c, the head of tiny, is out of reach"):
-            await anext(attempts.tokens(instance(head), request(), num_relays=MAX_RELAYS))
+        with pytest.raises(NodeLost, match="node-c, the first node of tiny, is out of reach"):
+            await anext(attempts.tokens(instance(first), request(), num_relays=MAX_RELAYS))
         with pytest.raises(StaleEpoch, match="epoch 5, not 4"):
             attempts.relay(replace(request(), epoch=Epoch(4)), 1)
     finally:

@@ -123,13 +123,13 @@ def test_a_ready_instance_with_a_part_that_loads_again_is_placed_anew():
 
 
 def idle(seconds: float | None, *, keep_alive_s: float = 300.0) -> ClusterState:
-    """A ready instance whose head says so."""
+    """A ready instance whose driver says so."""
     state = both_ready()
-    head = shard_status(FIRST) if seconds is None else driven(shard_status(FIRST), idle_s=seconds)
+    first = shard_status(FIRST) if seconds is None else driven(shard_status(FIRST), idle_s=seconds)
     placed = replace(instance(FIRST, SECOND), keep_alive_s=keep_alive_s)
     return replace(
         state,
-        self_status=replace(state.self_status, shards=(head,)),
+        self_status=replace(state.self_status, shards=(first,)),
         written=replace(state.written, instances=(placed,)),
     )
 

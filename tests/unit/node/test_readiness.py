@@ -26,8 +26,8 @@ from tests.unit.node.conftest import MakeService
 
 
 def with_proof(state: ClusterState, proof_age_s: float | None, epoch: Epoch = EPOCH) -> ClusterState:
-    [head] = state.self_status.shards
-    proven = driven(replace(head, report=replace(head.report, joined_epoch=epoch)), proof_age_s=proof_age_s)
+    [first] = state.self_status.shards
+    proven = driven(replace(first, report=replace(first.report, joined_epoch=epoch)), proof_age_s=proof_age_s)
     return replace(state, self_status=replace(state.self_status, shards=(proven,)))
 
 

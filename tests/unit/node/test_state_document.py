@@ -155,10 +155,10 @@ def test_shards_stand_in_layer_order_with_both_ends_and_their_state():
     assert ranges == [("node-a", 0, 1, "ready"), ("node-b", 2, 3, "ready")]
 
 
-def test_measurements_of_the_head_stand_with_the_model():
+def test_measurements_of_the_driver_stand_with_the_model():
     state = both_ready()
-    [head] = state.self_status.shards
-    busy = driven(head, hop_ms=0.8, tokens_per_second=12.5, num_running=2, num_waiting=1, proof_age_s=0.1)
+    [first] = state.self_status.shards
+    busy = driven(first, hop_ms=0.8, tokens_per_second=12.5, num_running=2, num_waiting=1, proof_age_s=0.1)
     busy = replace(busy, report=replace(busy.report, compute_ms=3.0))
     [model] = document(replace(state, self_status=replace(state.self_status, shards=(busy,))))["models"]
     assert (model["tokens_per_second"], model["requests"], model["proof_age_s"]) == (
@@ -171,10 +171,10 @@ def test_measurements_of_the_head_stand_with_the_model():
 
 def test_how_long_a_model_is_kept_and_what_its_cache_has_left():
     state = both_ready()
-    head = driven(state.self_status.shards[0], idle_s=2.5, num_kv_blocks=64, num_free_kv_blocks=60)
+    first = driven(state.self_status.shards[0], idle_s=2.5, num_kv_blocks=64, num_free_kv_blocks=60)
     for keep_alive_s, shown in ((300.0, 300.0), (FOR_EVER, None)):
         placed = replace(instance(FIRST, SECOND), keep_alive_s=keep_alive_s)
-        [model] = document(cluster(replace(state.self_status, shards=(head,)), [], placed))["models"]
+        [model] = document(cluster(replace(state.self_status, shards=(first,)), [], placed))["models"]
         assert (model["keep_alive_s"], model["idle_s"]) == (shown, 2.5)
         assert model["kv_blocks"] == {"total": 64, "free": 60}
 

@@ -96,7 +96,7 @@ def test_a_result_with_other_scores_than_asked_for_changes_nothing(
 @pytest.mark.parametrize(
     ("sampling", "scored"), [(GREEDY, (1, 2, 3)), (SCORING, (1, SPEC.vocab_size)), (Sampling(), (1,))]
 )
-def test_a_stage_scores_nothing_that_no_sound_head_asks_for(
+def test_a_stage_scores_nothing_that_no_sound_driver_asks_for(
     checkpoint: Path, sampling: Sampling, scored: tuple[int, ...]
 ) -> None:
     """More than follows in the prompt, what is no token, and for a sequence that wants no log probabilities."""

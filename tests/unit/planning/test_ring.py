@@ -45,7 +45,7 @@ def planned(names: str, num_layers: int, *pairs: str, doubtful: tuple[str, ...] 
     return plan(MODEL, SPEC, OPTIONS, offers(names, num_layers), KnownLinks(cut(*pairs), cut(*doubtful)))
 
 
-def test_a_cut_pair_of_three_leaves_two_and_the_head_is_the_one_that_all_reach():
+def test_a_cut_pair_of_three_leaves_two_and_the_first_is_the_one_that_all_reach():
     outcome = planned("abc", 6, "ac")
     assert order(outcome) == "ba"
     assert isinstance(outcome, Plan)

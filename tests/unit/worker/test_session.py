@@ -17,7 +17,7 @@ from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.step import SampledToken, SequenceChunk, StageTiming, Step, StepMessage, StepResult
-from exo_lite.pipeline.head import Head
+from exo_lite.pipeline.driver import Driver
 from exo_lite.pipeline.scheduler import Scheduler
 from exo_lite.pipeline.stage import StageOutput
 from exo_lite.worker import session as session_module
@@ -64,9 +64,9 @@ class Bench:
     """A session of a stage, whose compute thread is whichever takes its outputs."""
 
     def __init__(self, compute: Compute, *, stage: int, num_stages: int) -> None:
-        is_head = stage == 0 < num_stages - 1
+        is_driver = stage == 0 < num_stages - 1
         order = ConnectOrder(
-            ModelId("m"), EPOCH, stage, num_stages, NOWHERE if stage else None, NOWHERE if is_head else None, "attic"
+            ModelId("m"), EPOCH, stage, num_stages, NOWHERE if stage else None, NOWHERE if is_driver else None, "attic"
         )
         self.now_s = 0.0
         self.starts: list[float] = []
@@ -86,7 +86,7 @@ class Bench:
     def start(self) -> None:
         num_stages = self.session.order.num_stages
         scheduler = Scheduler(epoch=EPOCH, num_stages=num_stages, num_slots=2, context_length=64, vocab_size=100)
-        self.session.start(Head(scheduler, self.session.enqueue, num_stages=num_stages, clock=lambda: self.now_s))
+        self.session.start(Driver(scheduler, self.session.enqueue, num_stages=num_stages, clock=lambda: self.now_s))
 
 
 def first_stage(compute: Compute) -> Bench:
@@ -111,11 +111,11 @@ def step(step_id: int, *, epoch: Epoch = EPOCH) -> Step:
 
 def ask(bench: Bench, num_tokens: int, *, name: str = "r") -> asyncio.Future[list[int]]:
     async def collect() -> list[int]:
-        assert bench.session.head is not None
+        assert bench.session.driver is not None
         request = GenerateRequest(
             RequestId(name), ModelId("m"), EPOCH, 0, AnswerRequest((1, 2), num_tokens, Sampling())
         )
-        return [token.token_id async for token in bench.session.head.generate(request)]
+        return [token.token_id async for token in bench.session.driver.generate(request)]
 
     return asyncio.ensure_future(collect())
 
@@ -251,7 +251,7 @@ def test_a_later_stage_ends_when_nobody_takes_what_it_computes():
         next(results)
 
 
-async def test_the_head_waits_for_the_reason_before_it_ends_on_a_stream_that_broke_off():
+async def test_the_driver_waits_for_the_reason_before_it_ends_on_a_stream_that_broke_off():
     bench = first_stage(nothing)
     bench.start()
     bench.session.break_off()
@@ -262,7 +262,7 @@ async def test_the_head_waits_for_the_reason_before_it_ends_on_a_stream_that_bro
     assert str(bench.session.error) == "cellar was killed"
 
 
-async def test_the_head_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
+async def test_the_driver_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(session_module, "UNTOLD_AFTER_S", 0.01)
     bench = first_stage(nothing)
     bench.start()
@@ -361,7 +361,7 @@ async def test_no_step_is_lost_or_overtaken_however_many_are_under_way():
 
 
 class Newcomer:
-    """In place of a head: a result leads to step 1, and before anything else happens a request to step 2."""
+    """In place of a driver: a result leads to step 1, and before anything else happens a request to step 2."""
 
     def __init__(self, session: Session, num_in_flight: int) -> None:
         self.num_in_flight = 1
@@ -383,8 +383,8 @@ class Newcomer:
 def test_a_newcomer_s_step_does_not_overtake_the_one_that_a_result_led_to(num_in_flight: int):
     session, order = first_stage(nothing).session, list[int]()
     outputs = session.steps(lambda message: order.append(message.step.step_id))
-    session.head = head = cast(Head, Newcomer(session, num_in_flight))
-    session._take_result(head, StepResult(EPOCH, 0, (), ()))
+    session.driver = driver = cast(Driver, Newcomer(session, num_in_flight))
+    session._take_result(driver, StepResult(EPOCH, 0, (), ()))
     while len(order) < 2:
         order.append(next(outputs).step.step_id)
     assert order == [1, 2]

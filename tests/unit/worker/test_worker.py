@@ -106,7 +106,7 @@ async def test_what_a_whole_pipeline_computes_goes_to_nobody(model_dir: Path):
         await worker.on_connect(order(1))
         with pytest.raises(MalformedMessage, match="stage 0 of 1 computes no such thing"):
             worker.outputs_of(Epoch(1)).steps()
-        await until(lambda: _is_taken(worker), "the head takes its results")
+        await until(lambda: _is_taken(worker), "the driver takes its results")
         assert len(await tokens_of(worker, 1)) == 3
 
 

@@ -299,7 +299,7 @@ def test_an_order_whose_leader_dies_is_carried_out_by_the_next(tell: Tell) -> No
     tell(story)
 
 
-@pytest.mark.parametrize("lost", ["a", "b"], ids=["the head", "a later stage"])
+@pytest.mark.parametrize("lost", ["a", "b"], ids=["the first stage", "a later stage"])
 def test_a_request_during_a_loss_ends_with_an_error_that_names_it_and_the_next_is_answered(
     tell: Tell, lost: str
 ) -> None:

@@ -124,7 +124,7 @@ class SimulatedWorker:
         return ()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
-        session = self._head_session(request.epoch)
+        session = self._driver_session(request.epoch)
         session.num_requests += 1
         try:
             for index in range(len(request.answer_token_ids), request.asked.max_tokens):
@@ -135,7 +135,7 @@ class SimulatedWorker:
             session.num_requests -= 1
             session.idle_since_s = now_s()
 
-    def _head_session(self, epoch: Epoch) -> Session:
+    def _driver_session(self, epoch: Epoch) -> Session:
         if self.session is None:
             raise NotReady(f"{self.config.shard} on {self.config.node_name} is in no pipeline yet")
         if self.session.order.stage != 0:

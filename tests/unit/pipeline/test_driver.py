@@ -1,4 +1,4 @@
-"""The head with a scripted pipeline behind it: what is sent is written down, results come when the test says so."""
+"""The driver with a scripted pipeline behind it: what is sent is written down, results come when the test says so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exo_lite.domain.errors import DeadlineExceeded, InvalidRequest, MalformedSt
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.step import SampledToken, StageTiming, Step, StepFailure, StepResult
-from exo_lite.pipeline.head import AVERAGE_WEIGHT, RATE_WINDOW_S, Head
+from exo_lite.pipeline.driver import AVERAGE_WEIGHT, RATE_WINDOW_S, Driver
 from exo_lite.pipeline.scheduler import Scheduler
 from exo_lite.pipeline.trace_ring import MAX_TRACED_REQUESTS
 from tests.unit.pipeline.asking import asking
@@ -20,7 +20,7 @@ STOP = 9
 
 
 class Pipeline:
-    """A head, the steps that it sent and a clock that stands still until moved."""
+    """A driver, the steps that it sent and a clock that stands still until moved."""
 
     def __init__(self, *, num_stages: int = 2, num_slots: int = 4, max_waiting: int = 8) -> None:
         self.now_s = 100.0
@@ -33,24 +33,24 @@ class Pipeline:
             vocab_size=1000,
             max_waiting=max_waiting,
         )
-        self.head = Head(self.scheduler, self.sent.append, num_stages=num_stages, clock=lambda: self.now_s)
+        self.driver = Driver(self.scheduler, self.sent.append, num_stages=num_stages, clock=lambda: self.now_s)
 
     @property
     def proved_at_s(self) -> float | None:
-        return self.head.proved_at_s
+        return self.driver.proved_at_s
 
     def answer(self, token_id: int = 5, timings: tuple[StageTiming, ...] = ()) -> None:
         """The result of the oldest step that is under way."""
         step = self.sent.pop(0)
         drawn = tuple(SampledToken(chunk.slot, token_id) for chunk in step.chunks if chunk.sample_index is not None)
-        self.head.on_result(StepResult(step.epoch, step.step_id, drawn, timings))
-        self.head.settle()
+        self.driver.on_result(StepResult(step.epoch, step.step_id, drawn, timings))
+        self.driver.settle()
 
     def fail_step(self, message: str) -> None:
         step = self.sent.pop(0)
         failure = StepFailure(MalformedStep.code, message)
-        self.head.on_result(StepResult(step.epoch, step.step_id, (), (), failure))
-        self.head.settle()
+        self.driver.on_result(StepResult(step.epoch, step.step_id, (), (), failure))
+        self.driver.settle()
 
 
 def request(name: str, *, max_tokens: int = 4, epoch: int = 1, num_prompt: int = 3) -> GenerateRequest:
@@ -78,7 +78,7 @@ async def started(tokens: AsyncGenerator[Token, None]) -> asyncio.Future[Token]:
 
 async def test_tokens_come_in_order_and_end_with_the_reason():
     pipeline = Pipeline()
-    tokens = pipeline.head.generate(request("a", max_tokens=2))
+    tokens = pipeline.driver.generate(request("a", max_tokens=2))
     first = await started(tokens)
     pipeline.answer(token_id=7)
     assert await first == Token(0, 7)
@@ -87,12 +87,12 @@ async def test_tokens_come_in_order_and_end_with_the_reason():
     assert await second == Token(1, 8, "length")
     with pytest.raises(StopAsyncIteration):
         await anext(tokens)
-    assert (pipeline.head.num_running, pipeline.sent) == (0, [])
+    assert (pipeline.driver.num_running, pipeline.sent) == (0, [])
 
 
 async def test_tokens_that_nobody_fetched_yet_are_kept_in_order():
     pipeline = Pipeline()
-    tokens = pipeline.head.generate(request("a", max_tokens=9))
+    tokens = pipeline.driver.generate(request("a", max_tokens=9))
     first = await started(tokens)
     for token_id in (1, 2, STOP):
         pipeline.answer(token_id)
@@ -101,14 +101,14 @@ async def test_tokens_that_nobody_fetched_yet_are_kept_in_order():
 
 async def test_closing_an_answer_cancels_its_request_and_lets_the_next_one_in():
     pipeline = Pipeline(num_slots=1)
-    tokens = pipeline.head.generate(request("a"))
+    tokens = pipeline.driver.generate(request("a"))
     first = await started(tokens)
-    waiting = await started(pipeline.head.generate(request("b")))
-    assert (pipeline.head.num_running, pipeline.head.num_waiting) == (1, 1)
+    waiting = await started(pipeline.driver.generate(request("b")))
+    assert (pipeline.driver.num_running, pipeline.driver.num_waiting) == (1, 1)
     pipeline.answer()
     await first
     await tokens.aclose()
-    assert (pipeline.head.num_running, pipeline.head.num_waiting) == (1, 0)
+    assert (pipeline.driver.num_running, pipeline.driver.num_waiting) == (1, 0)
     pipeline.answer()  # a's second token, which nobody waits for
     pipeline.answer(token_id=6)
     assert await waiting == Token(0, 6)
@@ -116,26 +116,26 @@ async def test_closing_an_answer_cancels_its_request_and_lets_the_next_one_in():
 
 async def test_an_answer_that_is_cancelled_while_it_waits_frees_its_place_in_the_queue():
     pipeline = Pipeline(num_slots=1)
-    running = await started(pipeline.head.generate(request("a")))
-    waiting = await started(pipeline.head.generate(request("b")))
+    running = await started(pipeline.driver.generate(request("a")))
+    waiting = await started(pipeline.driver.generate(request("b")))
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert (pipeline.head.num_running, pipeline.head.num_waiting) == (1, 0)
+    assert (pipeline.driver.num_running, pipeline.driver.num_waiting) == (1, 0)
     pipeline.answer()
     await running
 
 
 async def test_a_failed_step_ends_its_own_requests_with_its_error():
     pipeline = Pipeline()
-    failing = await started(pipeline.head.generate(request("a")))
-    other = await started(pipeline.head.generate(request("b")))
+    failing = await started(pipeline.driver.generate(request("a")))
+    other = await started(pipeline.driver.generate(request("b")))
     pipeline.fail_step("slot 0 is not within 0..3")
     with pytest.raises(MalformedStep, match="slot 0 is not within"):
         await failing
     pipeline.answer(token_id=6)
     assert await other == Token(0, 6)
-    third = await started(pipeline.head.generate(request("c")))
+    third = await started(pipeline.driver.generate(request("c")))
     while not third.done():
         pipeline.answer(token_id=7)
         await asyncio.sleep(0)
@@ -144,28 +144,28 @@ async def test_a_failed_step_ends_its_own_requests_with_its_error():
 
 async def test_the_end_of_the_pipeline_ends_all_requests_and_refuses_new_ones():
     pipeline = Pipeline(num_slots=1)
-    tokens = pipeline.head.generate(request("a"))
+    tokens = pipeline.driver.generate(request("a"))
     running = await started(tokens)
-    waiting = await started(pipeline.head.generate(request("b")))
+    waiting = await started(pipeline.driver.generate(request("b")))
     num_sent = len(pipeline.sent)
-    pipeline.head.fail(NodeLost("attic (10.0.0.7:1) did not answer"))
+    pipeline.driver.fail(NodeLost("attic (10.0.0.7:1) did not answer"))
     for answer in (running, waiting):
         with pytest.raises(NodeLost, match="attic"):
             await answer
     with pytest.raises(NodeLost, match="attic"):
-        await anext(pipeline.head.generate(request("c")))
-    pipeline.head.probe_if_idle()
+        await anext(pipeline.driver.generate(request("c")))
+    pipeline.driver.probe_if_idle()
     pipeline.answer()
-    assert (len(pipeline.sent), pipeline.head.num_running, pipeline.head.num_waiting) == (num_sent - 1, 0, 0)
+    assert (len(pipeline.sent), pipeline.driver.num_running, pipeline.driver.num_waiting) == (num_sent - 1, 0, 0)
 
 
 async def test_tokens_that_came_before_the_end_are_delivered_before_the_error():
     pipeline = Pipeline()
-    tokens = pipeline.head.generate(request("a"))
+    tokens = pipeline.driver.generate(request("a"))
     first = await started(tokens)
     pipeline.answer(token_id=1)
     pipeline.answer(token_id=2)
-    pipeline.head.fail(NodeLost("gone"))
+    pipeline.driver.fail(NodeLost("gone"))
     assert [await first, await anext(tokens)] == [Token(0, 1), Token(1, 2)]
     with pytest.raises(NodeLost):
         await anext(tokens)
@@ -174,125 +174,125 @@ async def test_tokens_that_came_before_the_end_are_delivered_before_the_error():
 async def test_what_the_scheduler_refuses_is_raised_and_leaves_nothing():
     pipeline = Pipeline(num_slots=1, max_waiting=0)
     with pytest.raises(StaleEpoch):
-        await anext(pipeline.head.generate(request("a", epoch=2)))
+        await anext(pipeline.driver.generate(request("a", epoch=2)))
     with pytest.raises(InvalidRequest):
-        await anext(pipeline.head.generate(request("a", max_tokens=0)))
-    running = await started(pipeline.head.generate(request("a")))
+        await anext(pipeline.driver.generate(request("a", max_tokens=0)))
+    running = await started(pipeline.driver.generate(request("a")))
     with pytest.raises(QueueFull):
-        await anext(pipeline.head.generate(request("b")))
+        await anext(pipeline.driver.generate(request("b")))
     pipeline.answer(STOP)
     assert (await running).finish_reason == "stop"
 
 
 async def test_a_second_request_of_the_same_name_is_refused_and_the_first_undisturbed():
     pipeline = Pipeline()
-    first = await started(pipeline.head.generate(request("a")))
+    first = await started(pipeline.driver.generate(request("a")))
     with pytest.raises(InvalidRequest, match="request a is under way already"):
-        await anext(pipeline.head.generate(request("a")))
+        await anext(pipeline.driver.generate(request("a")))
     pipeline.answer(token_id=3)
     assert await first == Token(0, 3)
-    assert pipeline.head.num_running == 1
+    assert pipeline.driver.num_running == 1
 
 
 async def test_a_result_that_misses_a_token_ends_the_request_instead_of_leaving_it_waiting():
     pipeline = Pipeline()
-    answer = await started(pipeline.head.generate(request("a")))
+    answer = await started(pipeline.driver.generate(request("a")))
     step = pipeline.sent.pop(0)
-    pipeline.head.on_result(StepResult(step.epoch, step.step_id, (), ()))
-    pipeline.head.settle()
+    pipeline.driver.on_result(StepResult(step.epoch, step.step_id, (), ()))
+    pipeline.driver.settle()
     with pytest.raises(MalformedStep, match=r"tokens for slots \[0\], it brought \[\]"):
         await answer
-    assert pipeline.head.num_running == 0
+    assert pipeline.driver.num_running == 0
 
 
 async def test_hop_time_is_what_the_stages_do_not_account_for():
     pipeline = Pipeline(num_stages=2)
-    await started(pipeline.head.generate(request("a", max_tokens=50)))
+    await started(pipeline.driver.generate(request("a", max_tokens=50)))
     pipeline.now_s += 0.050
     pipeline.answer(timings=(StageTiming(1.0, 20.0), StageTiming(0.0, 9.0)))
-    assert pipeline.head.hop_ms == pytest.approx(10.0)
+    assert pipeline.driver.hop_ms == pytest.approx(10.0)
     pipeline.now_s += 0.100
     pipeline.answer(timings=(StageTiming(0.0, 30.0), StageTiming(0.0, 10.0)))
-    assert pipeline.head.hop_ms == pytest.approx(10.0 + AVERAGE_WEIGHT * (30.0 - 10.0))
+    assert pipeline.driver.hop_ms == pytest.approx(10.0 + AVERAGE_WEIGHT * (30.0 - 10.0))
 
 
 async def test_idle_since_the_last_request_left_and_not_while_there_are_some():
     pipeline = Pipeline()
     pipeline.now_s += 3
-    assert pipeline.head.idle_s == 3
-    answer = pipeline.head.generate(request("a", max_tokens=1))
+    assert pipeline.driver.idle_s == 3
+    answer = pipeline.driver.generate(request("a", max_tokens=1))
     upcoming = asyncio.ensure_future(anext(answer))
     await asyncio.sleep(0)
     pipeline.now_s += 5
-    assert pipeline.head.idle_s == 0
-    assert pipeline.head.num_free_kv_blocks == pipeline.head.num_kv_blocks - 1
+    assert pipeline.driver.idle_s == 0
+    assert pipeline.driver.num_free_kv_blocks == pipeline.driver.num_kv_blocks - 1
     pipeline.answer()
     await upcoming
     await answer.aclose()
     pipeline.now_s += 2
-    assert pipeline.head.idle_s == 2
-    assert pipeline.head.num_free_kv_blocks == pipeline.head.num_kv_blocks
+    assert pipeline.driver.idle_s == 2
+    assert pipeline.driver.num_free_kv_blocks == pipeline.driver.num_kv_blocks
 
 
 async def test_stages_that_count_more_than_the_clock_leave_nothing_for_hops():
     pipeline = Pipeline(num_stages=2)
-    await started(pipeline.head.generate(request("a")))
+    await started(pipeline.driver.generate(request("a")))
     pipeline.answer(timings=(StageTiming(5.0, 5.0), StageTiming(0.0, 1.0)))
-    assert pipeline.head.hop_ms == 0.0
+    assert pipeline.driver.hop_ms == 0.0
 
 
 async def test_a_single_stage_has_no_hops():
     pipeline = Pipeline(num_stages=1)
-    await started(pipeline.head.generate(request("a")))
+    await started(pipeline.driver.generate(request("a")))
     pipeline.now_s += 1.0
     pipeline.answer(timings=(StageTiming(0.0, 1.0),))
-    assert pipeline.head.hop_ms is None
+    assert pipeline.driver.hop_ms is None
 
 
 async def test_the_rate_counts_the_tokens_of_the_last_seconds():
     pipeline = Pipeline()
-    await started(pipeline.head.generate(request("a", max_tokens=50)))
-    assert pipeline.head.tokens_per_second == 0.0
+    await started(pipeline.driver.generate(request("a", max_tokens=50)))
+    assert pipeline.driver.tokens_per_second == 0.0
     for _ in range(10):
         pipeline.answer()
         pipeline.now_s += 0.1
-    assert pipeline.head.tokens_per_second == pytest.approx(10 / RATE_WINDOW_S)
+    assert pipeline.driver.tokens_per_second == pytest.approx(10 / RATE_WINDOW_S)
     pipeline.now_s = 100.45 + RATE_WINDOW_S  # five tokens are older by now
-    assert pipeline.head.tokens_per_second == pytest.approx(5 / RATE_WINDOW_S)
+    assert pipeline.driver.tokens_per_second == pytest.approx(5 / RATE_WINDOW_S)
     pipeline.now_s += RATE_WINDOW_S
-    assert pipeline.head.tokens_per_second == 0.0
+    assert pipeline.driver.tokens_per_second == 0.0
 
 
-async def test_an_idle_head_probes_and_a_busy_one_does_not():
+async def test_an_idle_driver_probes_and_a_busy_one_does_not():
     pipeline = Pipeline()
     before = pipeline.proved_at_s
-    pipeline.head.probe_if_idle()
-    pipeline.head.probe_if_idle()
+    pipeline.driver.probe_if_idle()
+    pipeline.driver.probe_if_idle()
     assert [step.num_tokens for step in pipeline.sent] == [0]
     pipeline.now_s = 107.0
     pipeline.answer()
     assert (before, pipeline.proved_at_s) == (None, 107.0)
-    await started(pipeline.head.generate(request("a")))
-    pipeline.head.probe_if_idle()
+    await started(pipeline.driver.generate(request("a")))
+    pipeline.driver.probe_if_idle()
     assert [step.num_tokens for step in pipeline.sent] == [3]
 
 
 async def test_a_failed_step_proves_nothing():
     pipeline = Pipeline()
-    pipeline.head.probe_if_idle()
+    pipeline.driver.probe_if_idle()
     pipeline.fail_step("overflow")
     assert pipeline.proved_at_s is None
-    pipeline.head.probe_if_idle()
+    pipeline.driver.probe_if_idle()
     assert len(pipeline.sent) == 1
 
 
 async def test_results_of_steps_that_nobody_sent_change_nothing():
     pipeline = Pipeline()
-    waiting = await started(pipeline.head.generate(request("a")))
-    pipeline.head.on_result(StepResult(Epoch(1), 77, (SampledToken(0, 1),), (StageTiming(0.0, 1.0),)))
-    pipeline.head.settle()
-    pipeline.head.on_result(StepResult(Epoch(1), 78, (), (), StepFailure("malformed_step", "?")))
-    pipeline.head.settle()
+    waiting = await started(pipeline.driver.generate(request("a")))
+    pipeline.driver.on_result(StepResult(Epoch(1), 77, (SampledToken(0, 1),), (StageTiming(0.0, 1.0),)))
+    pipeline.driver.settle()
+    pipeline.driver.on_result(StepResult(Epoch(1), 78, (), (), StepFailure("malformed_step", "?")))
+    pipeline.driver.settle()
     assert not waiting.done()
     assert pipeline.proved_at_s is None
     pipeline.answer(token_id=4)
@@ -301,11 +301,11 @@ async def test_results_of_steps_that_nobody_sent_change_nothing():
 
 async def test_an_answer_that_takes_too_long_ends_and_frees_everything():
     pipeline = Pipeline(num_slots=1)
-    slow = pipeline.head.generate(asking(request("a"), timeout_s=1e-9))
+    slow = pipeline.driver.generate(asking(request("a"), timeout_s=1e-9))
     with pytest.raises(DeadlineExceeded, match="not complete within the 1e-09 s allowed"):
         await anext(slow)
-    assert pipeline.head.num_running == 0
-    waiting = await started(pipeline.head.generate(request("b")))
+    assert pipeline.driver.num_running == 0
+    waiting = await started(pipeline.driver.generate(request("b")))
     pipeline.answer()  # a's, which nobody waits for
     pipeline.answer(token_id=6)
     assert await waiting == Token(0, 6)
@@ -313,45 +313,45 @@ async def test_an_answer_that_takes_too_long_ends_and_frees_everything():
 
 async def test_refusals_say_when_half_of_the_line_will_have_run():
     pipeline = Pipeline(num_slots=1, max_waiting=6)
-    answers = [pipeline.head.generate(request(str(number), max_tokens=1)) for number in range(7)]
+    answers = [pipeline.driver.generate(request(str(number), max_tokens=1)) for number in range(7)]
     firsts = [await started(tokens) for tokens in answers]
     with pytest.raises(QueueFull) as unknown:
-        await anext(pipeline.head.generate(request("x")))
+        await anext(pipeline.driver.generate(request("x")))
     assert unknown.value.retry_after_s is None
     for first, tokens in zip(firsts[:3], answers, strict=False):
         pipeline.now_s += 3.0
         pipeline.answer()
         await first
         await tokens.aclose()
-    more = [await started(pipeline.head.generate(request(f"y{number}"))) for number in range(3)]
+    more = [await started(pipeline.driver.generate(request(f"y{number}"))) for number in range(3)]
     with pytest.raises(QueueFull) as known:
-        await anext(pipeline.head.generate(request("x")))
+        await anext(pipeline.driver.generate(request("x")))
     assert known.value.retry_after_s == 9  # 3 s for each of 3
     assert not any(one.done() for one in more)
 
 
 async def test_whoever_makes_room_for_another_tenant_is_told():
     pipeline = Pipeline(num_slots=1, max_waiting=2)
-    running = await started(pipeline.head.generate(request("a")))
-    waiting = [await started(pipeline.head.generate(request(name))) for name in "bc"]
-    other = await started(pipeline.head.generate(asking(request("d"), tenant="other")))
+    running = await started(pipeline.driver.generate(request("a")))
+    waiting = [await started(pipeline.driver.generate(request(name))) for name in "bc"]
+    other = await started(pipeline.driver.generate(asking(request("d"), tenant="other")))
     with pytest.raises(QueueFull, match="smaller share"):
         await waiting[1]
     assert not other.done()
-    assert pipeline.head.num_waiting == 2
+    assert pipeline.driver.num_waiting == 2
     pipeline.answer()
     await running
 
 
 async def test_the_steps_of_a_request_are_traced():
     pipeline = Pipeline()
-    await started(pipeline.head.generate(request("a")))
+    await started(pipeline.driver.generate(request("a")))
     pipeline.now_s += 0.040
     timings = (StageTiming(1.0, 20.0, 0.5), StageTiming(2.0, 15.0, 0.25))
     pipeline.answer(timings=timings)
     pipeline.now_s += 0.030
     pipeline.fail_step("broken")
-    [trace] = pipeline.head.traces
+    [trace] = pipeline.driver.traces
     assert trace.age_s == pytest.approx(0.070)
     assert [(step.num_tokens, step.stages) for step in trace.steps] == [(1, timings), (0, ())]
     assert [step.start_ms for step in trace.steps] == pytest.approx([0.0, 40.0])
@@ -363,10 +363,10 @@ async def test_only_the_last_requests_are_traced():
     pipeline = Pipeline(num_slots=1)
     for number in range(MAX_TRACED_REQUESTS + 2):
         pipeline.now_s += 1.0
-        token = await started(pipeline.head.generate(request(str(number), max_tokens=1)))
+        token = await started(pipeline.driver.generate(request(str(number), max_tokens=1)))
         pipeline.answer()
         await token
         await asyncio.sleep(0)
-    traces = pipeline.head.traces
+    traces = pipeline.driver.traces
     assert len(traces) == MAX_TRACED_REQUESTS
     assert [trace.age_s for trace in traces] == list(range(MAX_TRACED_REQUESTS))

@@ -1,4 +1,4 @@
-"""The heads of instances, as this node reaches them: long-lived channels, and what a head tells of itself."""
+"""The drivers of instances, as this node reaches them: long-lived channels, and what a driver reports of itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from exo_lite.node.peers import Peers, PeerWorker
 TRACES_TIMEOUT_S = 5.0
 
 
-class Heads:
+class Drivers:
     """`own_host`: where this node reaches its own worker."""
 
     def __init__(self, cluster: Cluster, peers: Peers, own_host: str = "127.0.0.1") -> None:
@@ -35,7 +35,7 @@ class Heads:
 
     @contextmanager
     def use(self, instance: Instance) -> Iterator[PeerWorker]:
-        """The channel to an instance's head, which stays open at least so long. Raises NotReady."""
+        """The channel to an instance's driver, which stays open at least so long. Raises NotReady."""
         hop = self._hop(instance)
         channel = self._channels.get(hop)
         if channel is None:
@@ -47,9 +47,9 @@ class Heads:
             self._num_users[hop] -= 1
 
     async def close_gone(self) -> None:
-        """Close the channels that nobody uses and that lead to no head any more."""
-        heads = self._placed_heads()
-        gone = [hop for hop in self._channels if hop not in heads and not self._num_users[hop]]
+        """Close the channels that nobody uses and that lead to no driver any more."""
+        drivers = self._placed_drivers()
+        gone = [hop for hop in self._channels if hop not in drivers and not self._num_users[hop]]
         await self._close(gone)
 
     async def close(self) -> None:
@@ -65,8 +65,8 @@ class Heads:
         """Steps of its last requests, wherever they entered. Raises NotReady where it is not loaded."""
         instance = self.instance(model_id)
         try:
-            with self.use(instance) as head:
-                return TraceReport(instance, await head.traces(timeout_s=TRACES_TIMEOUT_S))
+            with self.use(instance) as driver:
+                return TraceReport(instance, await driver.traces(timeout_s=TRACES_TIMEOUT_S))
         except ExoLiteError as error:
             return TraceReport(instance, reason=str(error))
 
@@ -84,7 +84,7 @@ class Heads:
             raise NotReady(f"{model_id} is not loaded any more: ask again")
         return instance
 
-    def _placed_heads(self) -> set[Hop]:
+    def _placed_drivers(self) -> set[Hop]:
         hops: set[Hop] = set()
         for instance in self._cluster.state.all_instances:
             with suppress(NotReady):
@@ -93,12 +93,12 @@ class Heads:
 
     def _hop(self, instance: Instance) -> Hop:
         """Raises NotReady."""
-        head = instance.assignments[0]
-        status = self._cluster.state.shard_status(instance, head)
-        host = self._host_of(head.node_id)
+        first = instance.assignments[0]
+        status = self._cluster.state.shard_status(instance, first)
+        host = self._host_of(first.node_id)
         if status is None or status.worker_port is None or host is None:
-            raise NotReady(f"the worker on {head.name}, the head of {instance.model_id}, is not there yet")
-        return Hop(head.name, join_address(host, status.worker_port))
+            raise NotReady(f"the worker on {first.name}, the first node of {instance.model_id}, has not started yet")
+        return Hop(first.name, join_address(host, status.worker_port))
 
     def _host_of(self, node_id: NodeId) -> str | None:
         if node_id == self._cluster.state.self_id:

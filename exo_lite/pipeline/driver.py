@@ -1,4 +1,4 @@
-"""Requests at the head of a pipeline: tokens to whoever waits for them, and the pulse of the hops."""
+"""The driver of a pipeline, on its first stage: it makes steps, schedules requests and delivers their tokens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Returned(NamedTuple):
     came_at_s: float
 
 
-class Head:
+class Driver:
     """Drives a scheduler: sends its steps, hands out its tokens.
 
     Requests live on the event loop that this is made on. Results may come from any thread, and the next steps leave
