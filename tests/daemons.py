@@ -211,11 +211,16 @@ class Daemons:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.wake()
         for node in self.nodes.values():
             if node.is_running:
-                node.signal(signal.SIGCONT)
                 node.kill()
             node.client.close()
+
+    def wake(self) -> None:
+        """Let every process go on that a test has stopped, workers too."""
+        for node in self.running:
+            node.signal(signal.SIGCONT)
 
     def start(
         self,

@@ -17,6 +17,15 @@ def daemons(tmp_path_factory: pytest.TempPathFactory, smollm2_store: ModelStore)
         yield cluster
 
 
+@pytest.fixture(autouse=True)
+def nobody_is_left_stopped(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test stops in a cluster that others share goes on after it, also where the test failed."""
+    shared: Daemons | None = request.getfixturevalue("daemons") if "daemons" in request.fixturenames else None
+    yield
+    if shared is not None:
+        shared.wake()
+
+
 @pytest.fixture
 def own_daemons(tmp_path: Path, smollm2_store: ModelStore) -> Iterator[Daemons]:
     """A cluster for one test."""
