@@ -12,7 +12,7 @@ from tests.daemons import Daemons, Node
 
 MEMORY = {"a": "900MiB", "b": "700MiB", "c": "600MiB"}
 QUANTS = ("int8", "int4", "w8a8")
-NUM_TOKENS = 24
+NUM_TOKENS = (10, pytest.param(24, marks=pytest.mark.long))
 PROMPTS = (
     "Tell me a story about a lighthouse.",
     "Name three rivers of Africa and say where each of them ends, in one line each: the Nile, the Congo, the Niger.",
@@ -23,16 +23,16 @@ SAMPLINGS: tuple[dict[str, object], ...] = ({"temperature": 0}, {"temperature": 
 Answer = tuple[list[int], list[float]]
 
 
-def answer(node: Node, question: tuple[str, dict[str, object]]) -> Answer:
+def answer(node: Node, num_tokens: int, question: tuple[str, dict[str, object]]) -> Answer:
     """The tokens of an answer and how likely each was."""
     prompt, sampling = question
-    options: dict[str, object] = {"max_tokens": NUM_TOKENS, "ignore_eos": True, "logprobs": True, "top_logprobs": 3}
+    options: dict[str, object] = {"max_tokens": num_tokens, "ignore_eos": True, "logprobs": True, "top_logprobs": 3}
     choice = node.chat(DEMO_MODEL, prompt, return_token_ids=True, **options, **sampling)["choices"][0]
     likely = [one for entry in choice["logprobs"]["content"] for one in (entry, *entry["top_logprobs"])]
     return choice["token_ids"], [one["logprob"] for one in likely]
 
 
-def answers(nodes: list[Node], quant: str, *, num_at_once: int) -> list[Answer]:
+def answers(nodes: list[Node], quant: str, num_tokens: int, *, num_at_once: int) -> list[Answer]:
     """Ask every prompt in every way, of a model that is placed on all of `nodes`."""
     model = nodes[0].model(DEMO_MODEL)
     if model is None or model["quant"] != quant or len(model["shards"]) != len(nodes):
@@ -40,7 +40,7 @@ def answers(nodes: list[Node], quant: str, *, num_at_once: int) -> list[Answer]:
     assert [shard["node"] for shard in model["shards"]] == [node.name for node in nodes]
     questions = [(prompt, sampling) for prompt in PROMPTS for sampling in SAMPLINGS]
     with ThreadPoolExecutor(num_at_once) as pool:
-        return list(pool.map(partial(answer, nodes[-1]), questions))
+        return list(pool.map(partial(answer, nodes[-1], num_tokens), questions))
 
 
 def unload(node: Node) -> None:
@@ -48,14 +48,16 @@ def unload(node: Node) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_integers_answer_alike_on_one_two_and_three_daemons(own_daemons: Daemons) -> None:
+@pytest.mark.parametrize("num_tokens", NUM_TOKENS)
+def test_integers_answer_alike_on_one_two_and_three_daemons(own_daemons: Daemons, num_tokens: int) -> None:
     expected: dict[str, list[Answer]] = {}
     for name, memory in MEMORY.items():
         own_daemons.start(name, memory=memory)
         own_daemons.wait_joined()
         nodes = own_daemons.running
         for quant in QUANTS:
-            given = answers(nodes, quant, num_at_once=len(nodes) * 2 - 1)  # alone on one node, in batches on several
+            num_at_once = len(nodes) * 2 - 1  # alone on one node, in batches on several
+            given = answers(nodes, quant, num_tokens, num_at_once=num_at_once)
             assert given == expected.setdefault(quant, given), f"{quant} on {len(nodes)} nodes"
         unload(nodes[0])
     assert len({str(one) for one in expected.values()}) == len(QUANTS)  # they are three types, and the test tells them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from exo_lite.store.model_store import ModelStore
 from tests.daemons import Daemons, Node
 
 MODEL = "smollm2-135m"
-NUM_TOKENS = (24, pytest.param(64, marks=[pytest.mark.long, pytest.mark.timeout(300)]))
-NUM_TOKENS_BFLOAT16 = (10, pytest.param(32, marks=[pytest.mark.long, pytest.mark.timeout(300)]))
-MIN_AGREEING_BFLOAT16 = 18
+LONG = [pytest.mark.long, pytest.mark.timeout(600)]
+NUM_PROMPTS_TOKENS = ((10, 24), pytest.param(20, 64, marks=LONG))
+NUM_PROMPTS_TOKENS_BFLOAT16 = ((10, 10), pytest.param(20, 32, marks=LONG))
+MIN_AGREEING_BFLOAT16 = 0.9
+"""Of the answers."""
 NUM_AT_ONCE = 8
 NUM_CORES = 2
 WISH = {"context": 256, "slots": NUM_AT_ONCE}
@@ -53,24 +55,29 @@ class Reference:
     """transformers on the imported folder: one prompt at a time, no padding."""
 
     model_dir: Path
+    computed: dict[tuple[torch.dtype, str], list[list[int]]] = field(default_factory=dict)
 
     def likeliest(self, dtype: torch.dtype, answers: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The likeliest token at each place of an answer to each of PROMPTS, after the prompt and the tokens before.
+        """The likeliest token at each place of an answer to each of the first PROMPTS, after the tokens before.
 
         An answer that equals its line is what greedy decoding gives, which would take a forward pass for each token.
+        Answers that were asked about before are not computed again.
         """
-        return self._of_each_prompt(dtype, _likeliest, answers)
+        key = (dtype, str(answers))
+        if key not in self.computed:
+            self.computed[key] = self._of_each_prompt(dtype, _likeliest, answers)
+        return self.computed[key]
 
-    def greedy(self, dtype: torch.dtype, num_tokens: int) -> list[list[int]]:
-        """The likeliest tokens after each of PROMPTS, each computed alone: in a type where that makes a difference."""
-        return self._of_each_prompt(dtype, _continue, [num_tokens] * len(PROMPTS))
+    def greedy(self, dtype: torch.dtype, num_prompts: int, num_tokens: int) -> list[list[int]]:
+        """The likeliest tokens after PROMPTS, each computed alone: in a type where that makes a difference."""
+        return self._of_each_prompt(dtype, _continue, [num_tokens] * num_prompts)
 
     def _of_each_prompt(
         self, dtype: torch.dtype, compute: Callable[..., list[int]], given: Sequence[object]
     ) -> list[list[int]]:
         model = AutoModelForCausalLM.from_pretrained(self.model_dir, dtype=dtype).eval()
         with ThreadPoolExecutor(NUM_CORES) as pool:  # a core for each prompt beats all cores for one
-            return list(pool.map(partial(compute, model), self.prompts, given))
+            return list(pool.map(partial(compute, model), self.prompts[: len(given)], given))
 
     @cached_property
     def prompts(self) -> list[list[int]]:
@@ -129,52 +136,62 @@ def answer(node: Node, prompt: str, num_tokens: int, **options: object) -> tuple
     return document["usage"]["prompt_tokens"], document["choices"][0]["token_ids"]
 
 
-def answer_all(nodes: list[Node], num_tokens: int, *, num_at_once: int = NUM_AT_ONCE) -> list[tuple[int, list[int]]]:
-    """Of all PROMPTS, several at once and each node asked in turn."""
+def answer_all(
+    nodes: list[Node], num_prompts: int, num_tokens: int, *, num_at_once: int = NUM_AT_ONCE
+) -> list[tuple[int, list[int]]]:
+    """Of the first PROMPTS, several at once and each node asked in turn."""
     with ThreadPoolExecutor(num_at_once) as pool:
-        entries = [nodes[index % len(nodes)] for index in range(len(PROMPTS))]
-        return list(pool.map(lambda node, prompt: answer(node, prompt, num_tokens), entries, PROMPTS))
+        entries = [nodes[index % len(nodes)] for index in range(num_prompts)]
+        return list(pool.map(lambda node, prompt: answer(node, prompt, num_tokens), entries, PROMPTS[:num_prompts]))
 
 
-def assert_float32_is_exact(nodes: list[Node], reference: Reference, num_tokens: int) -> None:
+def assert_float32_is_exact(nodes: list[Node], reference: Reference, num_prompts: int, num_tokens: int) -> None:
     load(nodes, "float32")
-    answers = answer_all(nodes, num_tokens)
-    assert [num_prompt for num_prompt, _ in answers] == [len(prompt) for prompt in reference.prompts]
+    answers = answer_all(nodes, num_prompts, num_tokens)
+    assert [num_prompt for num_prompt, _ in answers] == [len(prompt) for prompt in reference.prompts[:num_prompts]]
     token_ids = [token_ids for _, token_ids in answers]
     assert token_ids == reference.likeliest(torch.float32, token_ids)
     assert {len(one) for one in token_ids} == {num_tokens}
 
 
-@pytest.mark.parametrize("num_tokens", NUM_TOKENS)
-def test_one_node_answers_as_transformers_does(own_daemons: Daemons, reference: Reference, num_tokens: int) -> None:
-    assert_float32_is_exact([own_daemons.start("alone", memory="800MiB", threads=2)], reference, num_tokens)
+@pytest.mark.parametrize(("num_prompts", "num_tokens"), NUM_PROMPTS_TOKENS)
+def test_one_node_answers_as_transformers_does(
+    own_daemons: Daemons, reference: Reference, num_prompts: int, num_tokens: int
+) -> None:
+    alone = own_daemons.start("alone", memory="800MiB", threads=2)
+    assert_float32_is_exact([alone], reference, num_prompts, num_tokens)
 
 
-@pytest.mark.parametrize("num_tokens", NUM_TOKENS)
-def test_two_nodes_answer_as_transformers_does(own_daemons: Daemons, reference: Reference, num_tokens: int) -> None:
-    assert_float32_is_exact(own_daemons.start_all({"one": "600MiB", "two": "500MiB"}), reference, num_tokens)
+@pytest.mark.parametrize(("num_prompts", "num_tokens"), NUM_PROMPTS_TOKENS)
+def test_two_nodes_answer_as_transformers_does(
+    own_daemons: Daemons, reference: Reference, num_prompts: int, num_tokens: int
+) -> None:
+    pair = own_daemons.start_all({"one": "600MiB", "two": "500MiB"})
+    assert_float32_is_exact(pair, reference, num_prompts, num_tokens)
 
 
-@pytest.mark.parametrize("num_tokens", NUM_TOKENS)
-def test_three_nodes_answer_as_transformers_does(trio: list[Node], reference: Reference, num_tokens: int) -> None:
-    assert_float32_is_exact(trio, reference, num_tokens)
+@pytest.mark.parametrize(("num_prompts", "num_tokens"), NUM_PROMPTS_TOKENS)
+def test_three_nodes_answer_as_transformers_does(
+    trio: list[Node], reference: Reference, num_prompts: int, num_tokens: int
+) -> None:
+    assert_float32_is_exact(trio, reference, num_prompts, num_tokens)
 
 
-@pytest.mark.parametrize("num_tokens", NUM_TOKENS_BFLOAT16)
+@pytest.mark.parametrize(("num_prompts", "num_tokens"), NUM_PROMPTS_TOKENS_BFLOAT16)
 def test_bfloat16_nearly_always_agrees(
-    trio: list[Node], reference: Reference, num_tokens: int, capsys: pytest.CaptureFixture[str]
+    trio: list[Node], reference: Reference, num_prompts: int, num_tokens: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rounded to bfloat16, the likeliest two tokens are often equal, and the order of a sum decides between them.
 
     As many at once as there are stages, so that each step decodes one sequence, as transformers does.
     """
     load(trio, "bfloat16")
-    answers = [token_ids for _, token_ids in answer_all(trio, num_tokens, num_at_once=len(trio))]
-    expected = reference.greedy(torch.bfloat16, num_tokens)
+    answers = [token_ids for _, token_ids in answer_all(trio, num_prompts, num_tokens, num_at_once=len(trio))]
+    expected = reference.greedy(torch.bfloat16, num_prompts, num_tokens)
     num_agreeing = sum(ours == theirs for ours, theirs in zip(answers, expected, strict=True))
     with capsys.disabled():
-        sys.stdout.write(f"\nbfloat16: {num_agreeing} of {len(PROMPTS)} prompts agree with transformers\n")
-    assert num_agreeing >= MIN_AGREEING_BFLOAT16
+        sys.stdout.write(f"\nbfloat16: {num_agreeing} of {num_prompts} prompts agree with transformers\n")
+    assert num_agreeing >= MIN_AGREEING_BFLOAT16 * num_prompts
 
 
 def test_the_seed_decides_the_answer(trio: list[Node]) -> None:

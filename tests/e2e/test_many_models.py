@@ -107,7 +107,7 @@ def test_the_least_recently_used_leaves_for_another_and_it_is_said_why(own_daemo
 def test_neither_a_busy_nor_a_pinned_model_leaves_and_the_refusal_says_so(own_daemons: Daemons, alike: Path) -> None:
     [node] = start(own_daemons, alike, "a", memory=ROOM_FOR_ONE)
     answered(node, ALPHA)
-    stream = Stream(node, CHAT, chat_body(ALPHA, max_tokens=400, ignore_eos=True))
+    stream = Stream(node, CHAT, chat_body(ALPHA, max_tokens=150, ignore_eos=True))
     stream.wait_tokens(3)
     refused = ask(node, BETA)
     assert (refused.status_code, refused.json()["error"]["code"]) == (507, "model_does_not_fit")

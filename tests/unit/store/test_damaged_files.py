@@ -17,7 +17,7 @@ from tests.damage import damaged_bytes, damaged_json
 from tests.unit.store.tiny_models import SPEC, random_tensors, recipe_for, split_in_two, write_hf_folder
 
 pytestmark = pytest.mark.timeout(300)
-NUM_FILES = [1000, pytest.param(5_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+NUM_FILES = [300, pytest.param(5_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 MAX_MESSAGE_BYTES = 2000
 QUICKLY_S = 20.0
 """On a machine that is as busy as it may be; a search that grows with the square of a file takes minutes."""
