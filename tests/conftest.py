@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 DEMO_MODEL = "smollm2-135m"
 DOWNLOADS = {"demo_gguf", "llama3_tokenizer_model", "sentencepiece_tokenizer_model", "tekken_json"}
 """Fixtures that may have to download."""
+FOLDERS = ("e2e", "integration", "unit", "bench")
+"""In this order where processes share the tests: the short ones last, so that all end at about the same time."""
 
 # whatever a busy machine makes slow is no failure
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -25,16 +27,24 @@ settings.load_profile("untimed")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--part", choices=("together", "alone"), help="only tests without, or with, the mark `alone`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long tests out unless asked for, and give those that may have to download the time for it."""
-    left_out = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=left_out)
+    """Leave out what was not asked for, and give tests that may have to download the time for it."""
+    left_out = {item for item in items if not is_wanted(item, config.getoption("--part"), config.getoption("--long"))}
+    config.hook.pytest_deselected(items=[*left_out])
     items[:] = [item for item in items if item not in left_out]
+    if config.getoption("--part") == "together":
+        items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(ROOT / "tests").parts[0]))
     for item in items:
         if DOWNLOADS & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(DOWNLOAD_TIMEOUT_S))
+
+
+def is_wanted(item: pytest.Item, part: str | None, is_long: bool) -> bool:
+    has_part = part is None or (part == "alone") == (item.get_closest_marker("alone") is not None)
+    return has_part and (is_long or item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The whole suite, the same for people and CI. Arguments go to pytest: `bash tests/run.sh -k scheduler`, `--long`.
+# Two processes share the tests; those marked `alone`, which measure time or fill the machine, run one by one after them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . deploy/setup_venv.sh
@@ -49,5 +50,28 @@ step "lint" ruff check .
 step "types" mypy
 step "import layers" lint-imports
 step "generated code" python proto/generate.py --check
-step "tests" python -m pytest "$@"
+
+INTERRUPTED=2 NO_TESTS=5 # pytest's exit codes
+outcomes=() worst=$NO_TESTS
+
+# run_tests NAME ARGUMENTS...: go on after failures, so that one run shows them all.
+run_tests() {
+  local name=$1 code=0
+  shift
+  step "$name" python -m pytest "$@" || code=$?
+  ((code != INTERRUPTED)) || exit "$code"
+  case $code in
+    0) outcomes+=("$name: passed") ;;
+    "$NO_TESTS") outcomes+=("$name: none selected") ;;
+    *) outcomes+=("$name: FAILED (exit code $code)") ;;
+  esac
+  ((code == NO_TESTS || (code == 0 && worst != NO_TESTS))) || worst=$code
+}
+
+run_tests "tests, on two processes" --part together -n 2 --dist loadfile --no-loadscope-reorder "$@"
+run_tests "tests, one by one" --part alone "$@" -n 0
+printf '\n== summary\n'
+printf '%s\n' "${outcomes[@]}"
+current="tests"
+((worst == 0)) || exit "$worst"
 printf '\nAll passed.\n'

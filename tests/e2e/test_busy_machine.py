@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import DEMO_MODEL
 from tests.daemons import Daemons, Node
 
+pytestmark = pytest.mark.alone
+
 BUSY_PROGRAM = "while True: pass"
 NUM_BUSY_PROGRAMS = 2
 PROMPT_TOKENS = 2000

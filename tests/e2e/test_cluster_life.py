@@ -13,6 +13,8 @@ import pytest
 
 from tests.daemons import Daemons, Node, Stream, wait_until
 
+pytestmark = pytest.mark.alone
+
 MODEL = "smollm2-135m"
 JOINED_WITHIN_S = 3.0
 KILLED_IS_DEAD_WITHIN_S = 2.0
@@ -237,9 +239,9 @@ def test_a_node_that_holds_no_shard_can_be_asked(trio: list[Node], daemons: Daem
 
 
 def test_a_model_that_lost_its_room_says_so_and_returns_with_the_node(own_daemons: Daemons) -> None:
-    sizes = {"a": "200MiB", "b": "180MiB", "c": "160MiB"}  # no two of them hold it
+    sizes = {"a": "120MiB", "b": "115MiB", "c": "110MiB"}  # no two of them hold it
     nodes = own_daemons.start_all(sizes)
-    nodes[0].load(MODEL, context=1024, slots=4)
+    nodes[0].load(MODEL, quant="int8", context=1024, slots=4)
     leader = next(node for node in nodes if node.state()["leader"] == node.state()["node"]["id"])
     survivors = [node for node in nodes if node is not leader]
     stream = open_stream(survivors[0])

@@ -13,6 +13,8 @@ import pytest
 
 from tests.daemons import Daemons, Node
 
+pytestmark = pytest.mark.alone
+
 MODEL = "smollm2-135m"
 MIB = 2**20
 MAX_PROBE_S = 0.5

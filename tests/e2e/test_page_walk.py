@@ -12,6 +12,8 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.daemons import Daemons, Node, wait_until
 
+pytestmark = pytest.mark.alone
+
 MODEL = "smollm2-135m"
 SHOWN_WITHIN_MS = 2000
 """After the API of the same daemon says it."""
