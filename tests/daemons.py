@@ -96,13 +96,20 @@ class Node:
         """Place a model and wait until it is ready. Returns its part of the state."""
         reply = self.post(f"/api/v1/models/{model_id}/load", wish)
         assert reply.status_code == 202, reply.text
-        return self.wait_ready(model_id, timeout_s=timeout_s)
+        return self.wait_ready(model_id, min_epoch=reply.json()["epoch"], timeout_s=timeout_s)
 
-    def wait_ready(self, model_id: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
+    def wait_ready(self, model_id: str, *, min_epoch: int = 0, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Wait for the model as it was placed in this epoch or later: another node may lead, and be ahead of this one.
+
+        Returns its part of the state.
+        """
+
         def look() -> dict[str, Any] | None:
             model = self.model(model_id)
-            assert model is None or model["state"] != "failed", model
-            return model if model and model["state"] == "ready" else None
+            if model is None or model["epoch"] < min_epoch:
+                return None
+            assert model["state"] != "failed", model
+            return model if model["state"] == "ready" else None
 
         return wait_until(look, f"{model_id} ready on {self.name}", timeout_s=timeout_s)
 

@@ -22,7 +22,7 @@ HUNG_IS_DEAD_WITHIN_S = 5.0
 REQUESTS_FAIL_WITHIN_S = 5.0
 CANCELLED_WITHIN_S = 2.0
 GONE_WITHIN_S = 1.0
-WISH = {"quant": "int8", "context": 512, "slots": 4}
+WISH: dict[str, Any] = {"quant": "int8", "context": 512, "slots": 4}
 
 # The largest comes first in the pipeline, and each could hold all of the model. The middle one leads: its id is first.
 TRIO = {"a": ("700MiB", "bbbb"), "b": ("650MiB", "aaaa"), "c": ("600MiB", "cccc")}
