@@ -30,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", choices=("together", "alone"), help="only tests without, or with, the mark `alone`")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files unread that have nothing to run alone: to import them all takes long."""
+    has_none = collection_path.suffix == ".py" and "mark.alone" not in collection_path.read_text(encoding="utf-8")
+    return True if config.getoption("--part") == "alone" and has_none else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was not asked for, and give tests that may have to download the time for it."""
     left_out = {item for item in items if not is_wanted(item, config.getoption("--part"), config.getoption("--long"))}

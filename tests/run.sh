@@ -68,7 +68,9 @@ run_tests() {
   ((code == NO_TESTS || (code == 0 && worst != NO_TESTS))) || worst=$code
 }
 
+export OMP_WAIT_POLICY=passive # threads that wait leave the core to the other process
 run_tests "tests, on two processes" --part together -n 2 --dist loadfile --no-loadscope-reorder "$@"
+unset OMP_WAIT_POLICY
 run_tests "tests, one by one" --part alone "$@" -n 0
 printf '\n== summary\n'
 printf '%s\n' "${outcomes[@]}"

@@ -53,7 +53,7 @@ def answered(node: Node, num_tokens: int, seed: int) -> bool:
 def test_a_prompt_of_several_chunks_is_answered_by_busy_nodes(own_daemons: Daemons):
     node = two_halves(own_daemons, "none")
     with busy_cores():
-        assert answered(node, 600, seed=0)
+        assert answered(node, 300, seed=0)
 
 
 @pytest.mark.long

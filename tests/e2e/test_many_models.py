@@ -20,7 +20,7 @@ from tests.daemons import Daemons, Node, Stream, run_cli, wait_until
 ORIGINAL = "smollm2-135m"
 ALPHA, BETA, GAMMA = "alpha", "beta", "gamma"
 ROOM_FOR_ONE, ROOM_FOR_TWO = "700MiB", "1350MiB"
-SMALL = {"context": 256, "slots": 2}
+SMALL: dict[str, Any] = {"quant": "int8", "context": 256, "slots": 2}
 CHAT = "/v1/chat/completions"
 
 

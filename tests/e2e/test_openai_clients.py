@@ -10,6 +10,7 @@ from tests.daemons import Daemons, Node, wait_until
 
 MODEL, ALIAS = "smollm2-135m", "smollm2:135m"
 CONTEXT = 512
+WISH: dict[str, Any] = {"dtype": "float32", "context": CONTEXT, "slots": 4}
 TURN = "<|im_start|>{}\n{}<|im_end|>\n"
 QUESTION = {"role": "user", "content": "What is the capital of France?"}
 SYSTEM = {"role": "system", "content": "Answer briefly."}
@@ -20,7 +21,7 @@ def node(daemons: Daemons) -> Node:
     first = daemons.start("a")
     daemons.start("b")
     wait_until(lambda: first.seen() == {"a": "alive", "b": "alive"}, "both nodes alive")
-    first.load(MODEL, context=CONTEXT, slots=4)
+    first.load(MODEL, **WISH)
     return first
 
 
@@ -76,7 +77,7 @@ def test_several_answers_of_one_prompt_are_those_of_their_seeds(node: Node) -> N
 
 
 def test_a_model_is_listed_before_it_is_loaded_and_after_it_has_left(node: Node) -> None:
-    node.load(MODEL, context=CONTEXT, slots=4)
+    node.load(MODEL, **WISH)
     loaded = node.get("/v1/models").json()["data"]
     assert [(one["id"], one["state"], one["context_length"]) for one in loaded] == [(MODEL, "ready", CONTEXT)]
     node.post(f"/api/v1/models/{MODEL}/unload")
@@ -87,4 +88,4 @@ def test_a_model_is_listed_before_it_is_loaded_and_after_it_has_left(node: Node)
     assert left["context_length"] == 2048
     assert node.get(f"/v1/models/{ALIAS}").json() == left
     assert node.get("/v1/models/llama-3-8b").status_code == 404
-    node.load(MODEL, context=CONTEXT, slots=4)
+    node.load(MODEL, **WISH)
