@@ -87,15 +87,15 @@ class NumpyShard:
         shape = (shard.num_layers, self._num_blocks * KV_BLOCK_TOKENS, spec.num_key_value_heads, spec.head_dim)
         self._keys, self._values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
-    def admit(self, slot: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
+    def admit(self, sequence_index: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
         per_slot = self._num_blocks // (self.num_sequences // 4)
-        own = range(slot * per_slot, min((slot + 1) * per_slot, self._num_blocks))
+        own = range(sequence_index * per_slot, min((sequence_index + 1) * per_slot, self._num_blocks))
         if any(block >= self._num_blocks for block in blocks):
-            raise MalformedStep(f"slot {slot} was given blocks {list(blocks)} of {self._num_blocks}")
-        self._blocks[slot] = tuple(blocks) or tuple(own)
+            raise MalformedStep(f"sequence {sequence_index} was given blocks {list(blocks)} of {self._num_blocks}")
+        self._blocks[sequence_index] = tuple(blocks) or tuple(own)
 
     def forward(self, inputs: Sequence[int] | HiddenStates, chunks: Sequence[SequenceChunk]) -> NumpyRows:
-        where = [(one.slot, one.position + index) for one in chunks for index in range(one.num_tokens)]
+        where = [(one.sequence_index, one.position + index) for one in chunks for index in range(one.num_tokens)]
         hidden = self._enter(inputs)
         if len(hidden) != len(where):
             raise MalformedStep(f"the chunks count {len(where)} tokens, the input has {len(hidden)} rows")
@@ -117,18 +117,18 @@ class NumpyShard:
             raise MalformedStep("a token id is not within the vocabulary")
         return self._tensors["model.embed_tokens.weight"][[*inputs]]
 
-    def _layer(self, layer: int, weights: _Weights, row: Floats, slot: int, position: int) -> Floats:
+    def _layer(self, layer: int, weights: _Weights, row: Floats, sequence_index: int, position: int) -> Floats:
         """One token through one layer. row: [hidden_size]."""
         eps = self.spec.rms_norm_eps
         x = rms_norm(row, weights["input_layernorm"], eps)
-        row = row + weights["self_attn.o_proj"] @ self._attend(layer, weights, x, slot, position)
+        row = row + weights["self_attn.o_proj"] @ self._attend(layer, weights, x, sequence_index, position)
         x = rms_norm(row, weights["post_attention_layernorm"], eps)
         gate = weights["mlp.gate_proj"] @ x
         inner: Floats = gate / (1 + np.exp(-gate)) * (weights["mlp.up_proj"] @ x)
         return row + weights["mlp.down_proj"] @ inner
 
-    def _attend(self, layer: int, weights: _Weights, x: Floats, slot: int, position: int) -> Floats:
-        spec, cells = self.spec, self._cells(slot, position + 1)
+    def _attend(self, layer: int, weights: _Weights, x: Floats, sequence_index: int, position: int) -> Floats:
+        spec, cells = self.spec, self._cells(sequence_index, position + 1)
         queries, keys, values = (
             (weights[f"self_attn.{name}_proj"] @ x).reshape(-1, spec.head_dim) for name in ("q", "k", "v")
         )
@@ -143,9 +143,9 @@ class NumpyShard:
             heads.append(shares / shares.sum() @ self._values[layer, cells, head // group])
         return np.concatenate(heads)
 
-    def _cells(self, slot: int, length: int) -> list[int]:
-        """Return the places of a slot's first tokens in the cache."""
-        blocks = self._blocks[slot]
+    def _cells(self, sequence_index: int, length: int) -> list[int]:
+        """Return the places of a sequence's first tokens in the cache."""
+        blocks = self._blocks[sequence_index]
         return [blocks[at // KV_BLOCK_TOKENS] * KV_BLOCK_TOKENS + at % KV_BLOCK_TOKENS for at in range(length)]
 
 

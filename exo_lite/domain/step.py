@@ -27,15 +27,15 @@ def num_kv_blocks(num_tokens: int) -> int:
 
 
 class SequenceChunk(NamedTuple):
-    """`num_tokens` consecutive tokens of one sequence, the first at `position`, for the KV cache of `slot`.
+    """`num_tokens` consecutive tokens of one sequence, the first at `position`, in the KV cache of `sequence_index`.
 
     `token_ids` go no further than the embedding, on stage 0: they never travel. The last stage samples after the chunk
     where `sample_index`, the index of the token to draw, is given. The last tokens may be proposals, guesses at what
-    would be drawn: as long as they prove right, more is drawn after them. What a slot holds of wrong ones is
+    would be drawn: as long as they prove right, more is drawn after them. What the cache holds of wrong ones is
     overwritten by its next chunk.
     """
 
-    slot: int
+    sequence_index: int
     position: int
     num_tokens: int
     token_ids: tuple[int, ...] = ()
@@ -53,13 +53,13 @@ class SequenceChunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """`slot` belongs to a new sequence from this step on; what it held is forgotten.
+    """`sequence_index` stands for a new sequence from this step on; what its cache held is forgotten.
 
     The last stage counts tokens where penalties ask for it. It sees no prompt, so the prompt's tokens come along where
     they count, as do those of an answer that goes on after a replay.
     """
 
-    slot: int
+    sequence_index: int
     sampling: Sampling
     prompt_token_ids: tuple[int, ...] = ()
     """Ascending, each once; empty unless `sampling.needs_prompt`: prompts go no further than they must."""
@@ -142,15 +142,15 @@ class StepMessage(NamedTuple):
 class SampledToken(NamedTuple):
     """A token drawn by the last stage for a sequence; one more, in order, for every right proposal."""
 
-    slot: int
+    sequence_index: int
     token_id: int
     logprobs: Logprobs | None = None
 
 
 class PromptScores(NamedTuple):
-    """How likely the last stage found the `scored_token_ids` of the chunk of a slot."""
+    """How likely the last stage found the `scored_token_ids` of a sequence's chunk."""
 
-    slot: int
+    sequence_index: int
     logprobs: tuple[Logprobs, ...]
 
 

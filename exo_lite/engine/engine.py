@@ -64,12 +64,12 @@ class LoadedShard(Protocol):
 
     @property
     def num_sequences(self) -> int:
-        """How many sequences the KV cache holds at once: the slots are numbered from 0."""
+        """How many sequences the KV cache holds at once: their indices begin at 0."""
 
-    def admit(self, slot: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
-        """Give a slot to a new sequence, with these blocks of the cache, which hold so many of its tokens already.
+    def admit(self, sequence_index: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
+        """Begin a sequence, in place of one before it, with these blocks, which hold so many of its tokens already.
 
-        Without blocks it gets the slot's own part of the cache. Raises MalformedStep for blocks that do not exist or
+        Without blocks it gets its own part of the cache. Raises MalformedStep for blocks that do not exist or
         cannot hold so much.
         """
 

@@ -18,7 +18,7 @@ def drawn_by_chunk(result: StepResult, chunks: Sequence[SequenceChunk]) -> list[
     tokens, start = result.tokens, 0
     for chunk in chunks:
         end = start
-        while end < len(tokens) and tokens[end].slot == chunk.slot:
+        while end < len(tokens) and tokens[end].sequence_index == chunk.sequence_index:
             end += 1
         drawn.append(tokens[start:end])
         start = end
@@ -27,23 +27,22 @@ def drawn_by_chunk(result: StepResult, chunks: Sequence[SequenceChunk]) -> list[
     else:
         if start == len(tokens):
             return drawn
-    asked = [chunk.slot for chunk in chunks if chunk.num_draws]
-    brought = [one.slot for one in tokens]
-    raise MalformedStep(f"step {result.step_id} was to bring tokens for slots {asked}, it brought {brought}")
+    asked = [chunk.sequence_index for chunk in chunks if chunk.num_draws]
+    brought = [one.sequence_index for one in tokens]
+    raise MalformedStep(f"step {result.step_id} was to bring tokens for sequences {asked}, it brought {brought}")
 
 
 def scores_by_chunk(result: StepResult, chunks: Sequence[SequenceChunk]) -> list[Sequence[Logprobs]]:
     """Raises MalformedStep unless each chunk has as many as it asks for."""
-    by_slot = {one.slot: one.logprobs for one in result.scores}
+    by_sequence = {one.sequence_index: one.logprobs for one in result.scores}
     scores: list[Sequence[Logprobs]] = [
-        by_slot.get(chunk.slot, ()) if chunk.scored_token_ids else () for chunk in chunks
+        by_sequence.get(chunk.sequence_index, ()) if chunk.scored_token_ids else () for chunk in chunks
     ]
     for chunk, found in zip(chunks, scores, strict=True):
         asked = len(chunk.scored_token_ids)
         if len(found) != asked:
-            raise MalformedStep(
-                f"step {result.step_id} was to score {asked} tokens of slot {chunk.slot}, it brought {len(found)}"
-            )
+            wanted = f"{asked} tokens of sequence {chunk.sequence_index}"
+            raise MalformedStep(f"step {result.step_id} was to score {wanted}, it brought {len(found)}")
     return scores
 
 

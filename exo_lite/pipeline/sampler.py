@@ -1,4 +1,4 @@
-"""The end of the pipeline: what the last stage knows of the sequences in the slots, and tokens drawn with it."""
+"""The end of the pipeline: what the last stage knows of each sequence, and tokens drawn with it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Sampler:
         self._changes.clear()
 
     def admit(self, admissions: Sequence[Admission]) -> None:
-        """Raises MalformedStep for tokens beyond the vocabulary; the slots are then nobody's."""
+        """Raises MalformedStep for tokens beyond the vocabulary; the sequence is then unknown."""
         for admission in admissions:
-            self._samplings.pop(admission.slot, None)
-            self._changes.pop(admission.slot, None)
+            self._samplings.pop(admission.sequence_index, None)
+            self._changes.pop(admission.sequence_index, None)
         for admission in admissions:
             self._check_token_ids(admission)
         for admission in admissions:
-            sampling = self._samplings[admission.slot] = admission.sampling
+            sampling = self._samplings[admission.sequence_index] = admission.sampling
             if sampling.changes_scores:
                 changes = ScoreChanges(sampling, admission.prompt_token_ids, admission.answer_token_ids)
-                self._changes[admission.slot] = changes
+                self._changes[admission.sequence_index] = changes
 
     def draw(self, logits: Logits, chunks: Sequence[SequenceChunk]) -> tuple[SampledToken, ...]:
         """A token after each chunk, and one more for each of its proposals that was the token drawn before it.
@@ -58,34 +58,36 @@ class Sampler:
 
     def _draw_next(self, logits: Logits, chunks: Sequence[SequenceChunk], depth: int) -> list[SampledToken]:
         """The token at `depth` after each chunk's `sample_index`. logits: of a row per chunk."""
-        slots = [chunk.slot for chunk in chunks]
-        samplings = [self._samplings[slot] for slot in slots]
-        scores = changed_scores(logits.values, [self._changes.get(slot) for slot in slots])
-        greatest = [None if slot in self._changes else one for slot, one in zip(slots, logits.greatest, strict=True)]
+        indices = [chunk.sequence_index for chunk in chunks]
+        samplings = [self._samplings[one] for one in indices]
+        scores = changed_scores(logits.values, [self._changes.get(one) for one in indices])
+        greatest = [
+            None if index in self._changes else one for index, one in zip(indices, logits.greatest, strict=True)
+        ]
         token_ids = sample(scores, samplings, [(chunk.sample_index or 0) + depth for chunk in chunks], greatest)
-        for slot, token_id in zip(slots, token_ids, strict=True):
-            if slot in self._changes:
-                self._changes[slot].add(token_id)
+        for index, token_id in zip(indices, token_ids, strict=True):
+            if index in self._changes:
+                self._changes[index].add(token_id)
         logprobs = logprobs_of(logits.values, samplings, token_ids)
-        return [SampledToken(*one) for one in zip(slots, token_ids, logprobs, strict=True)]
+        return [SampledToken(*one) for one in zip(indices, token_ids, logprobs, strict=True)]
 
-    def score(self, logits: Floats, slot: int, token_ids: Sequence[int]) -> list[Logprobs]:
+    def score(self, logits: Floats, sequence_index: int, token_ids: Sequence[int]) -> list[Logprobs]:
         """How likely each token is after the row of its place. logits: float32 [tokens, vocab_size].
 
         Raises MalformedStep.
         """
-        sampling = self._samplings[slot]
+        sampling = self._samplings[sequence_index]
         greatest = max(token_ids, default=0)
         if sampling.logprobs is None or greatest >= self._vocab_size:
-            raise MalformedStep(f"slot {slot}: token id {greatest} can't be scored, or was not to be")
+            raise MalformedStep(f"sequence {sequence_index}: token id {greatest} can't be scored, or was not to be")
         found = logprobs_of(logits, [sampling] * len(token_ids), token_ids)
         return [one for one in found if one is not None]
 
     def check_admitted(self, chunks: Sequence[SequenceChunk]) -> None:
         """Raises MalformedStep."""
-        unknown = [chunk.slot for chunk in chunks if chunk.slot not in self._samplings]
+        unknown = [chunk.sequence_index for chunk in chunks if chunk.sequence_index not in self._samplings]
         if unknown:
-            raise MalformedStep(f"slots {unknown} were never admitted")
+            raise MalformedStep(f"sequences {unknown} were never admitted")
 
     def _check_token_ids(self, admission: Admission) -> None:
         biased = [token_id for token_id, _ in admission.sampling.logit_bias]

@@ -52,7 +52,7 @@ class Features:
 
 
 Part = tuple[SequenceState, SequenceChunk]
-"""A chunk of a step, and its sequence. A slot may have another owner by the time that the step comes back."""
+"""A chunk of a step, and its sequence. The same index may stand for another one when the step comes back."""
 
 
 class StepUnderWay(NamedTuple):
@@ -82,7 +82,7 @@ class Scheduler:
         *,
         epoch: Epoch,
         num_stages: int,
-        num_slots: int,
+        num_sequences: int,
         context_length: int,
         vocab_size: int,
         num_blocks: int | None = None,
@@ -91,13 +91,13 @@ class Scheduler:
     ) -> None:
         self._epoch = epoch
         self._num_stages = num_stages
-        self._num_slots = num_slots
+        self._num_sequences = num_sequences
         self._context_length = context_length
         self._vocab_size = vocab_size
         self._features = features
         self._waiting = WaitingLine(max_waiting)
-        self._free_slots = list(range(num_slots))[::-1]
-        self._blocks = BlockPool(num_slots * num_kv_blocks(context_length) if num_blocks is None else num_blocks)
+        self._free_indices = list(range(num_sequences))[::-1]
+        self._blocks = BlockPool(num_sequences * num_kv_blocks(context_length) if num_blocks is None else num_blocks)
         self._running: dict[RequestId, SequenceState] = {}
         self._under_way: dict[int, StepUnderWay] = {}
         self._prompt_share = FairShare()
@@ -161,8 +161,8 @@ class Scheduler:
         self._waiting.remove(request_id)
         sequence = self._running.pop(request_id, None)
         if sequence is not None:
-            # Free at once: a step that admits the slot's next owner comes after all of this one's, on every stage.
-            self._free_slots.append(sequence.slot)
+            # Free at once: a step that gives the index to another one comes after all of this one's, on every stage.
+            self._free_indices.append(sequence.sequence_index)
             self._blocks.give_back(sequence.blocks)
             self._waiting.refund(sequence.request, sequence.num_unused)
 
@@ -262,17 +262,17 @@ class Scheduler:
         """Say whether a request, after those before it, is admitted with the next step."""
         before = list(self._waiting.requests)
         num_blocks = sum(num_kv_blocks(one.num_tokens) for one in (*before, request))
-        return len(self._free_slots) > len(before) and self._blocks.num_free >= num_blocks
+        return len(self._free_indices) > len(before) and self._blocks.num_free >= num_blocks
 
     def _is_running(self, sequence: SequenceState) -> bool:
-        """Say whether a sequence still runs: a cancelled one does not, even if its slot or name is in use again."""
+        """Say whether a sequence still runs: a cancelled one does not, even if its index or name is in use again."""
         return self._running.get(sequence.request.request_id) is sequence
 
     def _admit(self) -> list[Admission]:
         """KV blocks for all that a request may come to: no answer runs out of them in the middle."""
         admissions: list[Admission] = []
         chunk_tokens = self._chunk_size.tokens
-        while self._free_slots and (request := self._waiting.first()) is not None:
+        while self._free_indices and (request := self._waiting.first()) is not None:
             keys = self._reusable_keys(request, chunk_tokens)
             cached = self._reusable(self._blocks.find(keys), chunk_tokens)
             blocks = self._blocks.take(num_kv_blocks(request.num_tokens), cached)
@@ -281,8 +281,8 @@ class Scheduler:
             self._waiting.take(request)
             key = keys[len(cached) - 1] if cached else first_key(self._owner(request, chunk_tokens))
             num_cached_tokens = len(cached) * KV_BLOCK_TOKENS
-            slot = self._free_slots.pop()
-            sequence = SequenceState(request, slot, blocks, num_cached_tokens, key, chunk_tokens=chunk_tokens)
+            sequence_index = self._free_indices.pop()
+            sequence = SequenceState(request, sequence_index, blocks, num_cached_tokens, key, chunk_tokens=chunk_tokens)
             self._running[request.request_id] = sequence
             admissions.append(sequence.admission())
             self._num_prompt_tokens += len(sequence.prefill_token_ids)
@@ -338,9 +338,9 @@ class Scheduler:
         group = [sequence for sequence in decoding if sequence.next_token is not None][:most]
         if not group:
             return []
-        # no step draws from more rows than there are slots: so much room for logits was promised
+        # no step draws from more rows than there may be sequences: so much room for logits was promised
         guesses = self._features.speculation and self._features.is_exact  # else an answer would hang on what is guessed
-        num_guesses = (self._num_slots - len(self._running)) // len(group) if guesses else 0
+        num_guesses = (self._num_sequences - len(self._running)) // len(group) if guesses else 0
         price = partial(self._costs.proposal_price, len(decoding), self._num_stages)
         parts: list[Part] = []
         for sequence in group:

@@ -22,7 +22,7 @@ class SequenceState:
     """`position` counts the tokens sent down the pipeline so far, or found in the cache."""
 
     request: GenerateRequest
-    slot: int
+    sequence_index: int
     blocks: tuple[int, ...]
     num_cached_tokens: int
     key: Key
@@ -69,7 +69,7 @@ class SequenceState:
     def admission(self) -> Admission:
         asked = self.request.asked
         return Admission(
-            self.slot,
+            self.sequence_index,
             asked.sampling,
             tuple(sorted(set(asked.token_ids))) if asked.sampling.needs_prompt else (),
             self.request.answer_token_ids if asked.sampling.changes_scores else (),
@@ -86,7 +86,7 @@ class SequenceState:
     def decode_chunk(self, proposed: tuple[int, ...]) -> SequenceChunk:
         assert self.next_token is not None
         token_ids = (self.next_token, *proposed)
-        chunk = SequenceChunk(self.slot, self.position, len(token_ids), token_ids, len(self.answer), proposed)
+        chunk = SequenceChunk(self.sequence_index, self.position, len(token_ids), token_ids, len(self.answer), proposed)
         self.next_token = None
         self.position += 1
         return chunk
@@ -97,7 +97,9 @@ class SequenceState:
         sample_index = len(self.answer) if self.is_decoding else None
         token_ids = self.prefill_token_ids
         scored = token_ids[start + 1 : end + 1] if self.request.scores_prompt else ()
-        return SequenceChunk(self.slot, start, num_tokens, token_ids[start:end], sample_index, scored_token_ids=scored)
+        return SequenceChunk(
+            self.sequence_index, start, num_tokens, token_ids[start:end], sample_index, scored_token_ids=scored
+        )
 
     def newly_full_blocks(self, num_computed: int) -> Iterator[tuple[int, Key]]:
         """Blocks with their keys, filled since the last call: all stages have computed so many tokens by now."""

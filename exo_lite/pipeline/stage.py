@@ -20,7 +20,7 @@ from exo_lite.engine.engine import ComputedRows, LoadedShard
 from exo_lite.pipeline.sampler import Sampler
 
 MIN_SCORED_ROWS = 8
-"""The rows scored at a time, however few slots there are."""
+"""The rows scored at a time, however few sequences there may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +70,19 @@ class Stage:
 
     def _admit(self, admissions: tuple[Admission, ...]) -> None:
         for admission in admissions:
-            slot = admission.slot
-            if not 0 <= slot < self._shard.num_sequences:
-                raise MalformedStep(f"slot {slot} is not within 0..{self._shard.num_sequences - 1}")
-            self._shard.admit(slot, admission.blocks, num_cached_tokens=admission.num_cached_tokens)
-            self._admitted.add(slot)
+            index = admission.sequence_index
+            if not 0 <= index < self._shard.num_sequences:
+                raise MalformedStep(f"sequence {index} is not within 0..{self._shard.num_sequences - 1}")
+            self._shard.admit(index, admission.blocks, num_cached_tokens=admission.num_cached_tokens)
+            self._admitted.add(index)
         if self._sampler is not None:
             self._sampler.admit(admissions)
 
     def _check_admitted(self, chunks: tuple[SequenceChunk, ...]) -> None:
-        """Refuse slots that were never admitted: they may still hold an earlier sequence. Raises MalformedStep."""
-        unknown = sorted({chunk.slot for chunk in chunks} - self._admitted)
+        """Refuse sequences that were never admitted: the cache may still hold an earlier one. Raises MalformedStep."""
+        unknown = sorted({chunk.sequence_index for chunk in chunks} - self._admitted)
         if unknown:
-            raise MalformedStep(f"slots {unknown} were never admitted")
+            raise MalformedStep(f"sequences {unknown} were never admitted")
 
     def _inputs(self, message: StepMessage) -> Sequence[int] | HiddenStates:
         if self._shard.shard.is_first:
@@ -105,8 +105,8 @@ class Stage:
             for first in range(0, len(chunk.scored_token_ids), num_rows):
                 token_ids = chunk.scored_token_ids[first : first + num_rows]
                 rows = range(start + first, start + first + len(token_ids))
-                found += sampler.score(computed.logits(rows).values, chunk.slot, token_ids)
-            scores.append(PromptScores(chunk.slot, tuple(found)))
+                found += sampler.score(computed.logits(rows).values, chunk.sequence_index, token_ids)
+            scores.append(PromptScores(chunk.sequence_index, tuple(found)))
         return tuple(scores)
 
 
@@ -130,7 +130,11 @@ def _check_chunks(chunks: Sequence[SequenceChunk]) -> None:
     for chunk in chunks:
         num_proposed = len(chunk.proposed_token_ids)
         if num_proposed and (num_proposed >= chunk.num_tokens or chunk.sample_index is None):
-            raise MalformedStep(f"slot {chunk.slot}: {num_proposed} proposals in a chunk of {chunk.num_tokens} tokens")
+            raise MalformedStep(
+                f"sequence {chunk.sequence_index}: {num_proposed} proposals in a chunk of {chunk.num_tokens} tokens"
+            )
         num_scored = len(chunk.scored_token_ids)
         if num_scored + chunk.num_draws > chunk.num_tokens:
-            raise MalformedStep(f"slot {chunk.slot}: {num_scored} to score in a chunk of {chunk.num_tokens} tokens")
+            raise MalformedStep(
+                f"sequence {chunk.sequence_index}: {num_scored} to score in a chunk of {chunk.num_tokens} tokens"
+            )

@@ -112,9 +112,9 @@ def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
     """Chunks leave their token ids behind: past the embedding nobody needs them, and they are somebody's words."""
     step = message.step
     proto = worker_pb2.StepMessage(epoch=step.epoch, step_id=step.step_id, sent_at_s=message.sent_at_s)
-    for slot, position, num_tokens, _, sample_index, proposed_token_ids, scored_token_ids in step.chunks:
+    for index, position, num_tokens, _, sample_index, proposed_token_ids, scored_token_ids in step.chunks:
         proto.chunks.add(
-            slot=slot,
+            sequence_index=index,
             position=position,
             num_tokens=num_tokens,
             sample_index=sample_index,
@@ -143,12 +143,14 @@ def step_from_proto(message: worker_pb2.StepMessage) -> StepMessage:
 def _chunk_from_proto(message: worker_pb2.SequenceChunk) -> SequenceChunk:
     sample_index = message.sample_index if message.HasField("sample_index") else None
     proposed, scored = tuple(message.proposed_token_ids), tuple(message.scored_token_ids)
-    return SequenceChunk(message.slot, message.position, message.num_tokens, (), sample_index, proposed, scored)
+    return SequenceChunk(
+        message.sequence_index, message.position, message.num_tokens, (), sample_index, proposed, scored
+    )
 
 
 def _admission_to_proto(admission: Admission) -> worker_pb2.Admission:
     return worker_pb2.Admission(
-        slot=admission.slot,
+        sequence_index=admission.sequence_index,
         sampling=sampling_to_proto(admission.sampling),
         blocks=admission.blocks,
         prompt_token_ids=admission.prompt_token_ids,
@@ -159,7 +161,7 @@ def _admission_to_proto(admission: Admission) -> worker_pb2.Admission:
 
 def _admission_from_proto(message: worker_pb2.Admission) -> Admission:
     return Admission(
-        slot=message.slot,
+        sequence_index=message.sequence_index,
         sampling=sampling_from_proto(message.sampling),
         blocks=tuple(message.blocks),
         prompt_token_ids=tuple(message.prompt_token_ids),
@@ -170,10 +172,10 @@ def _admission_from_proto(message: worker_pb2.Admission) -> Admission:
 
 def result_to_proto(result: StepResult) -> worker_pb2.StepResult:
     proto = worker_pb2.StepResult(epoch=result.epoch, step_id=result.step_id)
-    for slot, token_id, logprobs in result.tokens:
-        proto.tokens.add(slot=slot, token_id=token_id, logprobs=logprobs_to_proto(logprobs))
-    for slot, scores in result.scores:
-        proto.scores.add(slot=slot, logprobs=scores_to_proto(scores))
+    for index, token_id, logprobs in result.tokens:
+        proto.tokens.add(sequence_index=index, token_id=token_id, logprobs=logprobs_to_proto(logprobs))
+    for index, scores in result.scores:
+        proto.scores.add(sequence_index=index, logprobs=scores_to_proto(scores))
     _write_timings(result.timings, proto.timings)
     _write_failure(result.failure, proto)
     return proto
@@ -182,12 +184,12 @@ def result_to_proto(result: StepResult) -> worker_pb2.StepResult:
 def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
     tokens = tuple(map(_sampled_from_proto, message.tokens))
     timings = tuple(map(_timing_from_proto, message.timings))
-    scores = tuple(PromptScores(one.slot, scores_from_proto(one.logprobs)) for one in message.scores)
+    scores = tuple(PromptScores(one.sequence_index, scores_from_proto(one.logprobs)) for one in message.scores)
     return StepResult(Epoch(message.epoch), message.step_id, tokens, timings, _failure_from_proto(message), scores)
 
 
 def _sampled_from_proto(message: worker_pb2.SampledToken) -> SampledToken:
-    return SampledToken(message.slot, message.token_id, logprobs_from_proto(message))
+    return SampledToken(message.sequence_index, message.token_id, logprobs_from_proto(message))
 
 
 def _write_hidden_states(hidden_states: HiddenStates, to: worker_pb2.HiddenStates) -> None:

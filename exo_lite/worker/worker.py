@@ -182,7 +182,7 @@ class Worker:
         return Scheduler(
             epoch=order.epoch,
             num_stages=order.num_stages,
-            num_slots=options.num_sequences,
+            num_sequences=options.num_sequences,
             num_blocks=options.num_slots * num_kv_blocks(options.context_length),
             context_length=options.context_length,
             vocab_size=stage.vocab_size,

@@ -71,7 +71,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 class Engine:
-    """A stage with all layers, and sequences in its slots."""
+    """A stage with all layers, and its sequences."""
 
     def __init__(self, model: WholeModel) -> None:
         self._vocab_size = model.shard.spec.vocab_size
@@ -89,20 +89,20 @@ class Engine:
             case "bandwidth":
                 return read_bandwidth()
 
-    def prefill(self, slot: int, num_tokens: int) -> int:
-        """A new sequence of random tokens in a slot, in chunks as the scheduler cuts them. Returns the next token."""
+    def prefill(self, sequence_index: int, num_tokens: int) -> int:
+        """A new sequence of random tokens, in chunks as the scheduler cuts them. Returns the next token."""
         prompt = tuple(self._numbers.randrange(self._vocab_size) for _ in range(num_tokens))
         tokens: dict[int, int] = {}
         for start in range(0, num_tokens, PREFILL_CHUNK_TOKENS):
             part = prompt[start : start + PREFILL_CHUNK_TOKENS]
             is_last = start + len(part) == num_tokens
-            chunk = SequenceChunk(slot, start, len(part), part, 0 if is_last else None)
-            admissions = () if start else (Admission(slot, Sampling(temperature=0.0)),)
+            chunk = SequenceChunk(sequence_index, start, len(part), part, 0 if is_last else None)
+            admissions = () if start else (Admission(sequence_index, Sampling(temperature=0.0)),)
             tokens = self._step((chunk,), admissions)
-        return tokens[slot]
+        return tokens[sequence_index]
 
     def _decode(self, num_tokens: int, batch: int) -> float:
-        tokens = {slot: self.prefill(slot, DECODE_PROMPT_TOKENS) for slot in range(batch)}
+        tokens = {sequence: self.prefill(sequence, DECODE_PROMPT_TOKENS) for sequence in range(batch)}
         tokens = self._decode_step(tokens, 1)  # this batch's first step may choose its kernels
         began_s = time.perf_counter()
         for index in range(2, num_tokens + 2):
@@ -111,12 +111,14 @@ class Engine:
 
     def _decode_step(self, tokens: dict[int, int], index: int) -> dict[int, int]:
         position = DECODE_PROMPT_TOKENS + index - 1
-        return self._step(tuple(SequenceChunk(slot, position, 1, (one,), index) for slot, one in tokens.items()))
+        return self._step(
+            tuple(SequenceChunk(sequence, position, 1, (one,), index) for sequence, one in tokens.items())
+        )
 
     def _step(self, chunks: tuple[SequenceChunk, ...], admissions: tuple[Admission, ...] = ()) -> dict[int, int]:
         self._num_steps += 1
         output = self._stage.compute(StepMessage(Step(Epoch(1), self._num_steps, chunks, admissions)))
-        return {sampled.slot: sampled.token_id for sampled in output.tokens}
+        return {sampled.sequence_index: sampled.token_id for sampled in output.tokens}
 
 
 def _load_engine(arguments: argparse.Namespace) -> tuple[Loaded, Callable[[Task], float]]:

@@ -120,12 +120,12 @@ def hidden_states(values: list[float] | None = None) -> worker_pb2.HiddenStates:
 
 
 def sound_step(tail: Tail, step_id: int = 1) -> worker_pb2.StepMessage:
-    """A prompt of NUM_TOKENS for slot 0, whose next token is to be drawn."""
+    """A prompt of NUM_TOKENS for sequence 0, whose next token is to be drawn."""
     return worker_pb2.StepMessage(
         epoch=tail.epoch,
         step_id=step_id,
-        chunks=[worker_pb2.SequenceChunk(slot=0, position=0, num_tokens=NUM_TOKENS, sample_index=0)],
-        admissions=[worker_pb2.Admission(slot=0, sampling=_sampling())],
+        chunks=[worker_pb2.SequenceChunk(sequence_index=0, position=0, num_tokens=NUM_TOKENS, sample_index=0)],
+        admissions=[worker_pb2.Admission(sequence_index=0, sampling=_sampling())],
         hidden_states=hidden_states(),
     )
 
@@ -139,7 +139,7 @@ async def check_alive(tail: Tail) -> None:
     """A sound step is computed, in the same epoch."""
     result = await tail.result_of(sound_step(tail, step_id=1000))
     assert result.failure is None
-    assert [one.slot for one in result.tokens] == [0]
+    assert [one.sequence_index for one in result.tokens] == [0]
 
 
 async def check_joins_anew(tail: Tail) -> None:
@@ -201,15 +201,15 @@ def _gap(message: worker_pb2.StepMessage) -> None:
     message.chunks[0].position = 5
 
 
-def _slot(message: worker_pb2.StepMessage) -> None:
-    message.chunks[0].slot = NUM_SLOTS
+def _sequence_index(message: worker_pb2.StepMessage) -> None:
+    message.chunks[0].sequence_index = NUM_SLOTS
 
 
-def _admitted_slot(message: worker_pb2.StepMessage) -> None:
-    message.admissions[0].slot = 2**32 - 1
+def _admitted_index(message: worker_pb2.StepMessage) -> None:
+    message.admissions[0].sequence_index = 2**32 - 1
 
 
-def _nobodys_slot(message: worker_pb2.StepMessage) -> None:
+def _nobodys_index(message: worker_pb2.StepMessage) -> None:
     message.ClearField("admissions")
 
 
@@ -256,9 +256,9 @@ def _token_beyond_vocabulary(message: worker_pb2.StepMessage) -> None:
         _position,
         _far_position,
         _gap,
-        _slot,
-        _admitted_slot,
-        _nobodys_slot,
+        _sequence_index,
+        _admitted_index,
+        _nobodys_index,
         _fewer_tokens,
         _no_tokens,
         _no_tensor,

@@ -1,4 +1,4 @@
-"""Grouped-query attention over a ragged batch: each sequence attends to its own slot, nothing is padded."""
+"""Grouped-query attention over a ragged batch: each sequence attends to its own tokens, nothing is padded."""
 
 from __future__ import annotations
 

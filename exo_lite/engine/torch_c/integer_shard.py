@@ -115,7 +115,7 @@ class IntegerShard:
         if self._kernels is None:
             self._forward_portable(hidden, chunks, kv_cache)
         else:
-            where = [(one.slot, one.position + i) for one in chunks for i in range(one.num_tokens)]
+            where = [(one.sequence_index, one.position + i) for one in chunks for i in range(one.num_tokens)]
             self._kernels.forward(self._bind(kv_cache), hidden, where)
         kv_cache.commit(chunks)
         return hidden

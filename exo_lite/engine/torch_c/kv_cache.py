@@ -31,9 +31,9 @@ class KVCache:
 
     keys, values: [num_layers, kv_heads, num_blocks * KV_BLOCK_TOKENS, head_dim], in memory that the system has given
     from the start, so that none is missing in the middle of an answer. Each sequence owns the blocks of its row of
-    `tables`, int32 [num_sequences, blocks of a full context]; until it is told otherwise, slot i owns the i-th part of
-    the pool. Keys are kept rotated, by `rope`, whose tables are of the cache's own type; `is_exact`: float32, as on
-    every other processor.
+    `tables`, int32 [num_sequences, blocks of a full context]; until `admit` gives it others, sequence i owns the i-th
+    part of the pool. Keys are kept rotated, by `rope`, whose tables are of the cache's own type; `is_exact`: float32,
+    as on every other processor.
 
     The layout inside a block belongs to the engine that writes it. Floats, and integers in torch, keep keys and values
     as the shape says, a token's numbers together. The C kernels of integers keep the keys of each block transposed,
@@ -56,52 +56,54 @@ class KVCache:
         blocks_per_slot = num_kv_blocks(context_length)
         self.num_layers = num_layers
         self.num_blocks = num_slots * blocks_per_slot
-        self.num_slots = num_sequences or num_slots
+        self.num_sequences = num_sequences or num_slots
         self.context_length = context_length
         shape = (num_layers, spec.num_key_value_heads, self.num_blocks * KV_BLOCK_TOKENS, spec.head_dim)
         self.keys = _committed(torch.empty(shape, dtype=dtype, device=device))
         self.values = _committed(torch.empty(shape, dtype=dtype, device=device))
         rope_dtype, working_dtype = (torch.float32, torch.float64) if is_exact else (dtype, torch.float32)
         self.rope = rope_tables(spec, context_length, rope_dtype, torch.device(device), working_dtype=working_dtype)
-        self.tables = torch.zeros((self.num_slots, blocks_per_slot), dtype=torch.int32)
-        self._blocks: list[tuple[int, ...]] = [()] * self.num_slots
-        self._lengths = [0] * self.num_slots
-        for slot in range(self.num_slots):
-            self.admit(slot)
+        self.tables = torch.zeros((self.num_sequences, blocks_per_slot), dtype=torch.int32)
+        self._blocks: list[tuple[int, ...]] = [()] * self.num_sequences
+        self._lengths = [0] * self.num_sequences
+        for sequence_index in range(self.num_sequences):
+            self.admit(sequence_index)
 
     @property
     def num_bytes(self) -> int:
         """The bytes of keys and values when every block is full."""
         return self.keys.nbytes + self.values.nbytes
 
-    def admit(self, slot: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
-        """The slot owns these blocks from now on, which hold so many of its tokens already.
+    def admit(self, sequence_index: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
+        """The sequence owns these blocks from now on, which hold so many of its tokens already.
 
         By default its own part of the pool, if it has one. Raises MalformedStep for blocks that do not exist or cannot
         hold so much.
         """
         if not blocks:
-            start = slot * self.tables.shape[1]
+            start = sequence_index * self.tables.shape[1]
             blocks = range(start, min(start + self.tables.shape[1], self.num_blocks))
         if len(blocks) > self.tables.shape[1] or any(not 0 <= block < self.num_blocks for block in blocks):
-            raise MalformedStep(f"slot {slot} was given blocks {list(blocks)} of {self.num_blocks}")
+            raise MalformedStep(f"sequence {sequence_index} was given blocks {list(blocks)} of {self.num_blocks}")
         if not 0 <= num_cached_tokens <= len(blocks) * KV_BLOCK_TOKENS:
-            raise MalformedStep(f"slot {slot} cannot hold {num_cached_tokens} tokens in {len(blocks)} blocks")
-        self._blocks[slot] = tuple(blocks)
-        self.tables[slot, : len(blocks)] = torch.tensor(list(blocks), dtype=torch.int32)
-        self._lengths[slot] = num_cached_tokens
+            raise MalformedStep(
+                f"sequence {sequence_index} cannot hold {num_cached_tokens} tokens in {len(blocks)} blocks"
+            )
+        self._blocks[sequence_index] = tuple(blocks)
+        self.tables[sequence_index, : len(blocks)] = torch.tensor(list(blocks), dtype=torch.int32)
+        self._lengths[sequence_index] = num_cached_tokens
 
-    def capacity(self, slot: int) -> int:
-        """Tokens that the slot's blocks hold at most."""
-        return min(self.context_length, len(self._blocks[slot]) * KV_BLOCK_TOKENS)
+    def capacity(self, sequence_index: int) -> int:
+        """Tokens that the sequence's blocks hold at most."""
+        return min(self.context_length, len(self._blocks[sequence_index]) * KV_BLOCK_TOKENS)
 
-    def length(self, slot: int) -> int:
-        """Tokens that the slot holds."""
-        return self._lengths[slot]
+    def length(self, sequence_index: int) -> int:
+        """Tokens that the sequence holds."""
+        return self._lengths[sequence_index]
 
-    def token_indices(self, slot: int, length: int) -> Tensor:
-        """Return the places of a slot's first `length` tokens: int64 [length]."""
-        blocks = self.tables[slot, : num_kv_blocks(length)].long()
+    def token_indices(self, sequence_index: int, length: int) -> Tensor:
+        """Return the places of a sequence's first `length` tokens: int64 [length]."""
+        blocks = self.tables[sequence_index, : num_kv_blocks(length)].long()
         inside = torch.arange(KV_BLOCK_TOKENS)
         indices = (blocks.unsqueeze(1) * KV_BLOCK_TOKENS + inside).view(-1)[:length]
         return indices.to(self.keys.device)
@@ -109,16 +111,16 @@ class KVCache:
     def span(self, chunk: SequenceChunk) -> CacheSpan:
         """Return the part of the cache that a chunk reads and writes; it must lie within the cache."""
         end = chunk.position + chunk.num_tokens
-        blocks = self._blocks[chunk.slot][: num_kv_blocks(end)]
+        blocks = self._blocks[chunk.sequence_index][: num_kv_blocks(end)]
         if blocks == tuple(range(blocks[0], blocks[0] + len(blocks))):
             start = blocks[0] * KV_BLOCK_TOKENS
             return _Run(*_views(self.keys, start, chunk), *_views(self.values, start, chunk))
-        return _Scattered(self.keys, self.values, self.token_indices(chunk.slot, end), chunk.position)
+        return _Scattered(self.keys, self.values, self.token_indices(chunk.sequence_index, end), chunk.position)
 
     def commit(self, chunks: Sequence[SequenceChunk]) -> None:
         """Count the chunks as held, after every layer has written them; what stood beyond them is forgotten."""
         for chunk in chunks:
-            self._lengths[chunk.slot] = chunk.position + chunk.num_tokens
+            self._lengths[chunk.sequence_index] = chunk.position + chunk.num_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -41,10 +41,10 @@ class TorchShard:
 
     @property
     def num_sequences(self) -> int:
-        return self._kv_cache.num_slots
+        return self._kv_cache.num_sequences
 
-    def admit(self, slot: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
-        self._kv_cache.admit(slot, blocks, num_cached_tokens=num_cached_tokens)
+    def admit(self, sequence_index: int, blocks: Sequence[int] = (), *, num_cached_tokens: int = 0) -> None:
+        self._kv_cache.admit(sequence_index, blocks, num_cached_tokens=num_cached_tokens)
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[int] | HiddenStates, chunks: Sequence[SequenceChunk]) -> TorchRows:

@@ -14,29 +14,31 @@ from exo_lite.engine.torch_c.kv_cache import KVCache
 
 
 def check_chunks(chunks: Sequence[SequenceChunk], num_rows: int, kv_cache: KVCache) -> None:
-    """Each within the cache and without a gap behind what its slot holds; as many tokens as there are rows."""
+    """Each within the cache and without a gap behind what its sequence holds; as many tokens as there are rows."""
     num_tokens = sum(chunk.num_tokens for chunk in chunks)
     if num_tokens != num_rows:
         raise MalformedStep(f"the chunks count {num_tokens} tokens, the input has {num_rows} rows")
     lengths: dict[int, int] = {}
     for chunk in chunks:
         _check_range(chunk, kv_cache)
-        length = lengths.get(chunk.slot, kv_cache.length(chunk.slot))
+        length = lengths.get(chunk.sequence_index, kv_cache.length(chunk.sequence_index))
         if chunk.position > length:
-            raise MalformedStep(f"slot {chunk.slot} holds {length} tokens, its chunk starts at {chunk.position}")
-        lengths[chunk.slot] = chunk.position + chunk.num_tokens
+            raise MalformedStep(
+                f"sequence {chunk.sequence_index} holds {length} tokens, its chunk starts at {chunk.position}"
+            )
+        lengths[chunk.sequence_index] = chunk.position + chunk.num_tokens
 
 
 def _check_range(chunk: SequenceChunk, kv_cache: KVCache) -> None:
-    if not 0 <= chunk.slot < kv_cache.num_slots:
-        raise MalformedStep(f"slot {chunk.slot} is not within 0..{kv_cache.num_slots - 1}")
+    if not 0 <= chunk.sequence_index < kv_cache.num_sequences:
+        raise MalformedStep(f"sequence {chunk.sequence_index} is not within 0..{kv_cache.num_sequences - 1}")
     if chunk.num_tokens < 1 or chunk.position < 0:
         raise MalformedStep(f"a chunk of {chunk.num_tokens} tokens at position {chunk.position} is none")
     end = chunk.position + chunk.num_tokens
-    if end > kv_cache.capacity(chunk.slot):
+    if end > kv_cache.capacity(chunk.sequence_index):
         raise MalformedStep(
-            f"slot {chunk.slot}: {chunk.num_tokens} tokens at position {chunk.position} end at {end},"
-            f" beyond its room for {kv_cache.capacity(chunk.slot)}"
+            f"sequence {chunk.sequence_index}: {chunk.num_tokens} tokens at position {chunk.position} end at {end},"
+            f" beyond its room for {kv_cache.capacity(chunk.sequence_index)}"
         )
 
 

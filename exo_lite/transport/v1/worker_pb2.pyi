@@ -401,13 +401,13 @@ Global___Token: _TypeAlias = Token  # noqa: Y015
 class SequenceChunk(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    SLOT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_INDEX_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
     PROPOSED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SCORED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    slot: _builtins.int
+    sequence_index: _builtins.int
     position: _builtins.int
     num_tokens: _builtins.int
     sample_index: _builtins.int
@@ -422,7 +422,7 @@ class SequenceChunk(_message.Message):
     def __init__(
         self,
         *,
-        slot: _builtins.int = ...,
+        sequence_index: _builtins.int = ...,
         position: _builtins.int = ...,
         num_tokens: _builtins.int = ...,
         sample_index: _builtins.int | None = ...,
@@ -431,7 +431,7 @@ class SequenceChunk(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index", "sample_index", b"sample_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index", "num_tokens", b"num_tokens", "position", b"position", "proposed_token_ids", b"proposed_token_ids", "sample_index", b"sample_index", "scored_token_ids", b"scored_token_ids", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index", "num_tokens", b"num_tokens", "position", b"position", "proposed_token_ids", b"proposed_token_ids", "sample_index", b"sample_index", "scored_token_ids", b"scored_token_ids", "sequence_index", b"sequence_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_index: _TypeAlias = _typing.Literal["sample_index"]  # noqa: Y015
     _WhichOneofArgType__sample_index: _TypeAlias = _typing.Literal["_sample_index", b"_sample_index"]  # noqa: Y015
@@ -443,13 +443,13 @@ Global___SequenceChunk: _TypeAlias = SequenceChunk  # noqa: Y015
 class Admission(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    SLOT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_INDEX_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     ANSWER_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
-    slot: _builtins.int
+    sequence_index: _builtins.int
     num_cached_tokens: _builtins.int
     @_builtins.property
     def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
@@ -464,7 +464,7 @@ class Admission(_message.Message):
     def __init__(
         self,
         *,
-        slot: _builtins.int = ...,
+        sequence_index: _builtins.int = ...,
         blocks: _abc.Iterable[_builtins.int] | None = ...,
         sampling: Global___Sampling | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
@@ -473,7 +473,7 @@ class Admission(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_token_ids", b"answer_token_ids", "blocks", b"blocks", "num_cached_tokens", b"num_cached_tokens", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_token_ids", b"answer_token_ids", "blocks", b"blocks", "num_cached_tokens", b"num_cached_tokens", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "sequence_index", b"sequence_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -615,23 +615,23 @@ Global___StepMessage: _TypeAlias = StepMessage  # noqa: Y015
 class SampledToken(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    SLOT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_INDEX_FIELD_NUMBER: _builtins.int
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
-    slot: _builtins.int
+    sequence_index: _builtins.int
     token_id: _builtins.int
     @_builtins.property
     def logprobs(self) -> Global___Logprobs: ...
     def __init__(
         self,
         *,
-        slot: _builtins.int = ...,
+        sequence_index: _builtins.int = ...,
         token_id: _builtins.int = ...,
         logprobs: Global___Logprobs | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "slot", b"slot", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "sequence_index", b"sequence_index", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
@@ -643,20 +643,20 @@ Global___SampledToken: _TypeAlias = SampledToken  # noqa: Y015
 class PromptScores(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    SLOT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_INDEX_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
-    slot: _builtins.int
+    sequence_index: _builtins.int
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Logprobs]: ...
     def __init__(
         self,
         *,
-        slot: _builtins.int = ...,
+        sequence_index: _builtins.int = ...,
         logprobs: _abc.Iterable[Global___Logprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "sequence_index", b"sequence_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

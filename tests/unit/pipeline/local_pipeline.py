@@ -92,7 +92,7 @@ def open_pipeline(
     scheduler = Scheduler(
         epoch=Epoch(1),
         num_stages=len(stages),
-        num_slots=NUM_SLOTS,
+        num_sequences=NUM_SLOTS,
         context_length=CONTEXT_LENGTH,
         vocab_size=SPEC.vocab_size,
         features=features,

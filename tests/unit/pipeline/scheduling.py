@@ -31,7 +31,7 @@ def request(name: str, num_prompt: int = 3, max_tokens: int = 4, epoch: int = 1)
 
 def scheduler(
     num_stages: int = 2,
-    num_slots: int = 4,
+    num_sequences: int = 4,
     context_length: int = 2048,
     max_waiting: int = 8,
     features: Features = EXACT,
@@ -39,7 +39,7 @@ def scheduler(
     return Scheduler(
         epoch=Epoch(1),
         num_stages=num_stages,
-        num_slots=num_slots,
+        num_sequences=num_sequences,
         context_length=context_length,
         vocab_size=VOCAB_SIZE,
         max_waiting=max_waiting,
@@ -48,7 +48,9 @@ def scheduler(
 
 
 def result(step: Step, token_id: int = 5) -> StepResult:
-    sampled = tuple(SampledToken(chunk.slot, token_id) for chunk in step.chunks if chunk.sample_index is not None)
+    sampled = tuple(
+        SampledToken(chunk.sequence_index, token_id) for chunk in step.chunks if chunk.sample_index is not None
+    )
     return StepResult(step.epoch, step.step_id, sampled, ())
 
 

@@ -49,23 +49,23 @@ class SimulatedStage:
 
     def admit(self, step: Step) -> None:
         for admission in step.admissions:
-            self._blocks[admission.slot] = admission.blocks
-            self._lengths[admission.slot] = admission.num_cached_tokens
+            self._blocks[admission.sequence_index] = admission.blocks
+            self._lengths[admission.sequence_index] = admission.num_cached_tokens
 
     def compute(self, step: Step) -> list[list[int]] | None:
         """What each chunk's sequence holds with it; None, with nothing written, where a chunk leaves a gap."""
-        if any(chunk.position > self._lengths[chunk.slot] for chunk in step.chunks):
+        if any(chunk.position > self._lengths[chunk.sequence_index] for chunk in step.chunks):
             return None
         return [self._write(chunk) for chunk in step.chunks]
 
     def _write(self, chunk: SequenceChunk) -> list[int]:
         end = chunk.position + chunk.num_tokens
-        blocks = self._blocks[chunk.slot]
+        blocks = self._blocks[chunk.sequence_index]
         assert end <= len(blocks) * KV_BLOCK_TOKENS
         assert chunk.num_tokens == len(chunk.token_ids)
         for position, token_id in enumerate(chunk.token_ids, chunk.position):
             self._cells[blocks[position // KV_BLOCK_TOKENS] * KV_BLOCK_TOKENS + position % KV_BLOCK_TOKENS] = token_id
-        self._lengths[chunk.slot] = end
+        self._lengths[chunk.sequence_index] = end
         held: list[int] = []
         for block in blocks[: -(-end // KV_BLOCK_TOKENS)]:
             held += self._cells[block * KV_BLOCK_TOKENS : (block + 1) * KV_BLOCK_TOKENS]
@@ -135,7 +135,7 @@ class SimulatedPipeline:
 def _drawn(chunk: SequenceChunk, view: list[int]) -> list[SampledToken]:
     drawn: list[SampledToken] = []
     for row in range(len(view) - chunk.num_draws, len(view)):
-        drawn.append(SampledToken(chunk.slot, next_token(view[: row + 1])))
+        drawn.append(SampledToken(chunk.sequence_index, next_token(view[: row + 1])))
         if row + 1 < len(view) and view[row + 1] != drawn[-1].token_id:
             break
     return drawn

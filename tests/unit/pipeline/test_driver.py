@@ -22,13 +22,13 @@ STOP = 9
 class Pipeline:
     """A driver, the steps that it sent and a clock that stands still until moved."""
 
-    def __init__(self, *, num_stages: int = 2, num_slots: int = 4, max_waiting: int = 8) -> None:
+    def __init__(self, *, num_stages: int = 2, num_sequences: int = 4, max_waiting: int = 8) -> None:
         self.now_s = 100.0
         self.sent: list[Step] = []
         self.scheduler = Scheduler(
             epoch=Epoch(1),
             num_stages=num_stages,
-            num_slots=num_slots,
+            num_sequences=num_sequences,
             context_length=2048,
             vocab_size=1000,
             max_waiting=max_waiting,
@@ -42,7 +42,9 @@ class Pipeline:
     def answer(self, token_id: int = 5, timings: tuple[StageTiming, ...] = ()) -> None:
         """The result of the oldest step that is under way."""
         step = self.sent.pop(0)
-        drawn = tuple(SampledToken(chunk.slot, token_id) for chunk in step.chunks if chunk.sample_index is not None)
+        drawn = tuple(
+            SampledToken(chunk.sequence_index, token_id) for chunk in step.chunks if chunk.sample_index is not None
+        )
         self.driver.on_result(StepResult(step.epoch, step.step_id, drawn, timings))
         self.driver.settle()
 
@@ -100,7 +102,7 @@ async def test_tokens_that_nobody_fetched_yet_are_kept_in_order():
 
 
 async def test_closing_an_answer_cancels_its_request_and_lets_the_next_one_in():
-    pipeline = Pipeline(num_slots=1)
+    pipeline = Pipeline(num_sequences=1)
     tokens = pipeline.driver.generate(request("a"))
     first = await started(tokens)
     waiting = await started(pipeline.driver.generate(request("b")))
@@ -115,7 +117,7 @@ async def test_closing_an_answer_cancels_its_request_and_lets_the_next_one_in():
 
 
 async def test_an_answer_that_is_cancelled_while_it_waits_frees_its_place_in_the_queue():
-    pipeline = Pipeline(num_slots=1)
+    pipeline = Pipeline(num_sequences=1)
     running = await started(pipeline.driver.generate(request("a")))
     waiting = await started(pipeline.driver.generate(request("b")))
     waiting.cancel()
@@ -130,8 +132,8 @@ async def test_a_failed_step_ends_its_own_requests_with_its_error():
     pipeline = Pipeline()
     failing = await started(pipeline.driver.generate(request("a")))
     other = await started(pipeline.driver.generate(request("b")))
-    pipeline.fail_step("slot 0 is not within 0..3")
-    with pytest.raises(MalformedStep, match="slot 0 is not within"):
+    pipeline.fail_step("sequence 0 is not within 0..3")
+    with pytest.raises(MalformedStep, match="sequence 0 is not within"):
         await failing
     pipeline.answer(token_id=6)
     assert await other == Token(0, 6)
@@ -143,7 +145,7 @@ async def test_a_failed_step_ends_its_own_requests_with_its_error():
 
 
 async def test_the_end_of_the_pipeline_ends_all_requests_and_refuses_new_ones():
-    pipeline = Pipeline(num_slots=1)
+    pipeline = Pipeline(num_sequences=1)
     tokens = pipeline.driver.generate(request("a"))
     running = await started(tokens)
     waiting = await started(pipeline.driver.generate(request("b")))
@@ -172,7 +174,7 @@ async def test_tokens_that_came_before_the_end_are_delivered_before_the_error():
 
 
 async def test_what_the_scheduler_refuses_is_raised_and_leaves_nothing():
-    pipeline = Pipeline(num_slots=1, max_waiting=0)
+    pipeline = Pipeline(num_sequences=1, max_waiting=0)
     with pytest.raises(StaleEpoch):
         await anext(pipeline.driver.generate(request("a", epoch=2)))
     with pytest.raises(InvalidRequest):
@@ -200,7 +202,7 @@ async def test_a_result_that_misses_a_token_ends_the_request_instead_of_leaving_
     step = pipeline.sent.pop(0)
     pipeline.driver.on_result(StepResult(step.epoch, step.step_id, (), ()))
     pipeline.driver.settle()
-    with pytest.raises(MalformedStep, match=r"tokens for slots \[0\], it brought \[\]"):
+    with pytest.raises(MalformedStep, match=r"tokens for sequences \[0\], it brought \[\]"):
         await answer
     assert pipeline.driver.num_running == 0
 
@@ -300,7 +302,7 @@ async def test_results_of_steps_that_nobody_sent_change_nothing():
 
 
 async def test_an_answer_that_takes_too_long_ends_and_frees_everything():
-    pipeline = Pipeline(num_slots=1)
+    pipeline = Pipeline(num_sequences=1)
     slow = pipeline.driver.generate(asking(request("a"), timeout_s=1e-9))
     with pytest.raises(DeadlineExceeded, match="not complete within the 1e-09 s allowed"):
         await anext(slow)
@@ -312,7 +314,7 @@ async def test_an_answer_that_takes_too_long_ends_and_frees_everything():
 
 
 async def test_refusals_say_when_half_of_the_line_will_have_run():
-    pipeline = Pipeline(num_slots=1, max_waiting=6)
+    pipeline = Pipeline(num_sequences=1, max_waiting=6)
     answers = [pipeline.driver.generate(request(str(number), max_tokens=1)) for number in range(7)]
     firsts = [await started(tokens) for tokens in answers]
     with pytest.raises(QueueFull) as unknown:
@@ -331,7 +333,7 @@ async def test_refusals_say_when_half_of_the_line_will_have_run():
 
 
 async def test_whoever_makes_room_for_another_tenant_is_told():
-    pipeline = Pipeline(num_slots=1, max_waiting=2)
+    pipeline = Pipeline(num_sequences=1, max_waiting=2)
     running = await started(pipeline.driver.generate(request("a")))
     waiting = [await started(pipeline.driver.generate(request(name))) for name in "bc"]
     other = await started(pipeline.driver.generate(asking(request("d"), tenant="other")))
@@ -360,7 +362,7 @@ async def test_the_steps_of_a_request_are_traced():
 
 
 async def test_only_the_last_requests_are_traced():
-    pipeline = Pipeline(num_slots=1)
+    pipeline = Pipeline(num_sequences=1)
     for number in range(MAX_TRACED_REQUESTS + 2):
         pipeline.now_s += 1.0
         token = await started(pipeline.driver.generate(request(str(number), max_tokens=1)))

@@ -85,10 +85,10 @@ def test_a_result_with_other_scores_than_asked_for_changes_nothing(
     assert step is not None
     [chunk] = step.chunks
     assert chunk.scored_token_ids == PROMPT[1:3]
-    drawn = (SampledToken(chunk.slot, 5),)
+    drawn = (SampledToken(chunk.sequence_index, 5),)
     with pytest.raises(MalformedStep, match="was to score 2 tokens"):
         scheduler.complete(StepResult(step.epoch, step.step_id, drawn, (), scores=scores))
-    sound = (PromptScores(chunk.slot, (Logprobs(-1.0), Logprobs(-2.0))),)
+    sound = (PromptScores(chunk.sequence_index, (Logprobs(-1.0), Logprobs(-2.0))),)
     [(_, token)] = scheduler.complete(StepResult(step.epoch, step.step_id, drawn, (), scores=sound))
     assert token.prompt_logprobs == (Logprobs(-1.0), Logprobs(-2.0))
 
@@ -104,7 +104,7 @@ def test_a_stage_scores_nothing_that_no_sound_driver_asks_for(
     pipeline.scheduler.submit(request("r", PROMPT[:3], sampling))
     step = pipeline.scheduler.next_step()
     assert step is not None
-    chunk = SequenceChunk(step.chunks[0].slot, 0, 3, PROMPT[:3], 0, scored_token_ids=scored)
+    chunk = SequenceChunk(step.chunks[0].sequence_index, 0, 3, PROMPT[:3], 0, scored_token_ids=scored)
     sound, last = pipeline.stages
     [plain] = step.chunks
     before = sound.compute(StepMessage(step._replace(chunks=(plain._replace(scored_token_ids=()),))))

@@ -93,6 +93,6 @@ def test_no_more_is_reserved_for_an_answer_that_goes_on() -> None:
     ("answer_token_ids", "expected"), [((1,) * NUM_TOKENS, "have been drawn already"), ((97,), "token id 97")]
 )
 def test_an_answer_that_is_complete_or_impossible_does_not_go_on(answer_token_ids: tuple[int, ...], expected: str):
-    subject = Scheduler(epoch=Epoch(1), num_stages=1, num_slots=1, context_length=256, vocab_size=SPEC.vocab_size)
+    subject = Scheduler(epoch=Epoch(1), num_stages=1, num_sequences=1, context_length=256, vocab_size=SPEC.vocab_size)
     with pytest.raises(InvalidRequest, match=expected):
         subject.submit(request(Sampling(), attempt=1, answer_token_ids=answer_token_ids))

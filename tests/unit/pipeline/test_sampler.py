@@ -1,4 +1,4 @@
-"""The sampler of the last stage: who holds a slot, what is counted for it, what is told of its tokens."""
+"""The sampler of the last stage: whose sampling a sequence has, what is counted for it, what is told of its tokens."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def logits_of(*rows: ArrayLike) -> Logits:
 LOGITS = logits_of(SCORES)
 
 
-def chunk(slot: int, index: int) -> SequenceChunk:
-    return SequenceChunk(slot, index, 1, sample_index=index)
+def chunk(sequence_index: int, index: int) -> SequenceChunk:
+    return SequenceChunk(sequence_index, index, 1, sample_index=index)
 
 
-def drawn(sampler: Sampler, count: int, *, slot: int = 0, start: int = 0) -> list[int]:
-    """What a slot draws from the same scores again and again."""
-    return [sampler.draw(LOGITS, [chunk(slot, start + index)])[0].token_id for index in range(count)]
+def drawn(sampler: Sampler, count: int, *, sequence_index: int = 0, start: int = 0) -> list[int]:
+    """What a sequence draws from the same scores again and again."""
+    return [sampler.draw(LOGITS, [chunk(sequence_index, start + index)])[0].token_id for index in range(count)]
 
 
 def test_what_was_drawn_counts_from_then_on():
@@ -60,7 +60,7 @@ def test_an_answer_does_not_end_before_its_time(temperature: float):
         assert tokens == [2, 2, 1]
     assert not {1, 3} & set(tokens[:2])
     sampler.admit([Admission(1, sampling, answer_token_ids=(2, 2, 2))])
-    assert drawn(sampler, 1, slot=1, start=3) == [1]
+    assert drawn(sampler, 1, sequence_index=1, start=3) == [1]
 
 
 @pytest.mark.parametrize("late", [(4,), (0, 2**31)])
@@ -77,10 +77,10 @@ def test_a_replayed_answer_goes_on_as_if_it_had_never_stopped():
     for num_emitted in (0, 1, 7):
         replayed = Sampler(4)
         replayed.admit([Admission(3, sampling, (0, 2), tuple(expected[:num_emitted]))])
-        assert drawn(replayed, 12 - num_emitted, slot=3, start=num_emitted) == expected[num_emitted:]
+        assert drawn(replayed, 12 - num_emitted, sequence_index=3, start=num_emitted) == expected[num_emitted:]
 
 
-def test_a_slot_forgets_its_last_owner():
+def test_an_index_forgets_its_last_owner():
     sampler = Sampler(4)
     sampler.admit([Admission(0, Sampling(temperature=0.0, logit_bias=((3, 100.0),), logprobs=1))])
     assert drawn(sampler, 2) == [3, 3]
@@ -94,8 +94,8 @@ def test_each_row_has_its_own_sampling_and_logprobs_stay_raw():
     biased = Sampling(temperature=0.0, logit_bias=((0, 50.0),), logprobs=2)
     sampler.admit([Admission(0, GREEDY), Admission(5, biased)])
     first, second = sampler.draw(logits_of(*[SCORES] * 2), [chunk(0, 0), chunk(5, 0)])
-    assert (first.slot, first.token_id, first.logprobs) == (0, 1, None)
-    assert (second.slot, second.token_id) == (5, 0)
+    assert (first.sequence_index, first.token_id, first.logprobs) == (0, 1, None)
+    assert (second.sequence_index, second.token_id) == (5, 0)
     assert second.logprobs is not None
     assert second.logprobs.chosen == pytest.approx(-np.log(np.exp(SCORES).sum()), abs=1e-5)
     assert [token_id for token_id, _ in second.logprobs.top] == [1, 2]
@@ -109,15 +109,15 @@ def test_each_row_has_its_own_sampling_and_logprobs_stay_raw():
         Admission(0, Sampling(presence_penalty=1.0), (), (2**31,)),
     ],
 )
-def test_tokens_beyond_the_vocabulary_are_refused_and_the_slots_are_nobodys(admission: Admission):
+def test_tokens_beyond_the_vocabulary_are_refused_and_the_indices_are_nobodys(admission: Admission):
     sampler = Sampler(4)
     sampler.admit([Admission(0, GREEDY), Admission(1, GREEDY), Admission(2, GREEDY)])
     with pytest.raises(MalformedStep, match="not within the vocabulary"):
         sampler.admit([Admission(1, GREEDY), admission])
     sampler.check_admitted([chunk(2, 0)])
-    for slot in (0, 1):
+    for index in (0, 1):
         with pytest.raises(MalformedStep, match="never admitted"):
-            sampler.check_admitted([chunk(slot, 0)])
+            sampler.check_admitted([chunk(index, 0)])
 
 
 def test_a_new_epoch_knows_nobody():
@@ -159,7 +159,7 @@ def test_runs_of_several_sequences_do_not_mix():
         SequenceChunk(1, 7, 1, sample_index=1),
         SequenceChunk(2, 0, 2, sample_index=2, proposed_token_ids=(0,)),
     ]
-    assert [(one.slot, one.token_id) for one in sampler.draw(logits, chunks)] == [
+    assert [(one.sequence_index, one.token_id) for one in sampler.draw(logits, chunks)] == [
         (0, 1),
         (0, 2),
         (0, 3),

@@ -52,7 +52,7 @@ def test_log_probabilities_reach_the_token():
     subject.submit(request("a"))
     step = next_step(subject)
     logprobs = Logprobs(-0.5, ((7, -0.5),))
-    sampled = StepResult(step.epoch, step.step_id, (SampledToken(step.chunks[0].slot, 7, logprobs),), ())
+    sampled = StepResult(step.epoch, step.step_id, (SampledToken(step.chunks[0].sequence_index, 7, logprobs),), ())
     assert subject.complete(sampled) == [("a", Token(0, 7, None, logprobs))]
 
 
@@ -78,19 +78,19 @@ def test_as_many_steps_under_way_as_stages_and_decodes_in_even_groups():
     subject.complete(result(next_step(subject)))
     groups = [next_step(subject), next_step(subject)]
     assert [len(step.chunks) for step in groups] == [2, 2]
-    assert len({chunk.slot for step in groups for chunk in step.chunks}) == 4
+    assert len({chunk.sequence_index for step in groups for chunk in step.chunks}) == 4
     assert subject.next_step() is None
 
 
-def test_more_requests_than_slots_wait_and_then_are_refused():
-    subject = scheduler(num_slots=1, max_waiting=1)
+def test_more_requests_than_fit_wait_and_then_are_refused():
+    subject = scheduler(num_sequences=1, max_waiting=1)
     subject.submit(request("a", max_tokens=1))
     first = next_step(subject)
     subject.submit(request("b"))
     with pytest.raises(QueueFull, match="1 requests run and 1 wait"):
         subject.submit(request("c"))
     subject.complete(result(first))
-    assert [one.slot for one in next_step(subject).admissions] == [first.chunks[0].slot]
+    assert [one.sequence_index for one in next_step(subject).admissions] == [first.chunks[0].sequence_index]
 
 
 def test_impossible_requests_change_nothing():
@@ -107,14 +107,14 @@ def test_impossible_requests_change_nothing():
     subject.submit(request("fits", num_prompt=8, max_tokens=2))
 
 
-def test_a_cancelled_request_frees_its_slot_and_its_late_token_goes_nowhere():
-    subject = scheduler(num_slots=1)
+def test_a_cancelled_request_frees_its_index_and_its_late_token_goes_nowhere():
+    subject = scheduler(num_sequences=1)
     subject.submit(request("a"))
     late = next_step(subject)
     subject.cancel(RequestId("a"))
     subject.submit(request("b"))
     admitted = next_step(subject)
-    assert admitted.admissions[0].slot == late.chunks[0].slot
+    assert admitted.admissions[0].sequence_index == late.chunks[0].sequence_index
     assert subject.complete(result(late, 5)) == []
     assert subject.complete(result(admitted, 6)) == [("b", Token(0, 6))]
 
@@ -130,7 +130,7 @@ def test_a_failed_step_ends_its_requests_only():
 
 
 def test_a_late_token_of_a_cancelled_request_does_not_go_to_the_next_one_of_its_name():
-    subject = scheduler(num_slots=1)
+    subject = scheduler(num_sequences=1)
     subject.submit(request("a"))
     late = next_step(subject)
     subject.cancel(RequestId("a"))
@@ -141,7 +141,7 @@ def test_a_late_token_of_a_cancelled_request_does_not_go_to_the_next_one_of_its_
 
 
 def test_a_name_is_taken_while_its_request_waits_or_runs():
-    subject = scheduler(num_slots=1)
+    subject = scheduler(num_sequences=1)
     subject.submit(request("a"))
     first = next_step(subject)
     subject.submit(request("b"))
@@ -158,8 +158,8 @@ def test_tokens_that_are_missing_not_asked_for_or_in_another_order_are_refused_a
         subject.submit(request(name))
     sound = result(next_step(subject))
     first, second = sound.tokens
-    for tokens in ((), (first,), (first, first, second), (first, second._replace(slot=3)), (second, first)):
-        with pytest.raises(MalformedStep, match="was to bring tokens for slots"):
+    for tokens in ((), (first,), (first, first, second), (first, second._replace(sequence_index=3)), (second, first)):
+        with pytest.raises(MalformedStep, match="was to bring tokens for sequences"):
             subject.complete(sound._replace(tokens=tokens))
     assert subject.complete(sound) == [("a", Token(0, 5)), ("b", Token(0, 5))]
 
@@ -185,13 +185,13 @@ def test_probes_carry_no_work_and_unknown_names_are_no_error():
 
 
 @settings(max_examples=300, deadline=None)
-@given(seed=st.integers(0, 2**32), num_stages=st.integers(1, 4), num_slots=st.integers(1, 5))
-def test_random_histories_keep_every_promise(seed: int, num_stages: int, num_slots: int):
-    """Every admitted request ends with its exact tokens; nothing is twice in flight; all slots come back."""
+@given(seed=st.integers(0, 2**32), num_stages=st.integers(1, 4), num_sequences=st.integers(1, 5))
+def test_random_histories_keep_every_promise(seed: int, num_stages: int, num_sequences: int):
+    """Every admitted request ends with its exact tokens; nothing is twice in flight; all of the memory comes back."""
     rng = random.Random(seed)
-    subject = scheduler(num_stages=num_stages, num_slots=num_slots, max_waiting=100)
+    subject = scheduler(num_stages=num_stages, num_sequences=num_sequences, max_waiting=100)
     pipeline: list[Step] = []
-    caches: dict[int, int] = {}  # slot -> tokens held, as each stage would have it
+    caches: dict[int, int] = {}  # by index: tokens held, as each stage would have it
     expected, cancelled = {}, set()
     answers: dict[str, list[int]] = {}
     for turn in range(200):
@@ -226,16 +226,21 @@ def test_random_histories_keep_every_promise(seed: int, num_stages: int, num_slo
 
 def _check_step(step: Step, pipeline: list[Step], caches: dict[int, int]) -> None:
     for admission in step.admissions:
-        caches[admission.slot] = admission.num_cached_tokens
-    slots = [chunk.slot for chunk in step.chunks]
-    assert len(slots) == len(set(slots))
+        caches[admission.sequence_index] = admission.num_cached_tokens
+    indices = [chunk.sequence_index for chunk in step.chunks]
+    assert len(indices) == len(set(indices))
     for chunk in step.chunks:
-        assert chunk.position == caches[chunk.slot]
+        assert chunk.position == caches[chunk.sequence_index]
         assert chunk.num_tokens == len(chunk.token_ids) <= PREFILL_CHUNK_TOKENS
-        caches[chunk.slot] += chunk.num_tokens - len(chunk.proposed_token_ids)  # none of those proves right
-        admitted = {one.slot for one in step.admissions}
-        if chunk.sample_index is not None and chunk.slot not in admitted:
-            decoding = [c for other in pipeline for c in other.chunks if c.slot == chunk.slot and c.sample_index]
+        caches[chunk.sequence_index] += chunk.num_tokens - len(chunk.proposed_token_ids)  # none of those proves right
+        admitted = {one.sequence_index for one in step.admissions}
+        if chunk.sample_index is not None and chunk.sequence_index not in admitted:
+            decoding = [
+                c
+                for other in pipeline
+                for c in other.chunks
+                if c.sequence_index == chunk.sequence_index and c.sample_index
+            ]
             assert all(c.sample_index != chunk.sample_index for c in decoding)
 
 
@@ -248,7 +253,7 @@ def test_short_requests_share_the_room_of_long_ones_and_a_long_one_waits_its_tur
     subject = Scheduler(
         epoch=Epoch(1),
         num_stages=1,
-        num_slots=8,
+        num_sequences=8,
         num_blocks=4,
         context_length=256,
         vocab_size=VOCAB_SIZE,
@@ -327,7 +332,7 @@ def test_where_the_size_of_chunks_changes_numbers_no_other_size_finds_what_was_c
 
 
 def test_a_prompt_waits_for_no_more_than_its_share_of_another_tenants():
-    subject = scheduler(num_stages=1, num_slots=4)
+    subject = scheduler(num_stages=1, num_sequences=4)
     subject.submit(asking(request("long", num_prompt=800), tenant="a"))
     subject.submit(asking(request("longer", num_prompt=850), tenant="a"))
     first = next_step(subject)
@@ -336,14 +341,14 @@ def test_a_prompt_waits_for_no_more_than_its_share_of_another_tenants():
     for _ in range(4):
         subject.complete(result(steps[-1]))
         steps.append(next_step(subject))
-    slots = [[chunk.slot for chunk in step.chunks if chunk.num_tokens > 1] for step in steps[:4]]
-    long, short = slots[0][0], slots[1][0]
+    indices = [[chunk.sequence_index for chunk in step.chunks if chunk.num_tokens > 1] for step in steps[:4]]
+    long, short = indices[0][0], indices[1][0]
     assert long != short
-    assert slots == [[long], [short], [long], [short]]
+    assert indices == [[long], [short], [long], [short]]
 
 
 def test_a_flood_of_one_tenant_does_not_shut_out_another():
-    subject = scheduler(num_slots=1, max_waiting=2)
+    subject = scheduler(num_sequences=1, max_waiting=2)
     for name in "abc":
         subject.submit(request(name))
         subject.next_step()
@@ -359,13 +364,13 @@ def test_a_timeout_is_more_than_nothing():
 
 
 def test_right_guesses_are_taken_up_to_where_the_answer_ends():
-    subject = scheduler(num_stages=1, num_slots=16)
+    subject = scheduler(num_stages=1, num_sequences=16)
     subject.submit(asking(request("a", max_tokens=9), token_ids=(1, 2, 3, 4, STOP, 6, 1, 2)))
     subject.complete(result(next_step(subject), 3))
     step = next_step(subject)
     [chunk] = step.chunks
     assert (chunk.token_ids, chunk.proposed_token_ids) == ((3, 4, STOP, 6, 1), (4, STOP, 6, 1))
-    run = tuple(SampledToken(chunk.slot, token_id) for token_id in (4, STOP, 6, 1, 2))
+    run = tuple(SampledToken(chunk.sequence_index, token_id) for token_id in (4, STOP, 6, 1, 2))
     for wrong in (run[1:], (*run, run[-1]), (run[1], run[0]), ()):
         with pytest.raises(MalformedStep):
             subject.complete(StepResult(step.epoch, step.step_id, wrong, ()))
@@ -375,7 +380,7 @@ def test_right_guesses_are_taken_up_to_where_the_answer_ends():
 
 
 def test_no_more_is_guessed_than_the_answer_may_still_hold():
-    subject = scheduler(num_stages=1, num_slots=16)
+    subject = scheduler(num_stages=1, num_sequences=16)
     subject.submit(asking(request("a", max_tokens=3), token_ids=(7, 7, 7, 7)))
     subject.complete(result(next_step(subject), 7))
     [chunk] = next_step(subject).chunks

@@ -38,11 +38,11 @@ class History:
         self.num_stages = self.rng.randint(1, 3)
         self.num_blocks = self.rng.randint(6, 14)
         self.max_waiting = self.rng.randint(0, 4)
-        self.num_slots = self.rng.randint(1, 6)
+        self.num_sequences = self.rng.randint(1, 6)
         self.subject = Scheduler(
             epoch=Epoch(1),
             num_stages=self.num_stages,
-            num_slots=self.num_slots,
+            num_sequences=self.num_sequences,
             num_blocks=self.num_blocks,
             context_length=CONTEXT_LENGTH,
             vocab_size=1000,
@@ -52,7 +52,7 @@ class History:
         self.pipeline = SimulatedPipeline(self.num_stages, self.num_blocks)
         self.answers: dict[RequestId, Answer] = {}
         self.owners: dict[int, int] = {}
-        """The number of the request in each slot, as of the last step sent."""
+        """The number of the request at each sequence index, as of the last step sent."""
         self.admitted: set[int] = set()
         self.drawing: list[set[int]] = []
         """The numbers of the requests that each step under way draws tokens for."""
@@ -144,14 +144,14 @@ class History:
 
     def check_step(self, step: Step) -> None:
         assert step.chunks
-        slots = [chunk.slot for chunk in step.chunks]
-        assert len(set(slots)) == len(slots), "a sequence twice in one step"
-        assert sum(chunk.num_tokens for chunk in step.chunks) <= PREFILL_CHUNK_TOKENS + self.num_slots
-        assert sum(chunk.num_draws for chunk in step.chunks) <= self.num_slots
+        indices = [chunk.sequence_index for chunk in step.chunks]
+        assert len(set(indices)) == len(indices), "a sequence twice in one step"
+        assert sum(chunk.num_tokens for chunk in step.chunks) <= PREFILL_CHUNK_TOKENS + self.num_sequences
+        assert sum(chunk.num_draws for chunk in step.chunks) <= self.num_sequences
         for admission in step.admissions:
             self.check_turn(admission.sampling.seed)
-            self.owners[admission.slot] = admission.sampling.seed
-        drawing = {self.owners[chunk.slot] for chunk in step.chunks if chunk.sample_index is not None}
+            self.owners[admission.sequence_index] = admission.sampling.seed
+        drawing = {self.owners[chunk.sequence_index] for chunk in step.chunks if chunk.sample_index is not None}
         assert all(not drawing & others for others in self.drawing), "two tokens of one answer under way"
         self.drawing.append(drawing)
 

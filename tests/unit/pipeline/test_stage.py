@@ -28,12 +28,16 @@ MakeStage = Callable[..., Stage]
 
 
 def message(*chunks: SequenceChunk, admit: dict[int, Sampling] | None = None, step_id: int = 0) -> StepMessage:
-    admissions = tuple(Admission(slot, sampling) for slot, sampling in (admit or {}).items())
+    admissions = tuple(Admission(index, sampling) for index, sampling in (admit or {}).items())
     return StepMessage(Step(Epoch(1), step_id, chunks, admissions))
 
 
-def prompt_message(slot: int = 0, token_ids: Sequence[int] = PROMPT, sampling: Sampling = GREEDY) -> StepMessage:
-    return message(SequenceChunk(slot, 0, len(token_ids), tuple(token_ids), 0), admit={slot: sampling})
+def prompt_message(
+    sequence_index: int = 0, token_ids: Sequence[int] = PROMPT, sampling: Sampling = GREEDY
+) -> StepMessage:
+    return message(
+        SequenceChunk(sequence_index, 0, len(token_ids), tuple(token_ids), 0), admit={sequence_index: sampling}
+    )
 
 
 def through(stages: Sequence[Stage], first: StepMessage) -> tuple[SampledToken, ...]:
@@ -46,11 +50,13 @@ def through(stages: Sequence[Stage], first: StepMessage) -> tuple[SampledToken, 
     return output.tokens
 
 
-def answer(stages: Sequence[Stage], *, slot: int = 0, sampling: Sampling = GREEDY, num_tokens: int = 6) -> list[int]:
+def answer(
+    stages: Sequence[Stage], *, sequence_index: int = 0, sampling: Sampling = GREEDY, num_tokens: int = 6
+) -> list[int]:
     """Prompt and decodes of one sequence."""
-    tokens = [through(stages, prompt_message(slot, sampling=sampling))[0].token_id]
+    tokens = [through(stages, prompt_message(sequence_index, sampling=sampling))[0].token_id]
     for index in range(1, num_tokens):
-        chunk = SequenceChunk(slot, len(PROMPT) + index - 1, 1, (tokens[-1],), index)
+        chunk = SequenceChunk(sequence_index, len(PROMPT) + index - 1, 1, (tokens[-1],), index)
         tokens.append(through(stages, message(chunk))[0].token_id)
     return tokens
 
@@ -84,7 +90,7 @@ def test_sequences_in_one_step_do_not_touch_each_other(make_stage: MakeStage):
         admit={0: GREEDY, 2: Sampling(seed=1)},
     )
     tokens = make_stage().compute(both).tokens
-    assert [one.slot for one in tokens] == [2, 0]
+    assert [one.sequence_index for one in tokens] == [2, 0]
     assert tokens[1].token_id == alone[0]
 
 
@@ -107,7 +113,7 @@ def test_a_failed_step_is_not_computed_and_leaves_no_trace(make_stage: MakeStage
         assert stage.compute(failed) == StageOutput()
     stage = make_stage()
     stage.compute(prompt_message()._replace(failure=StepFailure("malformed_step", "no")))
-    with pytest.raises(MalformedStep, match="slot 0 holds 0 tokens, its chunk starts at 5"):
+    with pytest.raises(MalformedStep, match="sequence 0 holds 0 tokens, its chunk starts at 5"):
         stage.compute(message(SequenceChunk(0, 5, 1, (1,), 1)))
 
 
@@ -144,18 +150,18 @@ def test_hidden_states_of_another_type_or_shape_are_refused(make_stage: MakeStag
 
 
 @pytest.mark.parametrize("layers", [(0, 2), (0, 0)])
-def test_a_slot_that_was_never_admitted_is_refused_by_every_stage(make_stage: MakeStage, layers: tuple[int, int]):
+def test_a_sequence_that_was_never_admitted_is_refused_by_every_stage(make_stage: MakeStage, layers: tuple[int, int]):
     stage = make_stage(*layers)
-    stage.compute(prompt_message(slot=0))
-    with pytest.raises(MalformedStep, match=r"slots \[1\] were never admitted"):
+    stage.compute(prompt_message(sequence_index=0))
+    with pytest.raises(MalformedStep, match=r"sequences \[1\] were never admitted"):
         stage.compute(message(SequenceChunk(1, 0, 1, (1,), 0)))
 
 
-def test_a_later_stage_refuses_a_slot_that_was_never_admitted(make_stage: MakeStage):
+def test_a_later_stage_refuses_a_sequence_that_was_never_admitted(make_stage: MakeStage):
     hidden_states = make_stage(0, 0).compute(prompt_message()).hidden_states
     for stage in (make_stage(1, 1), make_stage(1, 2)):
         not_admitted = message(SequenceChunk(0, 0, len(PROMPT), (), 0))
-        with pytest.raises(MalformedStep, match=r"slots \[0\] were never admitted"):
+        with pytest.raises(MalformedStep, match=r"sequences \[0\] were never admitted"):
             stage.compute(not_admitted._replace(hidden_states=hidden_states))
 
 
@@ -169,19 +175,19 @@ def test_a_later_stage_refuses_a_slot_that_was_never_admitted(make_stage: MakeSt
         message(SequenceChunk(0, 3, 1, (1,), 0), admit={0: GREEDY}),
         message(admit={2**32 - 1: GREEDY}),
     ],
-    ids=["slot", "context", "token-count", "vocabulary", "gap", "admission"],
+    ids=["sequence-index", "context", "token-count", "vocabulary", "gap", "admission"],
 )
 def test_steps_beyond_the_cache_are_refused_and_the_stage_goes_on(make_stage: MakeStage, bad: StepMessage):
     stage = make_stage()
     with pytest.raises(MalformedStep):
         stage.compute(bad)
-    assert answer([stage], slot=1) == answer([make_stage()])
+    assert answer([stage], sequence_index=1) == answer([make_stage()])
 
 
-def test_an_admission_forgets_what_the_slot_held(make_stage: MakeStage):
+def test_an_admission_forgets_what_was_held_before(make_stage: MakeStage):
     stage = make_stage()
     answer([stage])
-    with pytest.raises(MalformedStep, match="slot 0 holds 0 tokens"):
+    with pytest.raises(MalformedStep, match="sequence 0 holds 0 tokens"):
         stage.compute(message(SequenceChunk(0, 4, 1, (1,), 0), admit={0: GREEDY}))
     assert answer([stage]) == answer([make_stage()])
 

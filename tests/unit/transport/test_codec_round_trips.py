@@ -42,7 +42,7 @@ def test_hidden_states_keep_their_bytes_in_every_type(hidden_states: HiddenState
 
 
 def test_token_ids_do_not_travel_with_a_step():
-    chunk = SequenceChunk(slot=1, position=0, num_tokens=2, token_ids=(424242, 434343), sample_index=0)
+    chunk = SequenceChunk(sequence_index=1, position=0, num_tokens=2, token_ids=(424242, 434343), sample_index=0)
     travelled = step_codec.step_from_proto(
         over_the_wire(step_codec.step_to_proto(StepMessage(Step(Epoch(1), 1, (chunk,)))))
     )

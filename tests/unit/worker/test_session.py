@@ -85,7 +85,7 @@ class Bench:
 
     def start(self) -> None:
         num_stages = self.session.order.num_stages
-        scheduler = Scheduler(epoch=EPOCH, num_stages=num_stages, num_slots=2, context_length=64, vocab_size=100)
+        scheduler = Scheduler(epoch=EPOCH, num_stages=num_stages, num_sequences=2, context_length=64, vocab_size=100)
         self.session.start(Driver(scheduler, self.session.enqueue, num_stages=num_stages, clock=lambda: self.now_s))
 
 
@@ -102,7 +102,7 @@ def nothing(message: StepMessage) -> StageOutput:
 
 
 def draw_five(message: StepMessage) -> StageOutput:
-    return StageOutput(tokens=tuple(SampledToken(chunk.slot, 5) for chunk in message.step.chunks))
+    return StageOutput(tokens=tuple(SampledToken(chunk.sequence_index, 5) for chunk in message.step.chunks))
 
 
 def step(step_id: int, *, epoch: Epoch = EPOCH) -> Step:
@@ -219,7 +219,7 @@ def test_a_step_of_another_epoch_ends_the_session():
 
 def test_a_step_that_cannot_be_computed_fails_alone():
     def refuse(message: StepMessage) -> StageOutput:
-        raise MalformedStep("no such slot")
+        raise MalformedStep("no such sequence")
 
     bench = last_stage(refuse)
     results = bench.session.results()
@@ -227,7 +227,7 @@ def test_a_step_that_cannot_be_computed_fails_alone():
         bench.before.items.put(StepMessage(step(step_id)))
         failure = next(results).failure
         assert failure is not None
-        assert str(failure.error) == "no such slot"
+        assert str(failure.error) == "no such sequence"
     assert bench.session.error is None
 
 
@@ -337,7 +337,7 @@ class Ring:
 
     def send(self, message: StepMessage) -> None:
         self.step_ids.append(message.step.step_id)
-        drawn = tuple(SampledToken(chunk.slot, 5) for chunk in message.step.chunks if chunk.num_draws)
+        drawn = tuple(SampledToken(chunk.sequence_index, 5) for chunk in message.step.chunks if chunk.num_draws)
         self.bench.tail.items.put(StepResult(EPOCH, message.step.step_id, drawn, message.timings))
 
     def end(self) -> None:

@@ -42,7 +42,7 @@ class FloatLayers:
 
     def forward(self, hidden: Tensor, chunks: Sequence[SequenceChunk], kv_cache: KVCache) -> Tensor:
         """Hidden states [rows, hidden_size] after all layers; the cache keeps the rows' keys and values."""
-        where = [(one.slot, one.position + i) for one in chunks for i in range(one.num_tokens)]
+        where = [(one.sequence_index, one.position + i) for one in chunks for i in range(one.num_tokens)]
         model, scratch = self._bind(kv_cache)
         hidden = hidden.contiguous().clone()
         self._library.el_float_forward(

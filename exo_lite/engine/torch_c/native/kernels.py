@@ -42,7 +42,7 @@ class NativeKernels:
         self._scratch: Scratch | None = None
 
     def forward(self, model: CModel, hidden: Tensor, where: Sequence[tuple[int, int]]) -> None:
-        """All layers over rows. hidden: [rows, hidden], in place; where: (slot, position) of each row."""
+        """All layers over rows. hidden: [rows, hidden], in place; where: (sequence, position) of each row."""
         threads = torch.get_num_threads()
         qkv_size = (model.heads + 2 * model.kv_heads) * model.head_dim
         widest = max(model.hidden, model.heads * model.head_dim, padded(model.intermediate, LANES))

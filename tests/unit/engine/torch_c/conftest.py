@@ -67,12 +67,15 @@ class Pipeline:
     def logits(self, token_ids: Sequence[int], chunks: Sequence[SequenceChunk]) -> Tensor:
         return self.shards[-1].logits(self.hidden(token_ids, chunks))
 
-    def prefill(self, token_ids: Sequence[int], *, slot: int = 0, chunk_size: int | None = None) -> Tensor:
+    def prefill(self, token_ids: Sequence[int], *, sequence_index: int = 0, chunk_size: int | None = None) -> Tensor:
         """Logits of every position of one sequence, computed in chunks."""
         size = chunk_size or len(token_ids)
         parts = [token_ids[start : start + size] for start in range(0, len(token_ids), size)]
         return torch.cat(
-            [self.logits(part, [SequenceChunk(slot, index * size, len(part))]) for index, part in enumerate(parts)]
+            [
+                self.logits(part, [SequenceChunk(sequence_index, index * size, len(part))])
+                for index, part in enumerate(parts)
+            ]
         )
 
 

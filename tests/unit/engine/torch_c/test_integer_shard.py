@@ -84,12 +84,12 @@ def prompt() -> Tensor:
     return torch.randint(0, WIDE["vocab_size"], (600,), generator=torch.Generator().manual_seed(1))
 
 
-def run(shard: IntegerShard, tokens: Tensor, sizes: list[int], slot: int = 0) -> Tensor:
+def run(shard: IntegerShard, tokens: Tensor, sizes: list[int], sequence_index: int = 0) -> Tensor:
     """Hidden states of a sequence, computed in chunks of these sizes, in a cache of its own."""
     cache = shard.new_cache(4, CONTEXT)
     parts, position = [], 0
     for size in sizes:
-        chunk = SequenceChunk(slot, position, size)
+        chunk = SequenceChunk(sequence_index, position, size)
         parts.append(shard.forward(tokens[position : position + size], [chunk], cache))
         position += size
     return torch.cat(parts)
@@ -117,13 +117,13 @@ def test_a_sequence_has_the_same_logits_in_a_batch_and_alone(
 ):
     shard = load(random_model(**WIDE), kind, is_native=is_native)
     cache = shard.new_cache(8, CONTEXT)
-    for slot in range(8):
-        shard.forward(prompt[slot : slot + 20], [SequenceChunk(slot, 0, 20)], cache)
+    for index in range(8):
+        shard.forward(prompt[index : index + 20], [SequenceChunk(index, 0, 20)], cache)
     alone = shard.new_cache(1, CONTEXT)
     shard.forward(prompt[3:23], [SequenceChunk(0, 0, 20)], alone)
     for step in range(5):
         tokens = prompt[100 + step : 108 + step]
-        batch = shard.logits(shard.forward(tokens, [SequenceChunk(slot, 20 + step, 1) for slot in range(8)], cache))
+        batch = shard.logits(shard.forward(tokens, [SequenceChunk(index, 20 + step, 1) for index in range(8)], cache))
         single = shard.logits(shard.forward(tokens[3:4], [SequenceChunk(0, 20 + step, 1)], alone))
         assert torch.equal(batch[3], single[0])
     beside_a_prompt = shard.forward(

@@ -1,4 +1,4 @@
-"""The KV cache: its size, its views, what its slots hold."""
+"""The KV cache: its size, its views, what its sequences hold."""
 
 import psutil
 import pytest
@@ -63,24 +63,24 @@ def test_scattered_blocks_hold_long_sequences_in_order():
 
 def test_more_sequences_than_slots_share_the_blocks():
     cache = KVCache(SPEC, 1, 2, 128, torch.float32, "cpu", num_sequences=8)
-    assert [cache.capacity(slot) for slot in range(8)] == [128, 128, 0, 0, 0, 0, 0, 0]
+    assert [cache.capacity(index) for index in range(8)] == [128, 128, 0, 0, 0, 0, 0, 0]
     cache.admit(7, (1,))
     assert cache.capacity(7) == 64
     for wrong in ((4,), (-1,), (0, 1, 2)):
-        with pytest.raises(MalformedStep, match="slot 7 was given blocks"):
+        with pytest.raises(MalformedStep, match="sequence 7 was given blocks"):
             cache.admit(7, wrong)
 
 
-def test_a_slot_may_hold_tokens_from_its_admission_on():
+def test_a_sequence_may_hold_tokens_from_its_admission_on():
     cache = KVCache(SPEC, 1, 2, 128, torch.float32, "cpu", num_sequences=8)
     cache.admit(5, (2, 0), num_cached_tokens=64)
     assert cache.length(5) == 64
     for wrong in (129, -1):
-        with pytest.raises(MalformedStep, match=f"slot 5 cannot hold {wrong} tokens in 2 blocks"):
+        with pytest.raises(MalformedStep, match=f"sequence 5 cannot hold {wrong} tokens in 2 blocks"):
             cache.admit(5, (2, 0), num_cached_tokens=wrong)
 
 
-def test_a_slot_holds_what_was_committed_last():
+def test_a_sequence_holds_what_was_committed_last():
     cache = make_cache()
     cache.commit([SequenceChunk(0, 0, 5), SequenceChunk(1, 0, 2)])
     cache.commit([SequenceChunk(0, 5, 1)])

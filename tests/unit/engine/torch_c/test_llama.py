@@ -76,7 +76,7 @@ def test_a_ragged_batch_equals_each_sequence_alone(random_model, token_ids):
     first, second, third = token_ids[:9], token_ids[9:], token_ids[4:5]
     alone = [model.pipeline().prefill(one) for one in (first, second, third)]
     pipeline = model.pipeline(1)
-    pipeline.prefill(second[:5], slot=1)
+    pipeline.prefill(second[:5], sequence_index=1)
     chunks = [SequenceChunk(0, 0, len(first)), SequenceChunk(1, 5, len(second) - 5), SequenceChunk(2, 0, 1)]
     together = pipeline.logits([*first, *second[5:], *third], chunks)
     torch.testing.assert_close(together, torch.cat([alone[0], alone[1][5:], alone[2]]), atol=1e-5, rtol=0)
@@ -89,7 +89,7 @@ def test_two_chunks_of_one_sequence_may_share_a_step(random_model, token_ids):
     torch.testing.assert_close(model.pipeline().logits(token_ids, chunks), expected, atol=1e-5, rtol=0)
 
 
-def test_a_slot_serves_one_sequence_after_another(random_model, token_ids):
+def test_an_index_serves_one_sequence_after_another(random_model, token_ids):
     model = random_model()
     used = model.pipeline()
     used.prefill(token_ids)

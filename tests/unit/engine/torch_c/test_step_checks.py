@@ -12,7 +12,7 @@ ONE = [SequenceChunk(0, 0, 1)]
 
 @pytest.fixture
 def stages(random_model):
-    """The first and the last half of a model, with caches of 3 slots of 48 tokens."""
+    """The first and the last half of a model, with caches for 3 sequences of 48 tokens."""
     pipeline = random_model().pipeline(1)
     return tuple(zip(pipeline.shards, pipeline.caches, strict=True))
 
@@ -24,11 +24,11 @@ def stages(random_model):
         ([], "count 0 tokens, the input has 3 rows"),
         ([SequenceChunk(0, 0, 4), SequenceChunk(1, 0, -1)], "a chunk of -1 tokens at position 0"),
         ([SequenceChunk(0, 0, 3), SequenceChunk(1, 0, 0)], "a chunk of 0 tokens at position 0"),
-        ([SequenceChunk(3, 0, 3)], r"slot 3 is not within 0\.\.2"),
-        ([SequenceChunk(-1, 0, 3)], r"slot -1 is not within 0\.\.2"),
+        ([SequenceChunk(3, 0, 3)], r"sequence 3 is not within 0\.\.2"),
+        ([SequenceChunk(-1, 0, 3)], r"sequence -1 is not within 0\.\.2"),
         ([SequenceChunk(0, -1, 3)], "at position -1"),
         ([SequenceChunk(0, 46, 3)], "end at 49, beyond its room for 48"),
-        ([SequenceChunk(0, 2, 3)], "slot 0 holds 0 tokens, its chunk starts at 2"),
+        ([SequenceChunk(0, 2, 3)], "sequence 0 holds 0 tokens, its chunk starts at 2"),
     ],
 )
 def test_chunks(chunks, message, stages):
@@ -38,10 +38,10 @@ def test_chunks(chunks, message, stages):
     assert cache.length(0) == 0
 
 
-def test_a_gap_behind_what_a_slot_holds(stages):
+def test_a_gap_behind_what_a_sequence_holds(stages):
     first, cache = stages[0]
     first.forward(torch.tensor([1, 2, 3]), [SequenceChunk(1, 0, 3)], cache)
-    with pytest.raises(MalformedStep, match="slot 1 holds 3 tokens, its chunk starts at 4"):
+    with pytest.raises(MalformedStep, match="sequence 1 holds 3 tokens, its chunk starts at 4"):
         first.forward(torch.tensor([1]), [SequenceChunk(1, 4, 1)], cache)
 
 
