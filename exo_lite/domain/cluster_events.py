@@ -1,6 +1,6 @@
 """A node's view of its cluster: a pure function of the events that reached it.
 
-Failure detection follows SWIM (Das, Gupta, Motivala 2002) with a full mesh of heartbeats instead of random probes:
+Failure detection follows SWIM (Das, Gupta, Motivala 2002) with a full mesh of heartbeats instead of random pings:
 silence makes a member suspect, others are asked, further silence makes it dead. A refused connection speaks at once.
 Where not every pair of nodes can talk, those between pass on how the others are: such a member is known, and suspect,
 for as long as newer words of it come in.

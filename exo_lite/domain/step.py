@@ -72,7 +72,7 @@ class Admission:
 
 
 class Step(NamedTuple):
-    """One traversal of the pipeline. A step without chunks is a probe: it proves the hops.
+    """One traversal of the pipeline. A step without chunks is a proof: it shows that every hop works.
 
     Admissions come before the chunks, at every stage and in step order, so that all stages agree without asking.
     """

@@ -117,7 +117,8 @@ class Heartbeats:
         news = Placement.empty() if state.written == heartbeat.placement else state.written
         return Heartbeat(state.self_status, news, relayed_to(state, status.identity.node_id, self._now()))
 
-    async def on_probe(self, node_id: NodeId) -> bool:
+    async def on_ping_request(self, node_id: NodeId) -> bool:
+        """Say whether this node reaches a member that the asking one does not: SWIM's indirect ping."""
         link = self._links.get(node_id)
         if link is None:
             return False
@@ -210,7 +211,8 @@ class Heartbeats:
     async def _ask_witnesses(self, node_id: NodeId) -> None:
         witnesses = [link.client for other, link in self._links.items() if other != node_id][:NUM_WITNESSES]
         answers = await asyncio.gather(
-            *(client.probe(node_id, timeout_s=2 * HEARTBEAT_TIMEOUT_S) for client in witnesses), return_exceptions=True
+            *(client.request_ping(node_id, timeout_s=2 * HEARTBEAT_TIMEOUT_S) for client in witnesses),
+            return_exceptions=True,
         )
         if any(answer is True for answer in answers):
             self._cluster.apply(MemberVouchedFor(node_id, self._now()))

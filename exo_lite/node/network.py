@@ -140,8 +140,8 @@ def _can_be_bound(host: str) -> bool:
         [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
             host, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
         )
-        with socket.socket(family, kind, protocol) as probe:
-            probe.bind(address)
+        with socket.socket(family, kind, protocol) as one:
+            one.bind(address)
     except OSError as error:
         return error.errno != errno.EADDRNOTAVAIL
     return True

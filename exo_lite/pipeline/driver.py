@@ -174,11 +174,11 @@ class Driver:
                     self._traces.add(request_id, sent_at_s, now_s, len(result.tokens), result.timings)
             self._unsettled.clear()
 
-    def probe_if_idle(self) -> None:
+    def prove_if_idle(self) -> None:
         """Send a step without work through all hops unless steps are under way anyway."""
         with self._lock:
             if self._error is None and self._scheduler.num_in_flight == 0:
-                self._send_step(self._scheduler.probe())
+                self._send_step(self._scheduler.proof_step())
 
     def fail(self, error: ExoLiteError) -> None:
         """End every request with this error, and refuse new ones. From any thread."""

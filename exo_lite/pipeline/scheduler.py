@@ -179,7 +179,7 @@ class Scheduler:
             parts += self._prompts(prompts, group_size, len(decoding))
         return self._issue(parts, num_decodes, admissions) if parts else None
 
-    def probe(self) -> Step:
+    def proof_step(self) -> Step:
         """A step without work, which proves every hop."""
         return self._issue([], 0, [])
 

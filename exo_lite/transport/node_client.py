@@ -64,8 +64,8 @@ class NodeClient:
         request.padding = bytes(max(0, HEARTBEAT_BYTES - request.ByteSize()))
         return codec.heartbeat_from_proto(await self._answer(self._stub.Heartbeat(request, timeout=timeout_s)))
 
-    async def probe(self, node_id: NodeId, *, timeout_s: float) -> bool:
-        reply = await self._answer(self._stub.Probe(node_pb2.ProbeRequest(node_id=node_id), timeout=timeout_s))
+    async def request_ping(self, node_id: NodeId, *, timeout_s: float) -> bool:
+        reply = await self._answer(self._stub.RequestPing(node_pb2.PingRequest(node_id=node_id), timeout=timeout_s))
         return reply.is_reached
 
     async def leave(self, node_id: NodeId, boot_id: BootId, *, timeout_s: float) -> None:

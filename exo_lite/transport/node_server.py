@@ -42,7 +42,7 @@ class MeetingsHandler(Protocol):
 class HeartbeatsHandler(Protocol):
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat: ...
 
-    async def on_probe(self, node_id: NodeId) -> bool: ...
+    async def on_ping_request(self, node_id: NodeId) -> bool: ...
 
 
 class DescriptionsHandler(Protocol):
@@ -116,8 +116,8 @@ class _NodeServicer(NodeServicer):
             answer = self._handlers.heartbeats.on_heartbeat(codec.heartbeat_from_proto(request))
         return codec.heartbeat_to_proto(answer)
 
-    async def Probe(self, request: node_pb2.ProbeRequest, context: Context) -> node_pb2.ProbeReply:
-        return node_pb2.ProbeReply(is_reached=await self._handlers.heartbeats.on_probe(NodeId(request.node_id)))
+    async def RequestPing(self, request: node_pb2.PingRequest, context: Context) -> node_pb2.PingReply:
+        return node_pb2.PingReply(is_reached=await self._handlers.heartbeats.on_ping_request(NodeId(request.node_id)))
 
     async def Leave(self, request: node_pb2.LeaveRequest, context: Context) -> node_pb2.LeaveReply:
         self._handlers.membership.on_leave(NodeId(request.node_id), BootId(request.boot_id))

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-PROBE_EVERY_S = 2.0
+PROVE_EVERY_S = 2.0
 """How often an idle driver proves its hops, and an idle worker lets the cores sleep."""
 
 
@@ -77,12 +77,12 @@ class Worker:
         try:
             await self._load()
             while True:
-                await asyncio.sleep(PROBE_EVERY_S)
+                await asyncio.sleep(PROVE_EVERY_S)
                 self._cores.release_if_unused()
                 if self._session is not None:
                     self._check_step_age(self._session)
                     if self._session.driver is not None:
-                        self._session.driver.probe_if_idle()
+                        self._session.driver.prove_if_idle()
         finally:
             self._stop_watching()
             if self._session is not None:

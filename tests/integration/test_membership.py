@@ -325,7 +325,7 @@ class Misled:
     def on_heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
         return Heartbeat(self._status)
 
-    async def on_probe(self, node_id: NodeId) -> bool:
+    async def on_ping_request(self, node_id: NodeId) -> bool:
         return False
 
     def on_leave(self, node_id: NodeId, boot_id: BootId) -> None:

@@ -120,7 +120,7 @@ async def test_an_idle_pipeline_proves_itself(workers: dict[str, RunningWorker])
     first = workers["front"]
     epoch = await join(first, workers["back"])
     proven = lambda: first.status.report.joined_epoch == epoch and first.driver.proof_age_s is not None  # noqa: E731
-    await until(proven, "a probe went through every hop")
+    await until(proven, "a proof went through every hop")
 
 
 @pytest.mark.parametrize("difference", [0, -1])

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from exo_lite.transport.v1 import cluster_pb2 as exo__lite_dot_transport_dot_v1_dot_cluster__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n exo_lite/transport/v1/node.proto\x12\x15\x65xo_lite.transport.v1\x1a#exo_lite/transport/v1/cluster.proto\"\"\n\x0fIdentifyRequest\x12\x0f\n\x07padding\x18\x01 \x01(\x0c\"E\n\x10HandshakeRequest\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.exo_lite.transport.v1.NodeStatus\"\x1f\n\rRefuseRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\r\n\x0bRefuseReply\"\xc2\x01\n\x10HeartbeatMessage\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.exo_lite.transport.v1.NodeStatus\x12\x33\n\tplacement\x18\x02 \x01(\x0b\x32 .exo_lite.transport.v1.Placement\x12\x0f\n\x07padding\x18\x04 \x01(\x0c\x12\x35\n\x07relayed\x18\x03 \x03(\x0b\x32$.exo_lite.transport.v1.RelayedStatus\"Q\n\rRelayedStatus\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.exo_lite.transport.v1.NodeStatus\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x01\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\" \n\nProbeReply\x12\x12\n\nis_reached\x18\x01 \x01(\x08\"0\n\x0cLeaveRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"(\n\x14\x44\x65scribeModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"z\n\x10ModelDescription\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12.\n\x04spec\x18\x03 \x01(\x0b\x32 .exo_lite.transport.v1.ModelSpec\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x04\"\x97\x01\n\x0cPlaceRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x33\n\x07options\x18\x02 \x01(\x0b\x32\".exo_lite.transport.v1.LoadOptions\x12\x19\n\x0ckeep_alive_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cis_on_demand\x18\x04 \x01(\x08\x42\x0f\n\r_keep_alive_s\"\"\n\x0eUnplaceRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x0e\n\x0cUnplaceReply\"F\n\x03Hop\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\x07node_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_node_id\"\x82\x02\n\x0e\x43onnectRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05stage\x18\x03 \x01(\r\x12\x12\n\nnum_stages\x18\x04 \x01(\r\x12\x31\n\x08previous\x18\x05 \x01(\x0b\x32\x1a.exo_lite.transport.v1.HopH\x00\x88\x01\x01\x12-\n\x04tail\x18\x06 \x01(\x0b\x32\x1a.exo_lite.transport.v1.HopH\x01\x88\x01\x01\x12\x11\n\tnext_name\x18\x07 \x01(\t\x12\x0f\n\x07node_id\x18\x08 \x01(\t\x12\x10\n\x08is_exact\x18\t \x01(\x08\x42\x0b\n\t_previousB\x07\n\x05_tail\"\x0e\n\x0c\x43onnectReply2\xf6\x06\n\x04Node\x12W\n\x08Identify\x12&.exo_lite.transport.v1.IdentifyRequest\x1a#.exo_lite.transport.v1.NodeIdentity\x12W\n\tHandshake\x12\'.exo_lite.transport.v1.HandshakeRequest\x1a!.exo_lite.transport.v1.NodeStatus\x12R\n\x06Refuse\x12$.exo_lite.transport.v1.RefuseRequest\x1a\".exo_lite.transport.v1.RefuseReply\x12]\n\tHeartbeat\x12\'.exo_lite.transport.v1.HeartbeatMessage\x1a\'.exo_lite.transport.v1.HeartbeatMessage\x12O\n\x05Probe\x12#.exo_lite.transport.v1.ProbeRequest\x1a!.exo_lite.transport.v1.ProbeReply\x12O\n\x05Leave\x12#.exo_lite.transport.v1.LeaveRequest\x1a!.exo_lite.transport.v1.LeaveReply\x12\x65\n\rDescribeModel\x12+.exo_lite.transport.v1.DescribeModelRequest\x1a\'.exo_lite.transport.v1.ModelDescription\x12M\n\x05Place\x12#.exo_lite.transport.v1.PlaceRequest\x1a\x1f.exo_lite.transport.v1.Instance\x12U\n\x07Unplace\x12%.exo_lite.transport.v1.UnplaceRequest\x1a#.exo_lite.transport.v1.UnplaceReply\x12Z\n\x0c\x43onnectShard\x12%.exo_lite.transport.v1.ConnectRequest\x1a#.exo_lite.transport.v1.ConnectReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n exo_lite/transport/v1/node.proto\x12\x15\x65xo_lite.transport.v1\x1a#exo_lite/transport/v1/cluster.proto\"\"\n\x0fIdentifyRequest\x12\x0f\n\x07padding\x18\x01 \x01(\x0c\"E\n\x10HandshakeRequest\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.exo_lite.transport.v1.NodeStatus\"\x1f\n\rRefuseRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\r\n\x0bRefuseReply\"\xc2\x01\n\x10HeartbeatMessage\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.exo_lite.transport.v1.NodeStatus\x12\x33\n\tplacement\x18\x02 \x01(\x0b\x32 .exo_lite.transport.v1.Placement\x12\x0f\n\x07padding\x18\x04 \x01(\x0c\x12\x35\n\x07relayed\x18\x03 \x03(\x0b\x32$.exo_lite.transport.v1.RelayedStatus\"Q\n\rRelayedStatus\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.exo_lite.transport.v1.NodeStatus\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x01\"\x1e\n\x0bPingRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x1f\n\tPingReply\x12\x12\n\nis_reached\x18\x01 \x01(\x08\"0\n\x0cLeaveRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"(\n\x14\x44\x65scribeModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"z\n\x10ModelDescription\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12.\n\x04spec\x18\x03 \x01(\x0b\x32 .exo_lite.transport.v1.ModelSpec\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x04\"\x97\x01\n\x0cPlaceRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x33\n\x07options\x18\x02 \x01(\x0b\x32\".exo_lite.transport.v1.LoadOptions\x12\x19\n\x0ckeep_alive_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cis_on_demand\x18\x04 \x01(\x08\x42\x0f\n\r_keep_alive_s\"\"\n\x0eUnplaceRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x0e\n\x0cUnplaceReply\"F\n\x03Hop\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\x07node_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_node_id\"\x82\x02\n\x0e\x43onnectRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05stage\x18\x03 \x01(\r\x12\x12\n\nnum_stages\x18\x04 \x01(\r\x12\x31\n\x08previous\x18\x05 \x01(\x0b\x32\x1a.exo_lite.transport.v1.HopH\x00\x88\x01\x01\x12-\n\x04tail\x18\x06 \x01(\x0b\x32\x1a.exo_lite.transport.v1.HopH\x01\x88\x01\x01\x12\x11\n\tnext_name\x18\x07 \x01(\t\x12\x0f\n\x07node_id\x18\x08 \x01(\t\x12\x10\n\x08is_exact\x18\t \x01(\x08\x42\x0b\n\t_previousB\x07\n\x05_tail\"\x0e\n\x0c\x43onnectReply2\xfa\x06\n\x04Node\x12W\n\x08Identify\x12&.exo_lite.transport.v1.IdentifyRequest\x1a#.exo_lite.transport.v1.NodeIdentity\x12W\n\tHandshake\x12\'.exo_lite.transport.v1.HandshakeRequest\x1a!.exo_lite.transport.v1.NodeStatus\x12R\n\x06Refuse\x12$.exo_lite.transport.v1.RefuseRequest\x1a\".exo_lite.transport.v1.RefuseReply\x12]\n\tHeartbeat\x12\'.exo_lite.transport.v1.HeartbeatMessage\x1a\'.exo_lite.transport.v1.HeartbeatMessage\x12S\n\x0bRequestPing\x12\".exo_lite.transport.v1.PingRequest\x1a .exo_lite.transport.v1.PingReply\x12O\n\x05Leave\x12#.exo_lite.transport.v1.LeaveRequest\x1a!.exo_lite.transport.v1.LeaveReply\x12\x65\n\rDescribeModel\x12+.exo_lite.transport.v1.DescribeModelRequest\x1a\'.exo_lite.transport.v1.ModelDescription\x12M\n\x05Place\x12#.exo_lite.transport.v1.PlaceRequest\x1a\x1f.exo_lite.transport.v1.Instance\x12U\n\x07Unplace\x12%.exo_lite.transport.v1.UnplaceRequest\x1a#.exo_lite.transport.v1.UnplaceReply\x12Z\n\x0c\x43onnectShard\x12%.exo_lite.transport.v1.ConnectRequest\x1a#.exo_lite.transport.v1.ConnectReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,30 +44,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEATMESSAGE']._serialized_end=446
   _globals['_RELAYEDSTATUS']._serialized_start=448
   _globals['_RELAYEDSTATUS']._serialized_end=529
-  _globals['_PROBEREQUEST']._serialized_start=531
-  _globals['_PROBEREQUEST']._serialized_end=562
-  _globals['_PROBEREPLY']._serialized_start=564
-  _globals['_PROBEREPLY']._serialized_end=596
-  _globals['_LEAVEREQUEST']._serialized_start=598
-  _globals['_LEAVEREQUEST']._serialized_end=646
-  _globals['_LEAVEREPLY']._serialized_start=648
-  _globals['_LEAVEREPLY']._serialized_end=660
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=662
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=702
-  _globals['_MODELDESCRIPTION']._serialized_start=704
-  _globals['_MODELDESCRIPTION']._serialized_end=826
-  _globals['_PLACEREQUEST']._serialized_start=829
-  _globals['_PLACEREQUEST']._serialized_end=980
-  _globals['_UNPLACEREQUEST']._serialized_start=982
-  _globals['_UNPLACEREQUEST']._serialized_end=1016
-  _globals['_UNPLACEREPLY']._serialized_start=1018
-  _globals['_UNPLACEREPLY']._serialized_end=1032
-  _globals['_HOP']._serialized_start=1034
-  _globals['_HOP']._serialized_end=1104
-  _globals['_CONNECTREQUEST']._serialized_start=1107
-  _globals['_CONNECTREQUEST']._serialized_end=1365
-  _globals['_CONNECTREPLY']._serialized_start=1367
-  _globals['_CONNECTREPLY']._serialized_end=1381
-  _globals['_NODE']._serialized_start=1384
-  _globals['_NODE']._serialized_end=2270
+  _globals['_PINGREQUEST']._serialized_start=531
+  _globals['_PINGREQUEST']._serialized_end=561
+  _globals['_PINGREPLY']._serialized_start=563
+  _globals['_PINGREPLY']._serialized_end=594
+  _globals['_LEAVEREQUEST']._serialized_start=596
+  _globals['_LEAVEREQUEST']._serialized_end=644
+  _globals['_LEAVEREPLY']._serialized_start=646
+  _globals['_LEAVEREPLY']._serialized_end=658
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=660
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=700
+  _globals['_MODELDESCRIPTION']._serialized_start=702
+  _globals['_MODELDESCRIPTION']._serialized_end=824
+  _globals['_PLACEREQUEST']._serialized_start=827
+  _globals['_PLACEREQUEST']._serialized_end=978
+  _globals['_UNPLACEREQUEST']._serialized_start=980
+  _globals['_UNPLACEREQUEST']._serialized_end=1014
+  _globals['_UNPLACEREPLY']._serialized_start=1016
+  _globals['_UNPLACEREPLY']._serialized_end=1030
+  _globals['_HOP']._serialized_start=1032
+  _globals['_HOP']._serialized_end=1102
+  _globals['_CONNECTREQUEST']._serialized_start=1105
+  _globals['_CONNECTREQUEST']._serialized_end=1363
+  _globals['_CONNECTREPLY']._serialized_start=1365
+  _globals['_CONNECTREPLY']._serialized_end=1379
+  _globals['_NODE']._serialized_start=1382
+  _globals['_NODE']._serialized_end=2272
 # @@protoc_insertion_point(module_scope)

@@ -154,7 +154,7 @@ class RelayedStatus(_message.Message):
 Global___RelayedStatus: _TypeAlias = RelayedStatus  # noqa: Y015
 
 @_typing.final
-class ProbeRequest(_message.Message):
+class PingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_ID_FIELD_NUMBER: _builtins.int
@@ -170,10 +170,10 @@ class ProbeRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ProbeRequest: _TypeAlias = ProbeRequest  # noqa: Y015
+Global___PingRequest: _TypeAlias = PingRequest  # noqa: Y015
 
 @_typing.final
-class ProbeReply(_message.Message):
+class PingReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IS_REACHED_FIELD_NUMBER: _builtins.int
@@ -189,7 +189,7 @@ class ProbeReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ProbeReply: _TypeAlias = ProbeReply  # noqa: Y015
+Global___PingReply: _TypeAlias = PingReply  # noqa: Y015
 
 @_typing.final
 class LeaveRequest(_message.Message):

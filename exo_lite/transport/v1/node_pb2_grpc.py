@@ -55,10 +55,10 @@ class NodeStub:
                 request_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.HeartbeatMessage.SerializeToString,
                 response_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.HeartbeatMessage.FromString,
                 _registered_method=True)
-        self.Probe = channel.unary_unary(
-                '/exo_lite.transport.v1.Node/Probe',
-                request_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.ProbeRequest.SerializeToString,
-                response_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.ProbeReply.FromString,
+        self.RequestPing = channel.unary_unary(
+                '/exo_lite.transport.v1.Node/RequestPing',
+                request_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.PingRequest.SerializeToString,
+                response_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.PingReply.FromString,
                 _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/exo_lite.transport.v1.Node/Leave',
@@ -117,7 +117,7 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Probe(self, request, context):
+    def RequestPing(self, request, context):
         """Whether the asked node reaches a member that the asking one does not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -180,10 +180,10 @@ def add_NodeServicer_to_server(servicer, server):
                     request_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.HeartbeatMessage.FromString,
                     response_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.HeartbeatMessage.SerializeToString,
             ),
-            'Probe': grpc.unary_unary_rpc_method_handler(
-                    servicer.Probe,
-                    request_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.ProbeRequest.FromString,
-                    response_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.ProbeReply.SerializeToString,
+            'RequestPing': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestPing,
+                    request_deserializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.PingRequest.FromString,
+                    response_serializer=exo__lite_dot_transport_dot_v1_dot_node__pb2.PingReply.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -330,7 +330,7 @@ class Node:
             _registered_method=True)
 
     @staticmethod
-    def Probe(request,
+    def RequestPing(request,
             target,
             options=(),
             channel_credentials=None,
@@ -343,9 +343,9 @@ class Node:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/exo_lite.transport.v1.Node/Probe',
-            exo__lite_dot_transport_dot_v1_dot_node__pb2.ProbeRequest.SerializeToString,
-            exo__lite_dot_transport_dot_v1_dot_node__pb2.ProbeReply.FromString,
+            '/exo_lite.transport.v1.Node/RequestPing',
+            exo__lite_dot_transport_dot_v1_dot_node__pb2.PingRequest.SerializeToString,
+            exo__lite_dot_transport_dot_v1_dot_node__pb2.PingReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,7 +39,7 @@ class NodeStub:
     Refuse: _grpc.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]
     """Tells a node why the caller will not have it as a member, so that both are told."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_node_pb2.HeartbeatMessage, _node_pb2.HeartbeatMessage]
-    Probe: _grpc.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]
+    RequestPing: _grpc.UnaryUnaryMultiCallable[_node_pb2.PingRequest, _node_pb2.PingReply]
     """Whether the asked node reaches a member that the asking one does not."""
     Leave: _grpc.UnaryUnaryMultiCallable[_node_pb2.LeaveRequest, _node_pb2.LeaveReply]
     DescribeModel: _grpc.UnaryUnaryMultiCallable[_node_pb2.DescribeModelRequest, _node_pb2.ModelDescription]
@@ -60,7 +60,7 @@ class NodeAsyncStub(NodeStub):
     Refuse: _aio.UnaryUnaryMultiCallable[_node_pb2.RefuseRequest, _node_pb2.RefuseReply]  # type: ignore[assignment]
     """Tells a node why the caller will not have it as a member, so that both are told."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_node_pb2.HeartbeatMessage, _node_pb2.HeartbeatMessage]  # type: ignore[assignment]
-    Probe: _aio.UnaryUnaryMultiCallable[_node_pb2.ProbeRequest, _node_pb2.ProbeReply]  # type: ignore[assignment]
+    RequestPing: _aio.UnaryUnaryMultiCallable[_node_pb2.PingRequest, _node_pb2.PingReply]  # type: ignore[assignment]
     """Whether the asked node reaches a member that the asking one does not."""
     Leave: _aio.UnaryUnaryMultiCallable[_node_pb2.LeaveRequest, _node_pb2.LeaveReply]  # type: ignore[assignment]
     DescribeModel: _aio.UnaryUnaryMultiCallable[_node_pb2.DescribeModelRequest, _node_pb2.ModelDescription]  # type: ignore[assignment]
@@ -104,11 +104,11 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_pb2.HeartbeatMessage, _abc.Awaitable[_node_pb2.HeartbeatMessage]]: ...
 
     @_abc_1.abstractmethod
-    def Probe(
+    def RequestPing(
         self,
-        request: _node_pb2.ProbeRequest,
+        request: _node_pb2.PingRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_node_pb2.ProbeReply, _abc.Awaitable[_node_pb2.ProbeReply]]:
+    ) -> _typing.Union[_node_pb2.PingReply, _abc.Awaitable[_node_pb2.PingReply]]:
         """Whether the asked node reaches a member that the asking one does not."""
 
     @_abc_1.abstractmethod

@@ -156,7 +156,7 @@ async def test_the_end_of_the_pipeline_ends_all_requests_and_refuses_new_ones():
             await answer
     with pytest.raises(NodeLost, match="attic"):
         await anext(pipeline.driver.generate(request("c")))
-    pipeline.driver.probe_if_idle()
+    pipeline.driver.prove_if_idle()
     pipeline.answer()
     assert (len(pipeline.sent), pipeline.driver.num_running, pipeline.driver.num_waiting) == (num_sent - 1, 0, 0)
 
@@ -265,26 +265,26 @@ async def test_the_rate_counts_the_tokens_of_the_last_seconds():
     assert pipeline.driver.tokens_per_second == 0.0
 
 
-async def test_an_idle_driver_probes_and_a_busy_one_does_not():
+async def test_an_idle_driver_proves_its_hops_and_a_busy_one_does_not():
     pipeline = Pipeline()
     before = pipeline.proved_at_s
-    pipeline.driver.probe_if_idle()
-    pipeline.driver.probe_if_idle()
+    pipeline.driver.prove_if_idle()
+    pipeline.driver.prove_if_idle()
     assert [step.num_tokens for step in pipeline.sent] == [0]
     pipeline.now_s = 107.0
     pipeline.answer()
     assert (before, pipeline.proved_at_s) == (None, 107.0)
     await started(pipeline.driver.generate(request("a")))
-    pipeline.driver.probe_if_idle()
+    pipeline.driver.prove_if_idle()
     assert [step.num_tokens for step in pipeline.sent] == [3]
 
 
 async def test_a_failed_step_proves_nothing():
     pipeline = Pipeline()
-    pipeline.driver.probe_if_idle()
+    pipeline.driver.prove_if_idle()
     pipeline.fail_step("overflow")
     assert pipeline.proved_at_s is None
-    pipeline.driver.probe_if_idle()
+    pipeline.driver.prove_if_idle()
     assert len(pipeline.sent) == 1
 
 

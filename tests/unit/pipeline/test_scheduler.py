@@ -175,11 +175,11 @@ def test_tokens_beyond_the_vocabulary_are_refused_before_they_can_end_the_steps_
     assert subject.num_waiting == 0
 
 
-def test_probes_carry_no_work_and_unknown_names_are_no_error():
+def test_proofs_carry_no_work_and_unknown_names_are_no_error():
     subject = scheduler()
-    probe = subject.probe()
-    assert (probe.chunks, probe.num_tokens) == ((), 0)
-    assert subject.complete(result(probe)) == []
+    proof = subject.proof_step()
+    assert (proof.chunks, proof.num_tokens) == ((), 0)
+    assert subject.complete(result(proof)) == []
     subject.cancel(RequestId("nobody"))
     assert subject.fail(77) == []
 

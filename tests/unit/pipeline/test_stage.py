@@ -102,7 +102,7 @@ def test_a_chunk_in_the_middle_of_a_prompt_draws_nothing(make_stage: MakeStage):
     assert stage.compute(message(SequenceChunk(0, 2, 3, PROMPT[2:], 0))).tokens == whole
 
 
-def test_a_probe_passes_every_stage_without_work(make_stage: MakeStage):
+def test_a_proof_passes_every_stage_without_work(make_stage: MakeStage):
     for stage in (make_stage(0, 0), make_stage(1, 1), make_stage(2, 2)):
         assert stage.compute(message()) == StageOutput()
 

@@ -118,7 +118,7 @@ async def test_cores_stay_awake_for_steps_and_for_no_longer(
     latency_file.touch()
     cores = AwakeCores(latency_file)
     monkeypatch.setattr("exo_lite.worker.worker.AwakeCores", lambda: cores)
-    monkeypatch.setattr("exo_lite.worker.worker.PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr("exo_lite.worker.worker.PROVE_EVERY_S", 0.05)
     async with loaded(replace(config(model_dir), cores_may_sleep=cores_may_sleep)) as worker:
         await worker.on_connect(order(1))
         await tokens_of(worker, 1)
@@ -153,7 +153,7 @@ async def test_before_it_has_loaded_it_says_how_far_it_is(model_dir: Path):
 
 
 async def test_a_worker_whose_step_does_not_end_gives_up_and_says_why(model_dir: Path, monkeypatch):
-    monkeypatch.setattr("exo_lite.worker.worker.PROBE_EVERY_S", 0.02)
+    monkeypatch.setattr("exo_lite.worker.worker.PROVE_EVERY_S", 0.02)
     now_s = 0.0
     worker = Worker(config(model_dir), TORCH_C, peers=PEERS, clock=lambda: now_s)
     running = asyncio.create_task(worker.run())

@@ -107,7 +107,7 @@ def test_bfloat16_stays_close_to_float32(random_model, token_ids):
     assert similarity.min() > 0.99
 
 
-def test_a_probe_without_chunks_passes_every_shard(random_model):
+def test_a_proof_without_chunks_passes_every_shard(random_model):
     pipeline = random_model().pipeline(1)
     assert pipeline.shards[0].forward(torch.tensor([], dtype=torch.int64), [], pipeline.caches[0]).shape == (0, 32)
     assert pipeline.shards[1].forward(torch.empty(0, 32), [], pipeline.caches[1]).shape == (0, 32)

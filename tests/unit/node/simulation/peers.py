@@ -67,8 +67,8 @@ class NodeCalls:
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> Heartbeat:
         return await self._call(_at_once(lambda peer: peer.heartbeats.on_heartbeat(heartbeat)), timeout_s)
 
-    async def probe(self, node_id: NodeId, *, timeout_s: float) -> bool:
-        return await self._call(lambda peer: peer.heartbeats.on_probe(node_id), timeout_s)
+    async def request_ping(self, node_id: NodeId, *, timeout_s: float) -> bool:
+        return await self._call(lambda peer: peer.heartbeats.on_ping_request(node_id), timeout_s)
 
     async def leave(self, node_id: NodeId, boot_id: BootId, *, timeout_s: float) -> None:
         await self._call(_at_once(lambda peer: peer.membership.on_leave(node_id, boot_id)), timeout_s)

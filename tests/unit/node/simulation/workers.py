@@ -23,7 +23,7 @@ from tests.unit.node.simulation.virtual_time import now_s
 LISTENS_AFTER_S = 0.3
 LOADS_FOR_S = 0.7
 TELLS_EVERY_S = 0.25
-PROBES_EVERY_S = 2.0
+PROOF_EVERY_S = 2.0
 STEP_S = 0.01
 """What a stage computes for."""
 
@@ -180,7 +180,7 @@ class SimulatedWorker:
     async def _keep_proving(self, session: Session) -> None:
         with suppress(ExoLiteError):
             while True:
-                await asyncio.sleep(PROBES_EVERY_S)
+                await asyncio.sleep(PROOF_EVERY_S)
                 if session.num_requests == 0 and session.proved_at_s is not None:
                     await self._go_round(session)
 
