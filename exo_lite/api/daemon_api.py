@@ -63,7 +63,7 @@ class TextModel(Protocol):
 
 
 class HeldModel(Protocol):
-    """One model for one call: it is ready, and does not leave as idle before the call ends."""
+    """One model for one call: it is ready, and is not evicted before the call ends."""
 
     @property
     def text(self) -> TextModel: ...

@@ -19,7 +19,7 @@ from exo_lite.domain.load_options import LoadWish
 @click.option("--wait", "is_waiting", is_flag=True, help="Return when it is ready, with progress until then.")
 @daemon_options
 def load(model: str, *, wish: LoadWish, keep_alive_s: float | None, is_waiting: bool, daemon: DaemonAddress) -> None:
-    """Place MODEL on the cluster's nodes and load it. Idle models leave where it needs their room."""
+    """Place MODEL on the cluster's nodes and load it. Idle models are unloaded where it needs their memory."""
     from exo_lite.cli.client import DaemonClient
     from exo_lite.cli.load_progress import load_and_wait
 

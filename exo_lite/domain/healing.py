@@ -4,7 +4,8 @@ Every placement carries what its author knew, a vector clock (Fidge and Mattern,
 of its last change: who wrote it, and that author's number then. An instance whose dot the other side knew and no longer
 has was replaced or unloaded there; any other stays. That is the observed-remove set of Bieniusa and others (2012,
 arXiv:1210.3368): whoever hears what in whatever order, all come to hold the same. Where both sides placed the same
-model, the one that serves is chosen, and the other is a sibling: it takes no new requests and leaves after its last.
+model, the one that serves is chosen, and the other is a sibling: it takes no new requests, and is unloaded
+after its last.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from itertools import groupby
 from exo_lite.domain.ids import Epoch, NodeId
 from exo_lite.domain.placement import Dot, Instance, InstanceState, Placement
 
-MAX_DEPARTURES = 8
+MAX_UNLOADED = 8
 """The number of evictions that a placement remembers."""
 
 _SERVES: Mapping[InstanceState, int] = {"failed": 0, "degraded": 1, "loading": 2, "warming": 3, "ready": 4}
@@ -35,7 +36,7 @@ def signed(old: Placement, new: Placement, author: NodeId, *, wall_s: float) -> 
         author=author,
         revision=old.revision + 1 if new.epoch == old.epoch and not old.is_empty else 0,
         instances=tuple(sorted(dotted, key=lambda one: (one.model_id, one.epoch))),
-        departures=new.departures[-MAX_DEPARTURES:],
+        unloaded=new.unloaded[-MAX_UNLOADED:],
         clock={**old.clock, author: number},
         is_restored=False,
     )
@@ -82,13 +83,13 @@ def _combined(one: Placement, other: Placement, kept: Iterable[Instance]) -> Pla
     by_model = groupby(sorted(best_first, key=lambda each: each.model_id), key=lambda each: each.model_id)
     chosen = [list(same) for _, same in by_model]
     newer = max(one, other, key=lambda each: each.version)
-    departures = {*one.departures, *other.departures}
+    unloaded = {*one.unloaded, *other.unloaded}
     return Placement(
         author=newer.author,
         epoch=newer.epoch,
         revision=newer.revision,
         instances=tuple(same[0] for same in chosen),
-        departures=tuple(sorted(departures, key=lambda gone: (gone.epoch, gone.model_id, gone.text)))[-MAX_DEPARTURES:],
+        unloaded=tuple(sorted(unloaded, key=lambda gone: (gone.epoch, gone.model_id, gone.text)))[-MAX_UNLOADED:],
         siblings=tuple(each for same in chosen for each in same[1:]),
         clock={
             key: max(one.clock.get(key, 0), other.clock.get(key, 0)) for key in one.clock.keys() | other.clock.keys()

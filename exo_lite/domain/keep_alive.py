@@ -22,15 +22,15 @@ _PART = re.compile(r"([0-9.]+)(ms|s|m|h)")
 
 
 def parse_keep_alive(value: KeepAlive) -> float:
-    """Seconds of `300`, `5m` or `1h30m`; 0 leaves as soon as it is idle, and anything below it stays FOR_EVER.
+    """Seconds of `300`, `5m` or `1h30m`; 0 evicts as soon as it is idle, anything below it never: FOR_EVER.
 
     Raises InvalidRequest.
     """
     seconds = _seconds_of(value) if isinstance(value, str) else float(value)
     if seconds is None or math.isnan(seconds):
         raise InvalidRequest(
-            f"{str(value)[:40]!r} is no time to keep a model: write seconds, or a duration as in 5m or 1h30m; "
-            "0 lets it leave as soon as it is idle, -1 keeps it for ever",
+            f"{str(value)[:40]!r} is no time to keep a model: write seconds, or a duration such as 5m or 1h30m; "
+            "0 unloads it as soon as it is idle, -1 keeps it for ever",
             param="keep_alive",
         )
     return seconds if seconds >= 0 else FOR_EVER

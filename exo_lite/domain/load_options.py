@@ -140,7 +140,7 @@ class LoadWish:
     prefix_cache: bool | None = None
     speculation: bool | None = None
     keep_alive_s: float | None = None
-    """Idle seconds after which it leaves; None: for ever, or the node's default where a request asks."""
+    """Idle seconds after which it is evicted; None: for ever, or the node's default where a request asks."""
     is_on_demand: bool = False
     """A request asks: whatever of this model is placed already will do."""
 

@@ -55,7 +55,7 @@ class Instance:
     cause: str | None = None
     """The ExoLiteError.code of what went wrong, which decides the hint."""
     keep_alive_s: float = FOR_EVER
-    """Idle seconds after which it leaves."""
+    """Idle seconds after which it is evicted."""
     dot: Dot = field(default=NO_DOT, compare=False)
     """The version of its last change; it does not count for equality."""
 
@@ -65,7 +65,7 @@ class Instance:
 
     @property
     def is_pinned(self) -> bool:
-        """It leaves only when somebody unloads it."""
+        """It is unloaded only when somebody asks for that."""
         return self.keep_alive_s == FOR_EVER
 
     @property
@@ -83,8 +83,8 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
-    """A model that left, with the epoch that it left in and a sentence on why."""
+class UnloadedModel:
+    """A model that was evicted or unloaded, with the epoch without it and a sentence on why."""
 
     model_id: ModelId
     epoch: Epoch
@@ -99,12 +99,12 @@ class Placement:
     epoch: Epoch
     revision: int
     instances: tuple[Instance, ...] = ()
-    departures: tuple[Departure, ...] = ()
-    """The last few, oldest first: a node may miss a placement, and is still to tell why a model left."""
+    unloaded: tuple[UnloadedModel, ...] = ()
+    """The last few, oldest first: a node may miss a placement, and is still to tell why a model is gone."""
     clock: Mapping[NodeId, int] = field(default_factory=dict)
     """The vector clock of its author: the newest change known of each author."""
     siblings: tuple[Instance, ...] = ()
-    """Other instances of the same models, by leaders that did not know of each other: they finish and leave."""
+    """Other instances of the same models, by leaders that did not know of each other: they finish their requests."""
     is_restored: bool = False
     """It comes from before a restart, and only says what is wished."""
 

@@ -72,7 +72,7 @@ STALE_PROOF_S = 6.0
 """An idle driver proves its hops every two seconds."""
 
 MIN_IDLE_S = 2.0
-"""Even a model that is to leave at once stays for a client's next request, or the first after its load."""
+"""Even a model that is kept for no time stays for a client's next request, or the first after its load."""
 
 
 def next_actions(state: ClusterState) -> list[Action]:

@@ -66,10 +66,10 @@ class Demand:
 
 
 def _ready(state: ClusterState, asked: Instance) -> Instance | None:
-    """The instance, once it is ready. Raises NotReady where it fails or leaves meanwhile."""
+    """The instance, once it is ready. Raises NotReady where it fails or is unloaded meanwhile."""
     current = state.instance_of(asked.model_id)
     if current is None and state.epoch > asked.epoch:
-        raise NotReady(f"{asked.model_id} left memory while it was being loaded: ask again")
+        raise NotReady(f"{asked.model_id} was unloaded before it was ready: send the request again")
     if current is not None and current.state == "failed" and current.epoch >= asked.epoch:
         raise NotReady(current.condition)
     return current if current is not None and current.state == "ready" else None

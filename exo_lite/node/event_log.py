@@ -69,7 +69,7 @@ def describe_change(before: ClusterState, after: ClusterState) -> Iterator[tuple
         yield from _describe_instance(old.get(instance.id), instance)
     gone = {one.model_id: one for one in before.written.instances}
     for model_id in sorted(gone.keys() - {one.model_id for one in after.written.instances}):
-        yield "model_unloaded", _departure_text(after, gone[model_id]), None
+        yield "model_unloaded", _unloaded_text(after, gone[model_id]), None
 
 
 def _describe_notes(before: list[Note], after: list[Note]) -> Iterator[tuple[str, str, str | None]]:
@@ -81,9 +81,9 @@ def _describe_notes(before: list[Note], after: list[Note]) -> Iterator[tuple[str
             yield "link_mended", f"no longer true: {note.text}", None
 
 
-def _departure_text(after: ClusterState, gone: Instance) -> str:
-    texts = [one.text for one in after.written.departures if one.model_id == gone.model_id and one.epoch > gone.epoch]
-    return texts[-1] if texts else f"{gone.model_id} left memory"
+def _unloaded_text(after: ClusterState, gone: Instance) -> str:
+    texts = [one.text for one in after.written.unloaded if one.model_id == gone.model_id and one.epoch > gone.epoch]
+    return texts[-1] if texts else f"{gone.model_id} was unloaded"
 
 
 def _describe_member(before: Member | None, after: Member) -> Iterator[tuple[str, str, str | None]]:

@@ -1,6 +1,7 @@
 """The leader's work: place models, bring them up, place them anew when something is lost.
 
-Pure functions decide: `decisions` what is to be done, `room` who leaves for whom, `placing` what comes to be written.
+Pure functions decide: `decisions` what is to be done, `eviction` which idle models are unloaded for another one,
+`placing` what is written.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from exo_lite.node.decisions import (
     next_actions,
     offers,
 )
+from exo_lite.node.eviction import PlanWithEvictions, plan_with_evictions
 from exo_lite.node.failures import Failures
 from exo_lite.node.hints import cause_of
-from exo_lite.node.room import Room, find_room
 from exo_lite.node.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -86,19 +87,19 @@ class Leader:
     def place(self, model: ModelDescription, wish: LoadWish) -> Instance:
         """Place a model, or return it as it is where it already runs as wished.
 
-        Idle models leave where it needs their room; none does where that would not be enough. Raises ModelDoesNotFit,
-        or NotReady where it would fit if nodes reached each other.
+        Idle models are evicted where it needs their memory, and none where that would not be enough. Raises
+        ModelDoesNotFit, or NotReady where it would fit if nodes reached each other.
         """
         existing = self._written.instance_of(model.model_id)
         is_any_good = wish.is_on_demand and existing is not None
         options = existing.options if existing is not None and is_any_good else wish.resolve(model.spec)
         if existing is not None and existing.state != "failed" and existing.options == options:
             return self._keep(existing, wish)
-        room = self._room(model, options)
-        if isinstance(room, Refusal):
-            raise NotReady(room.reason) if room.broken_links else ModelDoesNotFit(room.reason)
+        found = self._plan_with_evictions(model, options)
+        if isinstance(found, Refusal):
+            raise NotReady(found.reason) if found.broken_links else ModelDoesNotFit(found.reason)
         reason = "a request asked for it" if wish.is_on_demand else None
-        return self._place(model, room, reason, placing.kept_s(existing, wish))
+        return self._place(model, found, reason, placing.kept_s(existing, wish))
 
     def _keep(self, existing: Instance, wish: LoadWish) -> Instance:
         """The same instance, kept for as long as is wished now."""
@@ -107,18 +108,20 @@ class Leader:
             self._publish(placing.changed(self._written, kept))
         return kept
 
-    def _place(self, model: ModelDescription, room: Room, reason: str | None, keep_alive_s: float) -> Instance:
-        instance = placing.new_instance(self._written, model, room.plan, reason, keep_alive_s)
-        self._publish(placing.placed(self._written, instance, room.leaving))
+    def _place(
+        self, model: ModelDescription, planned: PlanWithEvictions, reason: str | None, keep_alive_s: float
+    ) -> Instance:
+        instance = placing.new_instance(self._written, model, planned.plan, reason, keep_alive_s)
+        self._publish(placing.placed(self._written, instance, planned.evicted))
         return instance
 
     def plan(self, model: ModelDescription, options: LoadOptions) -> Plan | Refusal:
         """Plan a model on the living nodes, if need be in place of idle models."""
-        room = self._room(model, options)
-        return room if isinstance(room, Refusal) else room.plan
+        found = self._plan_with_evictions(model, options)
+        return found if isinstance(found, Refusal) else found.plan
 
-    def _room(self, model: ModelDescription, options: LoadOptions) -> Room | Refusal:
-        return find_room(self._cluster.state, model, options, self._failures.doubtful)
+    def _plan_with_evictions(self, model: ModelDescription, options: LoadOptions) -> PlanWithEvictions | Refusal:
+        return plan_with_evictions(self._cluster.state, model, options, self._failures.doubtful)
 
     def offers(self, model_id: ModelId, fingerprint: str | None = None) -> list[NodeOffer]:
         """Return what the living nodes can give to a model; with a fingerprint, only nodes with these very files."""
@@ -159,13 +162,15 @@ class Leader:
             self._give_up(action.instance_id, reason, action.cause)
             return
         model = ModelDescription(instance.model_id, instance.fingerprint, instance.spec)
-        room = self._room(model, instance.options)
-        if isinstance(room, Refusal):
-            cause = cause_of(room)
+        found = self._plan_with_evictions(model, instance.options)
+        if isinstance(found, Refusal):
+            cause = cause_of(found)
             is_for_loss = action.is_loss and cause == ModelDoesNotFit.code
-            self._give_up(action.instance_id, f"{action.reason}; {room.reason}", action.cause if is_for_loss else cause)
+            self._give_up(
+                action.instance_id, f"{action.reason}; {found.reason}", action.cause if is_for_loss else cause
+            )
         else:
-            self._place(model, room, action.reason, instance.keep_alive_s)
+            self._place(model, found, action.reason, instance.keep_alive_s)
 
     async def _place_around(self, action: PlaceAnew) -> None:
         """A stream broke off. Where nothing else explains it in time, the next plan leaves that link alone."""

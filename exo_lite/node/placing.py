@@ -11,7 +11,7 @@ from dataclasses import replace
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.load_options import LoadWish
-from exo_lite.domain.placement import Departure, Dot, Instance, ModelDescription, Placement
+from exo_lite.domain.placement import Dot, Instance, ModelDescription, Placement, UnloadedModel
 from exo_lite.domain.plan import Plan
 
 
@@ -35,12 +35,12 @@ def new_instance(
     )
 
 
-def placed(old: Placement, new: Instance, leaving: Collection[InstanceId]) -> Placement:
-    """A new instance stands in place of those of its model, and of those that leave for it."""
-    staying = (one for one in old.instances if one.model_id != new.model_id and one.id not in leaving)
-    text = f"left to make room for {new.model_id}"
-    gone = (Departure(one.model_id, new.epoch, f"{one.model_id} {text}") for one in leaving)
-    return replace(old, epoch=new.epoch, instances=(*staying, new), departures=(*old.departures, *gone))
+def placed(old: Placement, new: Instance, evicting: Collection[InstanceId]) -> Placement:
+    """A new instance stands in place of those of its model, and of those that are evicted for it."""
+    staying = (one for one in old.instances if one.model_id != new.model_id and one.id not in evicting)
+    text = f"was evicted to make room for {new.model_id}"
+    gone = (UnloadedModel(one.model_id, new.epoch, f"{one.model_id} {text}") for one in evicting)
+    return replace(old, epoch=new.epoch, instances=(*staying, new), unloaded=(*old.unloaded, *gone))
 
 
 def changed(old: Placement, instance: Instance) -> Placement:
@@ -50,16 +50,16 @@ def changed(old: Placement, instance: Instance) -> Placement:
 
 def unloaded(old: Placement, model_id: ModelId) -> Placement:
     """Nothing of a model stays."""
-    leaving = [one.id for one in old.all_instances if one.model_id == model_id]
-    return _removed(old, leaving, f"{model_id} was unloaded")
+    instances = [one.id for one in old.all_instances if one.model_id == model_id]
+    return _without(old, instances, f"{model_id} was unloaded")
 
 
 def evicted(old: Placement, instance_id: InstanceId, reason: str) -> Placement:
-    """An instance leaves; its siblings, which only finish what they have, leave with the last one of their model."""
+    """Evict an instance, and its siblings, which only finish what they have, with the last one of their model."""
     model_id = instance_id.model_id
     is_last = all(one.id == instance_id for one in old.instances if one.model_id == model_id)
     siblings = [one.id for one in old.siblings if one.model_id == model_id] if is_last else []
-    return _removed(old, [instance_id, *siblings], f"{model_id} left: {reason}")
+    return _without(old, [instance_id, *siblings], f"{model_id} was evicted: {reason}")
 
 
 def without_sibling(old: Placement, dot: Dot) -> Placement:
@@ -74,13 +74,13 @@ def kept_s(existing: Instance | None, wish: LoadWish) -> float:
     return wish.keep_alive_s
 
 
-def _removed(old: Placement, leaving: Collection[InstanceId], text: str) -> Placement:
+def _without(old: Placement, removed: Collection[InstanceId], text: str) -> Placement:
     epoch = next_epoch(old)
-    gone = (Departure(model_id, epoch, text) for model_id in {one.model_id for one in leaving})
+    gone = (UnloadedModel(model_id, epoch, text) for model_id in {one.model_id for one in removed})
     return replace(
         old,
         epoch=epoch,
-        instances=tuple(one for one in old.instances if one.id not in leaving),
-        siblings=tuple(one for one in old.siblings if one.id not in leaving),
-        departures=(*old.departures, *gone),
+        instances=tuple(one for one in old.instances if one.id not in removed),
+        siblings=tuple(one for one in old.siblings if one.id not in removed),
+        unloaded=(*old.unloaded, *gone),
     )

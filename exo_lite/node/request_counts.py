@@ -26,7 +26,7 @@ class RequestCounts:
 
     @contextmanager
     def hold(self, model_id: ModelId) -> Iterator[None]:
-        """A request for a model is under way: until it ends, the model does not leave as idle."""
+        """A request for a model is under way: until it ends, the model is not evicted as idle."""
         self._num_requests[model_id] += 1
         if self._num_requests[model_id] == 1:
             self._tell()

@@ -151,7 +151,7 @@ def test_a_hung_node_is_dead_in_time_and_back_when_it_goes_on(trio: list[Node]) 
     for node in (first, tail):
         wait_seen([hung], node.name, "alive", within_s=JOINED_WITHIN_S)
     wait_until(lambda: hung.state()["epoch"] == first.state()["epoch"], "the one that hung knows the placement")
-    wait_until(lambda: not hung.worker_pids(), "its shard has left memory")
+    wait_until(lambda: not hung.worker_pids(), "its shard is unloaded")
     stream.join()
     assert stream.is_done, "its return disturbs nobody, though it leads again"
     assert len(answer(hung)) == 5

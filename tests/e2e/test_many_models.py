@@ -1,4 +1,4 @@
-"""Several models within the memory of real nodes: they come when they are asked for and leave when nobody does."""
+"""Several models within the memory of real nodes: loaded when somebody asks for them, evicted when nobody does."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_request_loads_its_model_and_others_share_the_load(own_daemons: Daemon
         assert placed.endswith("because a request asked for it")
 
 
-def test_the_least_recently_used_leaves_for_another_and_it_is_said_why(own_daemons: Daemons, alike: Path) -> None:
+def test_the_least_recently_used_is_evicted_for_another_and_it_is_said_why(own_daemons: Daemons, alike: Path) -> None:
     [node] = start(own_daemons, alike, "a", memory=ROOM_FOR_TWO)
     answered(node, ALPHA)
     answered(node, BETA)
@@ -101,10 +101,12 @@ def test_the_least_recently_used_leaves_for_another_and_it_is_said_why(own_daemo
     after = loaded(node)
     assert sorted(after) == [ALPHA, GAMMA]
     assert after[ALPHA]["epoch"] == before[ALPHA]["epoch"]
-    assert "beta left to make room for gamma" in texts(node)
+    assert "beta was evicted to make room for gamma" in texts(node)
 
 
-def test_neither_a_busy_nor_a_pinned_model_leaves_and_the_refusal_says_so(own_daemons: Daemons, alike: Path) -> None:
+def test_neither_a_busy_nor_a_pinned_model_is_evicted_and_the_refusal_says_so(
+    own_daemons: Daemons, alike: Path
+) -> None:
     [node] = start(own_daemons, alike, "a", memory=ROOM_FOR_ONE)
     answered(node, ALPHA)
     stream = Stream(node, CHAT, chat_body(ALPHA, max_tokens=150, ignore_eos=True))
@@ -132,13 +134,13 @@ def test_models_leave_after_their_time(own_daemons: Daemons, alike: Path) -> Non
     [node] = start(own_daemons, alike, "a", memory=ROOM_FOR_TWO, keep_alive="3s")
     node.load(ALPHA, **SMALL)
     answered(node, BETA)
-    wait_until(lambda: sorted(loaded(node)) == [ALPHA], "beta leaves")
-    assert "beta left: idle for 3 s" in texts(node)
+    wait_until(lambda: sorted(loaded(node)) == [ALPHA], "beta is evicted")
+    assert "beta was evicted: idle for 3 s" in texts(node)
     answered(node, BETA, keep_alive="1h")
     assert loaded(node)[BETA]["keep_alive_s"] == 3600
     answered(node, BETA, keep_alive=0)
-    wait_until(lambda: sorted(loaded(node)) == [ALPHA], "beta leaves at once")
-    assert "beta left: idle" in texts(node)
+    wait_until(lambda: sorted(loaded(node)) == [ALPHA], "beta is evicted at once")
+    assert "beta was evicted: idle" in texts(node)
     answered(node, ALPHA, keep_alive=0)
     assert loaded(node)[ALPHA]["keep_alive_s"] is None
     assert len(node.worker_pids()) == 1
@@ -176,6 +178,6 @@ def test_a_client_that_goes_away_while_it_waits_leaves_no_trace(own_daemons: Dae
     with pytest.raises(httpx2.ReadTimeout):
         node.client.post(f"http://{node.http}{CHAT}", json=chat_body(ALPHA), timeout=0.05)
     began_s = time.monotonic()
-    wait_until(lambda: "alpha left: idle" in texts(node), "alpha is loaded, and leaves")
+    wait_until(lambda: "alpha was evicted: idle" in texts(node), "alpha is loaded, and evicted")
     assert time.monotonic() - began_s < 30
     assert not node.worker_pids()

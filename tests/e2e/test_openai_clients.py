@@ -81,7 +81,7 @@ def test_a_model_is_listed_before_it_is_loaded_and_after_it_has_left(node: Node)
     loaded = node.get("/v1/models").json()["data"]
     assert [(one["id"], one["state"], one["context_length"]) for one in loaded] == [(MODEL, "ready", CONTEXT)]
     node.post(f"/api/v1/models/{MODEL}/unload")
-    wait_until(lambda: node.model(MODEL) is None, "the model leaves")
+    wait_until(lambda: node.model(MODEL) is None, "the model is evicted")
     [left] = node.get("/v1/models").json()["data"]
     assert (left["id"], left["state"], left["created"]) == (MODEL, "on_disk", loaded[0]["created"])
     assert left["created"] > 1_700_000_000

@@ -18,7 +18,7 @@ READERS = {
     "node/heartbeats.py",
     "node/leader.py",
     "node/meetings.py",
-    "node/room.py",
+    "node/eviction.py",
     "node/shards.py",
     "node/wishes.py",
 }

@@ -783,7 +783,7 @@ class Instance(_message.Message):
 Global___Instance: _TypeAlias = Instance  # noqa: Y015
 
 @_typing.final
-class Departure(_message.Message):
+class UnloadedModel(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
@@ -805,7 +805,7 @@ class Departure(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Departure: _TypeAlias = Departure  # noqa: Y015
+Global___UnloadedModel: _TypeAlias = UnloadedModel  # noqa: Y015
 
 @_typing.final
 class Placement(_message.Message):
@@ -835,7 +835,7 @@ class Placement(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
-    DEPARTURES_FIELD_NUMBER: _builtins.int
+    UNLOADED_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     SIBLINGS_FIELD_NUMBER: _builtins.int
     IS_RESTORED_FIELD_NUMBER: _builtins.int
@@ -846,7 +846,7 @@ class Placement(_message.Message):
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]: ...
     @_builtins.property
-    def departures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Departure]: ...
+    def unloaded(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnloadedModel]: ...
     @_builtins.property
     def clock(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
@@ -858,14 +858,14 @@ class Placement(_message.Message):
         epoch: _builtins.int = ...,
         revision: _builtins.int = ...,
         instances: _abc.Iterable[Global___Instance] | None = ...,
-        departures: _abc.Iterable[Global___Departure] | None = ...,
+        unloaded: _abc.Iterable[Global___UnloadedModel] | None = ...,
         clock: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         siblings: _abc.Iterable[Global___Instance] | None = ...,
         is_restored: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "clock", b"clock", "departures", b"departures", "epoch", b"epoch", "instances", b"instances", "is_restored", b"is_restored", "revision", b"revision", "siblings", b"siblings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "clock", b"clock", "epoch", b"epoch", "instances", b"instances", "is_restored", b"is_restored", "revision", b"revision", "siblings", b"siblings", "unloaded", b"unloaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

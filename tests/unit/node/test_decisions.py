@@ -134,7 +134,7 @@ def idle(seconds: float | None, *, keep_alive_s: float = 300.0) -> ClusterState:
     )
 
 
-def test_an_idle_instance_leaves_after_its_time():
+def test_an_idle_instance_is_evicted_after_its_time():
     assert next_actions(idle(299.0)) == []
     assert next_actions(idle(300.0)) == [EvictIdle(INSTANCE, "idle for 5 min")]
     assert next_actions(idle(1e9, keep_alive_s=FOR_EVER)) == []

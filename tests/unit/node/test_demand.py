@@ -95,12 +95,12 @@ async def test_a_failed_model_is_tried_again():
         await waiting
 
 
-async def test_one_that_leaves_meanwhile_says_so():
+async def test_one_that_is_unloaded_meanwhile_says_so():
     leader = Leader(PLACED)
     waiting = asyncio.create_task(leader.demand.ready(MODEL))
     await asyncio.sleep(0)
     leader.publish(epoch=NEW + 1)
-    with pytest.raises(NotReady, match="tiny left memory while it was being loaded"):
+    with pytest.raises(NotReady, match="tiny was unloaded before it was ready"):
         await waiting
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from exo_lite.domain.cluster_state import ClusterState, MemberState
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
-from exo_lite.domain.placement import Departure, Instance
+from exo_lite.domain.placement import Instance, UnloadedModel
 from exo_lite.node.event_log import LINES_OF_A_KIND, MAX_EVENTS, SPAN_S, EventLog, NodeEvent, describe_change
 from tests.set_clock import SetClock
 from tests.unit.node.cluster_states import EPOCH, FIRST, MODEL, SECOND, cluster, instance, member, node
@@ -66,19 +66,19 @@ def test_what_becomes_of_a_model_is_said_with_its_reason_and_the_way_out():
     [(kind, text, fix)] = described(ready, replace(ready, state="failed", reason="short by 3 GiB"))
     assert (kind, text, bool(fix)) == ("model_failed", "tiny cannot run: short by 3 GiB", True)
     assert described(ready, ready) == []
-    assert described(ready, None) == [("model_unloaded", "tiny left memory", None)]
+    assert described(ready, None) == [("model_unloaded", "tiny was unloaded", None)]
 
 
 def test_a_model_that_left_says_why_also_to_who_missed_that_placement():
     before = cluster(node("a"), [], replace(PLACED, state="ready"))
     gone = cluster(node("a"))
-    departures = (
-        Departure(MODEL, Epoch(EPOCH - 1), "tiny left: idle for 1 h"),
-        Departure(MODEL, Epoch(EPOCH + 1), "tiny left: idle for 5 min"),
-        Departure(ModelId("other"), Epoch(EPOCH + 2), "other was unloaded"),
+    unloaded = (
+        UnloadedModel(MODEL, Epoch(EPOCH - 1), "tiny was evicted: idle for 1 h"),
+        UnloadedModel(MODEL, Epoch(EPOCH + 1), "tiny was evicted: idle for 5 min"),
+        UnloadedModel(ModelId("other"), Epoch(EPOCH + 2), "other was unloaded"),
     )
-    after = replace(gone, written=replace(gone.written, epoch=Epoch(EPOCH + 2), departures=departures))
-    assert list(describe_change(before, after)) == [("model_unloaded", "tiny left: idle for 5 min", None)]
+    after = replace(gone, written=replace(gone.written, epoch=Epoch(EPOCH + 2), unloaded=unloaded))
+    assert list(describe_change(before, after)) == [("model_unloaded", "tiny was evicted: idle for 5 min", None)]
 
 
 def test_events_without_any_placement_are_none():

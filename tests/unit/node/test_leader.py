@@ -11,7 +11,7 @@ from exo_lite.domain.clock import Clock
 from exo_lite.domain.cluster_events import SelfChanged
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import ModelDoesNotFit, ModelNotFound
-from exo_lite.domain.healing import MAX_DEPARTURES
+from exo_lite.domain.healing import MAX_UNLOADED
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.keep_alive import FOR_EVER
 from exo_lite.domain.load_options import LoadWish
@@ -80,17 +80,17 @@ def test_a_model_beside_another_leaves_that_one_as_it_is():
     assert instances(seen) == {OTHER: before, MODEL: placed}
 
 
-def test_an_idle_model_leaves_in_the_same_placement_and_it_is_said_why():
+def test_an_idle_model_is_evicted_in_the_same_placement_and_it_is_said_why():
     subject, seen = leader(with_other(300_000))
     placed = subject.place(TINY, ON_DEMAND)
     assert instances(seen) == {MODEL: placed}
-    [departure] = seen.state.written.departures
-    assert (departure.model_id, departure.epoch) == (OTHER, placed.epoch)
-    assert departure.text == "other left to make room for tiny"
+    [gone] = seen.state.written.unloaded
+    assert (gone.model_id, gone.epoch) == (OTHER, placed.epoch)
+    assert gone.text == "other was evicted to make room for tiny"
 
 
 @pytest.mark.parametrize(("limit_bytes", "keep_alive_s"), [(ROOMY_BYTES, FOR_EVER), (LIMIT_BYTES, 300.0)])
-def test_nothing_leaves_in_vain(limit_bytes: int, keep_alive_s: float):
+def test_nothing_is_evicted_in_vain(limit_bytes: int, keep_alive_s: float):
     subject, seen = leader(with_other(300_000, limit_bytes=limit_bytes, keep_alive_s=keep_alive_s))
     before = seen.state
     with pytest.raises(ModelDoesNotFit, match="short by"):
@@ -125,12 +125,12 @@ def test_a_request_tries_a_failed_model_again_as_it_was_wished():
     assert (again.state, again.epoch, again.options, again.is_pinned) == ("loading", EPOCH + 1, failed.options, True)
 
 
-def test_unloading_is_said_and_the_list_of_departures_stays_short():
+def test_unloading_is_said_and_the_list_of_unloaded_models_stays_short():
     subject, seen = leader(cluster(node("a", limit_bytes=ROOMY_BYTES)))
-    for _ in range(MAX_DEPARTURES + 2):
+    for _ in range(MAX_UNLOADED + 2):
         subject.place(TINY, WISH)
         subject.unplace(MODEL)
-    assert [one.text for one in seen.state.written.departures] == ["tiny was unloaded"] * MAX_DEPARTURES
+    assert [one.text for one in seen.state.written.unloaded] == ["tiny was unloaded"] * MAX_UNLOADED
     with pytest.raises(ModelNotFound):
         subject.unplace(MODEL)
 

@@ -25,16 +25,16 @@ PLAN = Plan(MODEL, N_LAYERS, THERE.options, (part("b", 0, 3),))
 def test_a_new_instance_has_the_next_epoch_and_replaces_those_of_its_model_and_no_sibling():
     new = new_instance(OLD, TINY, PLAN, "node-a is lost", 60.0)
     assert (new.epoch, new.state, new.reason, new.keep_alive_s) == (NEXT, "loading", "node-a is lost", 60.0)
-    after = placed(OLD, new, leaving=())
-    assert (after.epoch, after.instances, after.siblings, after.departures) == (NEXT, (BESIDE, new), (SIBLING,), ())
+    after = placed(OLD, new, evicting=())
+    assert (after.epoch, after.instances, after.siblings, after.unloaded) == (NEXT, (BESIDE, new), (SIBLING,), ())
 
 
-def test_what_leaves_for_it_is_said():
+def test_what_is_evicted_for_it_is_said():
     new = new_instance(OLD, TINY, PLAN, None, FOR_EVER)
-    after = placed(OLD, new, leaving=(BESIDE.id,))
+    after = placed(OLD, new, evicting=(BESIDE.id,))
     assert after.instances == (new,)
-    [departure] = after.departures
-    assert (departure.model_id, departure.epoch, departure.text) == (OTHER, NEXT, "other left to make room for tiny")
+    [gone] = after.unloaded
+    assert (gone.model_id, gone.epoch, gone.text) == (OTHER, NEXT, "other was evicted to make room for tiny")
 
 
 def test_a_change_of_one_instance_is_no_new_epoch_and_leaves_the_others():
@@ -47,7 +47,7 @@ def test_a_change_of_one_instance_is_no_new_epoch_and_leaves_the_others():
 def test_nothing_of_an_unloaded_model_stays():
     after = unloaded(OLD, MODEL)
     assert (after.epoch, after.instances, after.siblings) == (NEXT, (BESIDE,), ())
-    assert [one.text for one in after.departures] == ["tiny was unloaded"]
+    assert [one.text for one in after.unloaded] == ["tiny was unloaded"]
 
 
 def test_siblings_leave_with_the_last_instance_of_their_model():
@@ -56,7 +56,7 @@ def test_siblings_leave_with_the_last_instance_of_their_model():
     both = replace(OLD, instances=(BESIDE, THERE, newer))
     after = evicted(both, THERE.id, "idle for 5 min")
     assert (after.instances, after.siblings) == ((BESIDE, newer), (SIBLING,))
-    assert [one.text for one in after.departures] == ["tiny left: idle for 5 min"]
+    assert [one.text for one in after.unloaded] == ["tiny was evicted: idle for 5 min"]
 
 
 def test_a_sibling_that_has_finished_is_taken_out_by_its_dot():

@@ -55,7 +55,7 @@ def test_answers_of_the_one_that_was_not_chosen_go_on_until_it_has_no_more():
 
 
 @pytest.mark.parametrize(("state", "error"), [("failed", None), ("loading", None), ("ready", "node-c is gone")])
-def test_one_that_serves_nobody_leaves_at_once(state: InstanceState, error: str | None):
+def test_one_that_serves_nobody_is_unloaded_at_once(state: InstanceState, error: str | None):
     assert next_actions(healed(state=state, error=error)) == [EVICTED]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exo_lite.domain.cluster_events import PlacementSeen
 from exo_lite.domain.ids import Epoch, ModelId
-from exo_lite.domain.placement import Departure, Instance
+from exo_lite.domain.placement import Instance, UnloadedModel
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.decisions import PlaceAnew, next_actions
 from exo_lite.node.event_log import EventLog
@@ -56,8 +56,8 @@ async def test_what_was_unloaded_is_forgotten(tmp_path: Path):
     await written(tmp_path, PINNED)
     wishes, seen, _ = kept(tmp_path, PINNED)
     keeping = asyncio.create_task(wishes.keep())
-    gone = Departure(MODEL, Epoch(6), "tiny was unloaded")
-    seen.apply(PlacementSeen(replace(seen.state.written, epoch=Epoch(6), instances=(), departures=(gone,))))
+    gone = UnloadedModel(MODEL, Epoch(6), "tiny was unloaded")
+    seen.apply(PlacementSeen(replace(seen.state.written, epoch=Epoch(6), instances=(), unloaded=(gone,))))
 
     await until(lambda: kept(tmp_path)[0].read().instances == (), "forgotten")
     keeping.cancel()

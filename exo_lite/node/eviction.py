@@ -1,4 +1,4 @@
-"""Room for a model: which idle ones leave for it, decided before any of them does. Pure."""
+"""Memory for a model: which idle ones are evicted for it, decided before any of them is. Pure."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from exo_lite.planning.plan import plan
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """A plan that holds once `leaving` have left."""
+class PlanWithEvictions:
+    """A plan that holds once the instances `evicted` are unloaded."""
 
     plan: Plan
-    leaving: tuple[InstanceId, ...] = ()
+    evicted: tuple[InstanceId, ...] = ()
 
 
-def find_room(
+def plan_with_evictions(
     state: ClusterState, model: ModelDescription, options: LoadOptions, doubtful: Collection[Link] = ()
-) -> Room | Refusal:
-    """Room beside what is loaded; else in place of idle models, the least recently used first, as few as needed.
+) -> PlanWithEvictions | Refusal:
+    """Plan beside what is loaded; else in place of idle models, the least recently used first, as few as needed.
 
-    `doubtful`: links that failed lately, to be left alone where that is possible.
+    `doubtful`: links that failed lately, not to be used where that is possible.
     """
 
-    def plan_without(leaving: Collection[InstanceId]) -> Plan | Refusal:
-        left = offers(_without(state, leaving), model.model_id, model.fingerprint)
+    def plan_without(evicted: Collection[InstanceId]) -> Plan | Refusal:
+        left = offers(_without(state, evicted), model.model_id, model.fingerprint)
         return plan(model.model_id, model.spec.n_layers, options, left, sizes, links)
 
     sizes = footprints(model.spec, options)
     links = known_links(state, doubtful)
     outcome = plan_without(())
     if isinstance(outcome, Plan):
-        return Room(outcome)
+        return PlanWithEvictions(outcome)
     idle = _idle_instances(state, model.model_id)
     for count in range(1, len(idle) + 1):
         outcome = plan_without(idle[:count])
@@ -53,7 +53,7 @@ def find_room(
 
 
 def _for_files(refusal: Refusal, state: ClusterState, model: ModelDescription) -> Refusal:
-    """There would be room, but for the files."""
+    """There would be enough memory: only files are missing."""
     without = [offer for offer in offers(state, model.model_id, model.fingerprint) if offer.reason is not None]
     reasons = "; ".join(f"{offer.name} {offer.reason}" for offer in sorted(without, key=lambda offer: offer.name))
     reason = f"{model.model_id} would fit, if more nodes had its files: {reasons}"
@@ -61,19 +61,19 @@ def _for_files(refusal: Refusal, state: ClusterState, model: ModelDescription) -
 
 
 def _spare(
-    leaving: list[InstanceId], outcome: Plan, plan_without: Callable[[Collection[InstanceId]], Plan | Refusal]
-) -> Room:
-    """Let those stay, the most recently used first, whose leaving would not help."""
-    for instance_id in leaving[::-1]:
-        others = [one for one in leaving if one != instance_id]
+    evicted: list[InstanceId], outcome: Plan, plan_without: Callable[[Collection[InstanceId]], Plan | Refusal]
+) -> PlanWithEvictions:
+    """Keep those, the most recently used first, whose eviction would not help."""
+    for instance_id in evicted[::-1]:
+        others = [one for one in evicted if one != instance_id]
         without_it = plan_without(others)
         if isinstance(without_it, Plan):
-            leaving, outcome = others, without_it
-    return Room(outcome, tuple(leaving))
+            evicted, outcome = others, without_it
+    return PlanWithEvictions(outcome, tuple(evicted))
 
 
-def _without(state: ClusterState, leaving: Collection[InstanceId]) -> ClusterState:
-    staying = tuple(one for one in state.written.instances if one.id not in leaving)
+def _without(state: ClusterState, evicted: Collection[InstanceId]) -> ClusterState:
+    staying = tuple(one for one in state.written.instances if one.id not in evicted)
     return replace(state, written=replace(state.written, instances=staying))
 
 
@@ -93,7 +93,7 @@ def _others(state: ClusterState, model_id: ModelId) -> list[Instance]:
 
 
 def _with_others(refusal: Refusal, state: ClusterState, idle: Collection[InstanceId]) -> Refusal:
-    """The arithmetic, with a word on each model that stands in the way or would have left."""
+    """The arithmetic, with a word on each model that stays or would be evicted."""
     words = [_word(one, is_idle=one.id in idle) for one in _others(state, refusal.model_id)]
     return replace(refusal, reason=" ".join([refusal.reason, *words])) if words else refusal
 

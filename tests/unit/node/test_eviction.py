@@ -1,4 +1,4 @@
-"""Which idle models leave for another one. Node a offers two and a half times what `tiny` takes."""
+"""Which idle models are evicted for another one. Node a offers two and a half times what `tiny` takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.placement import InstanceState, ModelDescription
 from exo_lite.domain.plan import Refusal
 from exo_lite.domain.shard import Shard
-from exo_lite.node.room import Room, find_room
+from exo_lite.node.eviction import PlanWithEvictions, plan_with_evictions
 from tests.planned import shard_bytes
 from tests.unit.node.cluster_states import (
     FINGERPRINT,
@@ -57,23 +57,23 @@ def held(
 
 
 def leaving(state: ClusterState) -> tuple[str, ...]:
-    room = find_room(state, TINY, OPTIONS)
-    assert isinstance(room, Room), room.reason
-    return tuple(one.model_id for one in room.leaving)
+    found = plan_with_evictions(state, TINY, OPTIONS)
+    assert isinstance(found, PlanWithEvictions), found.reason
+    return tuple(one.model_id for one in found.evicted)
 
 
 def refusal(state: ClusterState) -> str:
-    room = find_room(state, TINY, OPTIONS)
-    assert isinstance(room, Refusal)
-    return room.reason
+    found = plan_with_evictions(state, TINY, OPTIONS)
+    assert isinstance(found, Refusal)
+    return found.reason
 
 
-def test_nobody_leaves_where_there_is_room():
+def test_none_is_evicted_where_there_is_room():
     assert leaving(held(("x", 0.5, 100.0), ("y", 0.5, 200.0))) == ()
     assert leaving(ClusterState(node("a", limit_bytes=int(2.5 * NEEDED)))) == ()
 
 
-def test_the_least_recently_used_leaves_first():
+def test_the_least_recently_used_is_evicted_first():
     assert leaving(held(("x", 1, 100.0), ("y", 1, 200.0))) == ("y",)
     assert leaving(held(("x", 1, 200.0), ("y", 1, 100.0))) == ("x",)
 
@@ -85,7 +85,7 @@ def test_as_few_leave_as_are_needed():
     assert leaving(held(("x", 0.5, 300.0), ("y", 0.5, 200.0), ("z", 0.5, 100.0), limit=1.6)) == ("x", "y")
 
 
-def test_one_with_requests_never_leaves():
+def test_one_with_requests_is_never_evicted():
     assert leaving(held(("x", 1, None), ("y", 1, 1.0))) == ("y",)
     assert "x stays: it has requests." in refusal(held(("x", 2, None)))
 
@@ -98,7 +98,7 @@ def test_nor_one_that_somebody_has_just_asked_for_elsewhere():
 
 def test_nor_a_pinned_one():
     pinned = held(("x", 2, 1000.0), keep_alive_s=float("inf"))
-    assert "x stays, since it is pinned: `exo-lite unload x` makes room." in refusal(pinned)
+    assert "x stays, since it is pinned: `exo-lite unload x` makes found." in refusal(pinned)
 
 
 @pytest.mark.parametrize("state", ["loading", "warming"])
@@ -110,7 +110,7 @@ def test_a_failed_one_takes_no_room():
     assert leaving(held(("x", 2, 100.0), state="failed")) == ()
 
 
-def test_where_all_of_them_would_not_be_enough_nobody_leaves_and_the_arithmetic_counts_them():
+def test_where_all_of_them_would_not_be_enough_none_is_evicted_and_the_arithmetic_counts_them():
     reason = refusal(held(("x", 0.3, 100.0), limit=0.9))
     assert reason.startswith("tiny needs ")
     assert "short by" in reason
@@ -126,14 +126,14 @@ MODELS = st.lists(st.tuples(SIZES, st.none() | st.floats(0, 1000)), max_size=5)
 
 
 @given(MODELS, st.floats(0.5, 3.0))
-def test_whoever_leaves_is_idle_and_needed(models: list[tuple[float, float | None]], limit: float):
+def test_whatever_is_evicted_is_idle_and_needed(models: list[tuple[float, float | None]], limit: float):
     named = [(f"m{index}", size, idle_s) for index, (size, idle_s) in enumerate(models)]
-    room = find_room(held(*named, limit=limit), TINY, OPTIONS)
+    found = plan_with_evictions(held(*named, limit=limit), TINY, OPTIONS)
     stuck = sum(size for _, size, idle_s in named if idle_s is None)
-    if isinstance(room, Refusal):
+    if isinstance(found, Refusal):
         assert limit - stuck < 1.001
         return
-    gone = [one.model_id for one in room.leaving]
+    gone = [one.model_id for one in found.evicted]
     sizes = {name: size for name, size, _ in named}
     rest = sum(sizes.values()) - sum(sizes[one] for one in gone)
     assert {name for name, _, idle_s in named if idle_s is not None} >= set(gone)
@@ -143,13 +143,13 @@ def test_whoever_leaves_is_idle_and_needed(models: list[tuple[float, float | Non
 
 @pytest.mark.parametrize("models", [{}, {MODEL: "fedcba9876543210"}])
 def test_where_only_the_files_are_missing_the_refusal_is_about_files_and_not_memory(models: dict[ModelId, str]):
-    room = find_room(
+    found = plan_with_evictions(
         cluster(node("a", models=models, limit_bytes=10**9), [member(node("b", models=models, limit_bytes=10**9))]),
         TINY,
         OPTIONS,
     )
-    assert isinstance(room, Refusal)
-    assert room.lacks_files
-    assert room.reason.startswith("tiny would fit, if more nodes had its files: node-a ")
-    assert "import" in room.reason
-    assert "short by" not in room.reason
+    assert isinstance(found, Refusal)
+    assert found.lacks_files
+    assert found.reason.startswith("tiny would fit, if more nodes had its files: node-a ")
+    assert "import" in found.reason
+    assert "short by" not in found.reason
