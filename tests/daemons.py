@@ -92,9 +92,9 @@ class Node:
     def model(self, model_id: str) -> dict[str, Any] | None:
         return next((model for model in self.state()["models"] if model["id"] == model_id), None)
 
-    def load(self, model_id: str, *, timeout_s: float = 60.0, **wish: object) -> dict[str, Any]:
+    def load(self, model_id: str, *, timeout_s: float = 60.0, **request: object) -> dict[str, Any]:
         """Place a model and wait until it is ready. Returns its part of the state."""
-        reply = self.post(f"/api/v1/models/{model_id}/load", wish)
+        reply = self.post(f"/api/v1/models/{model_id}/load", request)
         assert reply.status_code == 202, reply.text
         return self.wait_ready(model_id, min_epoch=reply.json()["epoch"], timeout_s=timeout_s)
 

@@ -25,12 +25,12 @@ def control_router(daemon: DaemonApi, work: TextWork) -> APIRouter:
     async def plan(request: Request) -> Response:
         body = await read_body(request, PlanBody, work)
         offers = [node.offer() for node in body.nodes] if body.nodes is not None else None
-        return JSONResponse(plan_document(await daemon.plan(body.model, body.wish(), offers)))
+        return JSONResponse(plan_document(await daemon.plan(body.model, body.load_request(), offers)))
 
     @router.post("/models/{model_id:path}/load", response_model=None)
     async def load(model_id: str, request: Request) -> Response:
         body = await read_body(request, LoadBody, work) if await request.body() else LoadBody()
-        instance = await daemon.load(model_id, body.wish())
+        instance = await daemon.load(model_id, body.load_request())
         document = {"id": instance.model_id, "state": instance.state, "epoch": instance.epoch}
         return JSONResponse(document, status_code=202)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from exo_lite.domain.chat import PromptFormat
 from exo_lite.domain.cluster_document import ClusterDocument
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.domain.request import AnswerRequest, Token
@@ -93,7 +93,7 @@ class DaemonApi(Protocol):
         """None while a model has every layer covered and a fresh proof."""
         ...
 
-    async def load(self, model: str, wish: LoadWish) -> Instance: ...
+    async def load(self, model: str, request: LoadRequest) -> Instance: ...
 
     async def unload(self, model: str) -> None: ...
 
@@ -101,7 +101,7 @@ class DaemonApi(Protocol):
         """An empty one, with the reason, if its driver cannot tell. Raises ModelNotFound, or NotReady if not loaded."""
         ...
 
-    async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
+    async def plan(self, model: str, request: LoadRequest, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         """Plan a model; on the living nodes if `offers` is None."""
         ...
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.keep_alive import KeepAlive, parse_keep_alive
-from exo_lite.domain.load_options import LOAD_OPTIONS, LoadOption, LoadWish, wish_from_json
+from exo_lite.domain.load_options import LOAD_OPTIONS, LoadOption, LoadRequest, load_request_from_json
 from exo_lite.domain.plan import NodeOffer
 
 MAX_OFFERS = 1024
@@ -19,23 +19,23 @@ class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class _WishBody(_Body):
+class _LoadOptionsBody(_Body):
     """How a model is to be held; an option that is left out takes its default."""
 
-    def wish(self) -> LoadWish:
+    def load_request(self) -> LoadRequest:
         """Raises InvalidRequest."""
-        return wish_from_json(self.model_dump())
+        return load_request_from_json(self.model_dump())
 
 
-class _LoadBody(_WishBody):
+class _LoadBody(_LoadOptionsBody):
     """`on_demand`: as a request does it, so that whatever of the model is placed already will do."""
 
     keep_alive: KeepAlive | None = None
     on_demand: bool = False
 
-    def wish(self) -> LoadWish:
+    def load_request(self) -> LoadRequest:
         kept_s = None if self.keep_alive is None else parse_keep_alive(self.keep_alive)
-        return replace(super().wish(), keep_alive_s=kept_s, is_on_demand=self.on_demand)
+        return replace(super().load_request(), keep_alive_s=kept_s, is_on_demand=self.on_demand)
 
 
 class OfferBody(_Body):
@@ -48,7 +48,7 @@ class OfferBody(_Body):
         return NodeOffer(NodeId(self.name), self.name, self.memory_bytes)
 
 
-class _PlanBody(_WishBody):
+class _PlanBody(_LoadOptionsBody):
     model: str
     nodes: list[OfferBody] | None = Field(default=None, min_length=1, max_length=MAX_OFFERS)
 

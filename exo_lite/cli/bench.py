@@ -15,7 +15,7 @@ from exo_lite.cli.errors import WrongUsage
 from exo_lite.cli.load_flags import load_options
 from exo_lite.cli.options import DaemonAddress, Decorator, daemon_options, grouped, json_option
 from exo_lite.cli.output import note, print_json, table
-from exo_lite.domain.load_options import DEFAULT_CONTEXT_LENGTH, DEFAULT_NUM_SLOTS, MAX_NUM_SLOTS, LoadWish
+from exo_lite.domain.load_options import DEFAULT_CONTEXT_LENGTH, DEFAULT_NUM_SLOTS, MAX_NUM_SLOTS, LoadRequest
 
 if TYPE_CHECKING:
     from exo_lite.cli.client import DaemonClient, Document
@@ -74,7 +74,7 @@ def bench(
     shape: Shape,
     repeat: int,
     seed: int | None,
-    wish: LoadWish,
+    request: LoadRequest,
     as_json: bool,
     daemon: DaemonAddress,
 ) -> None:
@@ -87,13 +87,13 @@ def bench(
     from exo_lite.cli.client import DaemonClient
     from exo_lite.cli.load_progress import make_ready
 
-    if wish.context_length is not None and wish.context_length < shape.context_length:
+    if request.context_length is not None and request.context_length < shape.context_length:
         raise WrongUsage(
-            f"--context {wish.context_length} is less than prompt and answer, {shape.context_length} tokens"
+            f"--context {request.context_length} is less than prompt and answer, {shape.context_length} tokens"
         )
     with DaemonClient(daemon) as client:
-        roomy = _roomy(wish, shape)
-        loaded = make_ready(client, model, roomy, will_do=lambda found: _is_as_wished(found, roomy))
+        roomy = _roomy(request, shape)
+        loaded = make_ready(client, model, roomy, will_do=lambda found: _is_as_asked(found, roomy))
         runs = []
         for number, result in enumerate(_runs(client, loaded, shape, repeat, seed), start=1):
             runs.append(result)
@@ -104,20 +104,22 @@ def bench(
         click.echo(_text(loaded, runs))
 
 
-def _roomy(wish: LoadWish, shape: Shape) -> LoadWish:
-    """The wish with context and slots for the run where it leaves them open and the defaults are too small."""
+def _roomy(request: LoadRequest, shape: Shape) -> LoadRequest:
+    """The load request with context and slots for the run where it leaves them open and the defaults are too small."""
     context_length = shape.context_length if shape.context_length > DEFAULT_CONTEXT_LENGTH else None
     num_slots = shape.concurrency if shape.concurrency > DEFAULT_NUM_SLOTS else None
-    return replace(wish, context_length=wish.context_length or context_length, num_slots=wish.num_slots or num_slots)
+    return replace(
+        request, context_length=request.context_length or context_length, num_slots=request.num_slots or num_slots
+    )
 
 
-def _is_as_wished(loaded: Document, wish: LoadWish) -> bool:
+def _is_as_asked(loaded: Document, request: LoadRequest) -> bool:
     """Say whether a loaded model is what the flags ask for; an option that they leave open may be anything."""
     return (
-        wish.dtype in (None, loaded["dtype"])
-        and wish.quant in (None, loaded["quant"])
-        and loaded["context_length"] >= (wish.context_length or 0)
-        and loaded["slots"] >= (wish.num_slots or 0)
+        request.dtype in (None, loaded["dtype"])
+        and request.quant in (None, loaded["quant"])
+        and loaded["context_length"] >= (request.context_length or 0)
+        and loaded["slots"] >= (request.num_slots or 0)
     )
 
 

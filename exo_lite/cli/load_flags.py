@@ -9,7 +9,14 @@ import click
 from exo_lite.cli.options import Decorator, grouped
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.keep_alive import FOR_EVER, parse_keep_alive
-from exo_lite.domain.load_options import AUTO, LOAD_OPTIONS, LoadOption, LoadWish, options_to_json, wish_from_json
+from exo_lite.domain.load_options import (
+    AUTO,
+    LOAD_OPTIONS,
+    LoadOption,
+    LoadRequest,
+    load_request_from_json,
+    options_to_json,
+)
 
 
 def _load_option(option: LoadOption) -> Decorator:
@@ -40,11 +47,11 @@ def _default_text(option: LoadOption, flag: str) -> str:
     return option.default_text or str(option.default)
 
 
-def _wish(*values: Any) -> LoadWish:
-    return wish_from_json({option.name: value for option, value in zip(LOAD_OPTIONS, values, strict=True)})
+def _load_request(*values: Any) -> LoadRequest:
+    return load_request_from_json({option.name: value for option, value in zip(LOAD_OPTIONS, values, strict=True)})
 
 
-load_options: Decorator = grouped("wish", {one.name: _load_option(one) for one in LOAD_OPTIONS}, _wish)
+load_options: Decorator = grouped("request", {one.name: _load_option(one) for one in LOAD_OPTIONS}, _load_request)
 
 
 def _keep_alive(_: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -62,9 +69,9 @@ def keep_alive_option(help_text: str, *, default: str | None = None) -> Decorato
     )
 
 
-def load_body(wish: LoadWish) -> dict[str, Any]:
-    """The body of an HTTP request for a wish; what is left open is left out."""
-    body = options_to_json(wish)
-    if wish.keep_alive_s is not None:
-        body["keep_alive"] = -1 if wish.keep_alive_s == FOR_EVER else wish.keep_alive_s  # JSON has no infinity
-    return body | ({"on_demand": True} if wish.is_on_demand else {})
+def load_body(request: LoadRequest) -> dict[str, Any]:
+    """The body of a load request over HTTP; what is left open is left out."""
+    body = options_to_json(request)
+    if request.keep_alive_s is not None:
+        body["keep_alive"] = -1 if request.keep_alive_s == FOR_EVER else request.keep_alive_s  # JSON has no infinity
+    return body | ({"on_demand": True} if request.is_on_demand else {})

@@ -10,7 +10,7 @@ from exo_lite.catalog.table import load_table
 from exo_lite.cli.errors import Failed
 from exo_lite.cli.load_flags import load_body
 from exo_lite.cli.output import ShowProgress, progress
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 
 if TYPE_CHECKING:
     from exo_lite.cli.client import DaemonClient, Document
@@ -21,7 +21,7 @@ def find_model(state: Document, model_id: str) -> Document | None:
 
 
 def make_ready(
-    client: DaemonClient, model: str, wish: LoadWish, *, will_do: Callable[[Document], bool] = lambda _: True
+    client: DaemonClient, model: str, request: LoadRequest, *, will_do: Callable[[Document], bool] = lambda _: True
 ) -> Document:
     """Return the state document of a model that answers, loading it unless one that is ready will do.
 
@@ -31,12 +31,12 @@ def make_ready(
     found = find_model(client.state(), row.model_id if row else model)
     if found is not None and found["state"] == "ready" and will_do(found):
         return found
-    return load_and_wait(client, model, wish)
+    return load_and_wait(client, model, request)
 
 
-def load_and_wait(client: DaemonClient, model: str, wish: LoadWish) -> Document:
+def load_and_wait(client: DaemonClient, model: str, request: LoadRequest) -> Document:
     """Ask for a model and return its state document once it is ready. Raises Failed, and what the daemon refuses."""
-    asked = client.load(model, load_body(wish))
+    asked = client.load(model, load_body(request))
     with progress() as show, closing(client.states()) as states:
         return wait_until_ready(states, asked, show)
 

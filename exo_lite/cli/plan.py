@@ -22,7 +22,7 @@ from exo_lite.cli.options import (
 from exo_lite.cli.output import print_json, table
 from exo_lite.domain.errors import InvalidRequest
 from exo_lite.domain.ids import NodeId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.plan import NodeOffer
 from exo_lite.domain.units import format_bytes, parse_bytes
 
@@ -63,13 +63,19 @@ def _offer(param: click.Parameter, text: str) -> NodeOffer:
 @daemon_options
 @folder_options
 def plan(
-    model: str, *, offers: tuple[NodeOffer, ...], wish: LoadWish, as_json: bool, daemon: DaemonAddress, folders: Folders
+    model: str,
+    *,
+    offers: tuple[NodeOffer, ...],
+    request: LoadRequest,
+    as_json: bool,
+    daemon: DaemonAddress,
+    folders: Folders,
 ) -> None:
     """Show what of MODEL would be placed where, or how much memory is missing."""
     if offers:
-        document, limits = _plan_here(model, wish, offers, folders.models_dir), _limits_of(offers)
+        document, limits = _plan_here(model, request, offers, folders.models_dir), _limits_of(offers)
     else:
-        document, limits = _ask_for_plan(model, wish, daemon)
+        document, limits = _ask_for_plan(model, request, daemon)
     if as_json:
         print_json(document)
     elif document["fits"]:
@@ -78,14 +84,14 @@ def plan(
         raise DoesNotFit(str(document["reason"]))
 
 
-def _plan_here(model: str, wish: LoadWish, offers: Sequence[NodeOffer], models_dir: Path) -> Document:
+def _plan_here(model: str, request: LoadRequest, offers: Sequence[NodeOffer], models_dir: Path) -> Document:
     from exo_lite.api.plan_document import plan_document
     from exo_lite.cli.known_models import known_model
     from exo_lite.engine.table import footprints
     from exo_lite.planning.plan import plan as make_plan
 
     known = known_model(model, models_dir)
-    spec, options = known.spec, wish.resolve(known.spec)
+    spec, options = known.spec, request.resolve(known.spec)
     return plan_document(make_plan(known.model_id, spec.n_layers, options, offers, footprints(spec, options)))
 
 
@@ -93,12 +99,12 @@ def _limits_of(offers: Sequence[NodeOffer]) -> dict[str, int]:
     return {offer.name: offer.memory_bytes for offer in offers}
 
 
-def _ask_for_plan(model: str, wish: LoadWish, daemon: DaemonAddress) -> tuple[Document, dict[str, int]]:
+def _ask_for_plan(model: str, request: LoadRequest, daemon: DaemonAddress) -> tuple[Document, dict[str, int]]:
     """The plan, and what each node offers for models."""
     from exo_lite.cli.client import DaemonClient
 
     with DaemonClient(daemon) as client:
-        document = client.plan({"model": model, **load_body(wish)})
+        document = client.plan({"model": model, **load_body(request)})
         nodes = client.state()["nodes"]
     return document, {node["name"]: node["memory"]["limit_bytes"] for node in nodes}
 

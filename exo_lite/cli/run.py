@@ -18,7 +18,7 @@ from exo_lite.cli.options import (
     json_option,
 )
 from exo_lite.cli.question import Question
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 
 question_options: Decorator = grouped(
     "question",
@@ -67,7 +67,7 @@ def run(
     prompt: str | None,
     *,
     question: Question,
-    wish: LoadWish,
+    request: LoadRequest,
     keep_alive_s: float | None,
     as_json: bool,
     daemon: DaemonAddress,
@@ -85,7 +85,7 @@ def run(
         raise WrongUsage("--json and --raw need a prompt: give it after the model or on standard input")
     question = replace(question, keep_alive_s=keep_alive_s)
     with DaemonClient(daemon) as client:
-        model_id = str(make_ready(client, model, replace(wish, is_on_demand=True))["id"])
+        model_id = str(make_ready(client, model, replace(request, is_on_demand=True))["id"])
         if is_chat:
             from exo_lite.cli.chat import chat
 

@@ -22,7 +22,7 @@ Its threads, and the locks between them:
 | thread | runs | locks |
 |---|---|---|
 | main | the event loop: every part above, gRPC's and HTTP's servers | none: state changes between two awaits |
-| asyncio's pool | reads of files and of the machine, the file of wishes | Wishes: one writes at a time |
+| asyncio's pool | reads of files and of the machine, the file of pinned models | PinnedModels: one writes at a time |
 | text, long-text | tokenizers, and the process that renders chat templates | BoundedTemplate: one prompt at a time |
 
 A shard is computed in a process of its own, which begins in `worker.main`.

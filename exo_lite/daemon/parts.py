@@ -25,12 +25,12 @@ from exo_lite.node.node_config import NodeConfig
 from exo_lite.node.orders import Orders
 from exo_lite.node.own_engine import OwnEngine
 from exo_lite.node.own_status import OwnStatus, is_urgent
+from exo_lite.node.pinned_models import PinnedModels
 from exo_lite.node.presence import Presence
 from exo_lite.node.proving import Prover
 from exo_lite.node.request_counts import RequestCounts
 from exo_lite.node.shards import ShardHost
 from exo_lite.node.supervisor import Supervisor
-from exo_lite.node.wishes import Wishes
 from exo_lite.store.model_store import ModelStore
 from exo_lite.transport.node_server import NodeHandlers
 
@@ -92,7 +92,7 @@ class Daemon:
             cluster, prover.prove, clock, supervisor, is_up_to_date=lambda: membership.is_up_to_date
         )
         orders = Orders(cluster, peers, membership.meetings, leader, descriptions)
-        self._wishes = Wishes(cluster, config.data_dir, config.cluster, events)
+        self._pinned_models = PinnedModels(cluster, config.data_dir, config.cluster, events)
 
         # The faces.
         self.service = HttpFace(
@@ -122,7 +122,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until cancelled, then end the workers."""
-        self.cluster.apply(PlacementSeen(await asyncio.to_thread(self._wishes.read)))
+        self.cluster.apply(PlacementSeen(await asyncio.to_thread(self._pinned_models.read)))
         try:
             async with asyncio.TaskGroup() as tasks:
                 discovery = [("mDNS", self._presence.announce)] if self._has_mdns else []
@@ -135,7 +135,7 @@ class Daemon:
                     ("the node's workers", self._shards.run),
                     ("placement", self._leader.run),
                     ("answers under way", self._attempts.run),
-                    ("the file of wishes", self._wishes.keep),
+                    ("the file of pinned models", self._pinned_models.keep),
                 ):
                     tasks.create_task(self.supervisor.keep(what, work))
         finally:

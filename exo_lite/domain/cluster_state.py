@@ -158,7 +158,7 @@ class ClusterState:
         if current is None:
             return f"{instance.model_id} was unloaded"
         if current.epoch != instance.epoch:
-            return f"{instance.model_id} was placed anew{f' because {current.reason}' if current.reason else ''}"
+            return f"{instance.model_id} was placed again{f' because {current.reason}' if current.reason else ''}"
         return f"{instance.model_id} failed: {current.reason}" if current.state == "failed" else None
 
     def shard_status(self, instance: Instance, assignment: Assignment) -> ShardStatus | None:

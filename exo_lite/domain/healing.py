@@ -50,7 +50,7 @@ def newest(ours: Placement, theirs: Placement) -> Placement:
         return max(ours, theirs, key=lambda one: one.version)
     if ours.is_restored != theirs.is_restored:
         live, restored = (theirs, ours) if ours.is_restored else (ours, theirs)
-        return _with_wishes(live, restored)
+        return _with_pinned_models(live, restored)
     if _knows(ours, theirs):
         return ours
     return theirs if _knows(theirs, ours) else _merged(ours, theirs)
@@ -65,8 +65,8 @@ def _has_seen(placement: Placement, dot: Dot) -> bool:
     return placement.clock.get(dot.author, 0) >= dot.number
 
 
-def _with_wishes(live: Placement, restored: Placement) -> Placement:
-    """Add the models wished before a restart that nobody else has heard of; remove nothing."""
+def _with_pinned_models(live: Placement, restored: Placement) -> Placement:
+    """Add the models pinned before a restart that nobody else has heard of; remove nothing."""
     unheard = [one for one in restored.instances if not _has_seen(live, one.dot)]
     return _combined(live, restored, [*live.all_instances, *unheard]) if unheard else live
 

@@ -1,7 +1,7 @@
 """How a model is to be held: the one list of load options.
 
 Flags, HTTP bodies, messages between nodes, documents and the worker's configuration are made from it. A new option is
-a field of LoadOptions, the same field of LoadWish, and a field of the message LoadOptions in `proto/`.
+a field of LoadOptions, the same field of LoadRequest, and a field of the message LoadOptions in `proto/`.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ LOAD_OPTIONS = _load_options()
 
 
 @dataclass(frozen=True, slots=True)
-class LoadWish:
+class LoadRequest:
     """A user's options for a load. An option that is None is left open."""
 
     dtype: DType | None = None
@@ -151,7 +151,7 @@ class LoadWish:
         return {name: value for name, value in given.items() if value is not None}
 
     def resolve(self, spec: ModelSpec) -> LoadOptions:
-        """Take the defaults for what is left open. Raises InvalidRequest where the wish lies beyond the model."""
+        """Take the defaults for what is left open. Raises InvalidRequest where it asks for more than the model has."""
         defaults = {"dtype": spec.dtype, "context_length": min(DEFAULT_CONTEXT_LENGTH, spec.context_length)}
         options = LoadOptions(**{**defaults, **self.asked})
         if not 1 <= options.context_length <= spec.context_length:
@@ -164,13 +164,13 @@ class LoadWish:
         return options
 
 
-def wish_from_json(document: Mapping[str, Any]) -> LoadWish:
-    """The wish of checked values by JSON key; those that are None, AUTO or not there are left open."""
+def load_request_from_json(document: Mapping[str, Any]) -> LoadRequest:
+    """The load request of checked values by JSON key; those that are None, AUTO or not there are left open."""
     given: dict[str, Any] = {option.field: document.get(option.name) for option in LOAD_OPTIONS}
-    return LoadWish(**{name: value for name, value in given.items() if value != AUTO})
+    return LoadRequest(**{name: value for name, value in given.items() if value != AUTO})
 
 
-def options_to_json(options: LoadOptions | LoadWish) -> dict[str, Any]:
+def options_to_json(options: LoadOptions | LoadRequest) -> dict[str, Any]:
     """The options by JSON key, without those that are left open."""
     given = {option.name: getattr(options, option.field) for option in LOAD_OPTIONS}
     return {name: value for name, value in given.items() if value is not None}

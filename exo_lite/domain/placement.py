@@ -106,7 +106,7 @@ class Placement:
     siblings: tuple[Instance, ...] = ()
     """Other instances of the same models, by leaders that did not know of each other: they finish their requests."""
     is_restored: bool = False
-    """It comes from before a restart, and only says what is wished."""
+    """It comes from before a restart, and only says which models are pinned."""
 
     @classmethod
     def empty(cls) -> Placement:

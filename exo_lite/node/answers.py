@@ -32,7 +32,7 @@ class Answers:
 
         Raises InvalidRequest, what `ready` and the driver raise, or NodeLost.
         """
-        instance = await self._ready(model_id)  # again: it may have been placed anew while the prompt was read
+        instance = await self._ready(model_id)  # again: it may have been placed again while the prompt was read
         asked = _fitted(asked, instance.spec.vocab_size)
         journal = Journal(RequestId(secrets.token_hex(12)), model_id, asked, max_attempts=self._max_attempts)
         while True:

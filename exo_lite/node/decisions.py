@@ -21,7 +21,7 @@ from exo_lite.node.hints import SAME_VERSION
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceAnew:
+class Replan:
     """Something that the instance stands on is gone. `is_loss` tells a lost node from a worker that failed.
 
     `cause` is an ExoLiteError.code. With a `failed_link`, a stream broke off between two nodes, as far as is known yet.
@@ -66,7 +66,7 @@ class EvictSibling:
     dot: Dot
 
 
-Action = PlaceAnew | GiveUp | WarmUp | EvictIdle | EvictSibling
+Action = Replan | GiveUp | WarmUp | EvictIdle | EvictSibling
 
 STALE_PROOF_S = 6.0
 """An idle driver proves its hops every two seconds."""
@@ -101,7 +101,7 @@ def _has_finished(state: ClusterState, sibling: Instance) -> bool:
 def _next_action(state: ClusterState, instance: Instance) -> Action | None:
     lost = state.lost_reason(instance) or _overfull_reason(state, instance)
     if lost is not None:
-        return PlaceAnew(instance.id, lost, is_loss=True)
+        return Replan(instance.id, lost, is_loss=True)
     statuses = [state.shard_status(instance, assignment) for assignment in instance.assignments]
     problem = _worst_problem(instance, statuses) or _broken_ring(state, instance, statuses)
     if problem is not None:
@@ -156,14 +156,14 @@ def _parts_before(state: ClusterState, instance: Instance, node_id: NodeId) -> l
     return [part for one in before for part in one.assignments if part.node_id == node_id]
 
 
-def _worst_problem(instance: Instance, statuses: Sequence[ShardStatus | None]) -> GiveUp | PlaceAnew | None:
+def _worst_problem(instance: Instance, statuses: Sequence[ShardStatus | None]) -> GiveUp | Replan | None:
     """The one that explains the others: a stream breaks off where a worker is gone, and the next ones because of it."""
     pairs = zip(statuses, instance.assignments, strict=True)
     problems = [problem for status, part in pairs if status and (problem := _problem(status, instance, part))]
     return min(problems, key=_rank, default=None)
 
 
-def _rank(problem: GiveUp | PlaceAnew) -> int:
+def _rank(problem: GiveUp | Replan) -> int:
     if isinstance(problem, GiveUp):
         return 0
     if problem.failed_link is not None:
@@ -171,13 +171,13 @@ def _rank(problem: GiveUp | PlaceAnew) -> int:
     return 3 if problem.cause == NodeLost.code and not problem.is_loss else 1
 
 
-def _broken_ring(state: ClusterState, instance: Instance, statuses: Sequence[ShardStatus | None]) -> PlaceAnew | None:
+def _broken_ring(state: ClusterState, instance: Instance, statuses: Sequence[ShardStatus | None]) -> Replan | None:
     """Neighbours that cannot reach each other, unless tokens still go through between them."""
     broken = ring_links(instance) & broken_links(state)
     if not broken or (instance.state == "ready" and not _is_stale(statuses[0])):
         return None
     reason = " and ".join(map(unreachable, link_names(broken, _names(instance))))
-    return PlaceAnew(instance.id, reason, is_loss=True, cause=LinkBroken.code)
+    return Replan(instance.id, reason, is_loss=True, cause=LinkBroken.code)
 
 
 def _is_stale(first: ShardStatus | None) -> bool:
@@ -201,27 +201,27 @@ def _failed_link(failure: WorkerFailure, instance: Instance) -> Link | None:
     return link(*nodes) if len(set(nodes)) == 2 else None
 
 
-def _problem(status: ShardStatus, instance: Instance, assignment: Assignment) -> GiveUp | PlaceAnew | None:
+def _problem(status: ShardStatus, instance: Instance, assignment: Assignment) -> GiveUp | Replan | None:
     """Return the action for a worker's trouble with its process, its shard, or the pipeline of this epoch."""
     if status.end is not None:
-        return PlaceAnew(instance.id, status.end.text, is_loss=False, cause=status.end.code)
+        return Replan(instance.id, status.end.text, is_loss=False, cause=status.end.code)
     report, failure = status.report, status.report.failure
     if failure is None:
         is_new = instance.state == "ready" and report.state == "loading"  # its daemon was away too briefly to be missed
         reason = f"{assignment.name} started again"
-        return PlaceAnew(instance.id, reason, is_loss=True) if is_new else None
+        return Replan(instance.id, reason, is_loss=True) if is_new else None
     if report.state == "lost":
         return GiveUp(instance.id, f"{assignment.name}: {failure.text}", failure.code)
     return _broken_pipeline(failure, instance) if report.joined_epoch == instance.epoch else None
 
 
-def _broken_pipeline(failure: WorkerFailure, instance: Instance) -> PlaceAnew:
+def _broken_pipeline(failure: WorkerFailure, instance: Instance) -> Replan:
     failed = _failed_link(failure, instance)
     if failed is None:
-        return PlaceAnew(instance.id, failure.text, is_loss=False, cause=failure.code)
+        return Replan(instance.id, failure.text, is_loss=False, cause=failure.code)
     [(first, second)] = link_names([failed], _names(instance))
     reason = f"the stream between {first} and {second} broke off: {failure.text}"
-    return PlaceAnew(instance.id, reason, is_loss=False, cause=LinkBroken.code, failed_link=failed)
+    return Replan(instance.id, reason, is_loss=False, cause=LinkBroken.code, failed_link=failed)
 
 
 def offers(state: ClusterState, model_id: ModelId, fingerprint: str | None) -> list[NodeOffer]:

@@ -9,14 +9,14 @@ from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import NotReady
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.placement import Instance
 from exo_lite.node.cluster import Cluster
 
 PATIENCE_S = 120.0
 """How long a request waits for its model before the client is told to come again."""
 
-Place = Callable[[ModelId, LoadWish], Awaitable[Instance]]
+Place = Callable[[ModelId, LoadRequest], Awaitable[Instance]]
 
 
 class Demand:
@@ -54,7 +54,7 @@ class Demand:
         if instance is not None and is_there and _is_kept_as_asked(instance, keep_alive_s):
             return instance
         kept_s = self._keep_alive_s if keep_alive_s is None else keep_alive_s
-        return await self._place(model_id, LoadWish(keep_alive_s=kept_s, is_on_demand=True))
+        return await self._place(model_id, LoadRequest(keep_alive_s=kept_s, is_on_demand=True))
 
     def _progress(self, model_id: ModelId) -> str:
         instance = self._cluster.state.instance_of(model_id)

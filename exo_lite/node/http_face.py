@@ -13,7 +13,7 @@ from exo_lite.domain.errors import (
 )
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.keep_alive import DEFAULT_KEEP_ALIVE_S
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.domain.trace import TraceReport
@@ -104,21 +104,21 @@ class HttpFace:
             return f"{instance.model_id}: nothing has gone through every hop for {PROOF_IS_FRESH_S:.0f} s"
         return None
 
-    async def load(self, model: str, wish: LoadWish) -> Instance:
-        if wish.is_on_demand and wish.keep_alive_s is None:
-            wish = replace(wish, keep_alive_s=self._keep_alive_s)
-        return await self._orders.place(self._model_id(model), wish)
+    async def load(self, model: str, request: LoadRequest) -> Instance:
+        if request.is_on_demand and request.keep_alive_s is None:
+            request = replace(request, keep_alive_s=self._keep_alive_s)
+        return await self._orders.place(self._model_id(model), request)
 
     async def unload(self, model: str) -> None:
         await self._orders.unplace(self._model_id(model))
 
-    async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
+    async def plan(self, model: str, request: LoadRequest, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         model_id = self._model_id(model)
         if offers is None and (description := await self._descriptions.find(model_id)) is not None:
-            return self._leader.plan(description, wish.resolve(description.spec))
+            return self._leader.plan(description, request.resolve(description.spec))
         spec = await self._descriptions.spec(model_id)
         room = self._leader.offers(model_id) if offers is None else offers  # whoever is to have the files
-        options = wish.resolve(spec)
+        options = request.resolve(spec)
         return plan(model_id, spec.n_layers, options, room, footprints(spec, options))
 
     async def models(self) -> Sequence[ServedModel]:

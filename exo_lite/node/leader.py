@@ -1,4 +1,4 @@
-"""The leader's work: place models, bring them up, place them anew when something is lost.
+"""The leader's work: place models, bring them up, place them again when something is lost.
 
 Pure functions decide: `decisions` what is to be done, `eviction` which idle models are unloaded for another one,
 `placing` what is written.
@@ -17,7 +17,7 @@ from exo_lite.domain.cluster_events import PlacementSeen
 from exo_lite.domain.errors import ExoLiteError, ModelDoesNotFit, ModelNotFound, NotReady
 from exo_lite.domain.healing import signed
 from exo_lite.domain.ids import InstanceId, ModelId
-from exo_lite.domain.load_options import LoadOptions, LoadWish
+from exo_lite.domain.load_options import LoadOptions, LoadRequest
 from exo_lite.domain.placement import Instance, InstanceState, ModelDescription, Placement
 from exo_lite.domain.plan import NodeOffer, Plan, Refusal
 from exo_lite.node import placing
@@ -27,7 +27,7 @@ from exo_lite.node.decisions import (
     EvictIdle,
     EvictSibling,
     GiveUp,
-    PlaceAnew,
+    Replan,
     WarmUp,
     next_actions,
     offers,
@@ -84,26 +84,26 @@ class Leader:
                     with self._supervisor.containing(what):  # the other models go on
                         self._act(tasks, action)
 
-    def place(self, model: ModelDescription, wish: LoadWish) -> Instance:
-        """Place a model, or return it as it is where it already runs as wished.
+    def place(self, model: ModelDescription, request: LoadRequest) -> Instance:
+        """Place a model, or return it as it is where it already runs as asked.
 
         Idle models are evicted where it needs their memory, and none where that would not be enough. Raises
         ModelDoesNotFit, or NotReady where it would fit if nodes reached each other.
         """
         existing = self._written.instance_of(model.model_id)
-        is_any_good = wish.is_on_demand and existing is not None
-        options = existing.options if existing is not None and is_any_good else wish.resolve(model.spec)
+        is_any_good = request.is_on_demand and existing is not None
+        options = existing.options if existing is not None and is_any_good else request.resolve(model.spec)
         if existing is not None and existing.state != "failed" and existing.options == options:
-            return self._keep(existing, wish)
+            return self._keep(existing, request)
         found = self._plan_with_evictions(model, options)
         if isinstance(found, Refusal):
             raise NotReady(found.reason) if found.broken_links else ModelDoesNotFit(found.reason)
-        reason = "a request asked for it" if wish.is_on_demand else None
-        return self._place(model, found, reason, placing.kept_s(existing, wish))
+        reason = "a request asked for it" if request.is_on_demand else None
+        return self._place(model, found, reason, placing.kept_s(existing, request))
 
-    def _keep(self, existing: Instance, wish: LoadWish) -> Instance:
-        """The same instance, kept for as long as is wished now."""
-        kept = replace(existing, keep_alive_s=placing.kept_s(existing, wish))
+    def _keep(self, existing: Instance, request: LoadRequest) -> Instance:
+        """The same instance, kept for as long as is asked now."""
+        kept = replace(existing, keep_alive_s=placing.kept_s(existing, request))
         if kept != existing:
             self._publish(placing.changed(self._written, kept))
         return kept
@@ -142,9 +142,9 @@ class Leader:
                 self._publish(placing.evicted(self._written, instance_id, reason))
             case GiveUp(instance_id, reason, cause):
                 self._give_up(instance_id, reason, cause, is_permanent=True)
-            case PlaceAnew(failed_link=None):
-                self._place_anew(action)
-            case PlaceAnew():
+            case Replan(failed_link=None):
+                self._replan(action)
+            case Replan():
                 self._under_way.add(action)
                 tasks.create_task(self._supervisor.contain(f"placing {model_id}", self._place_around(action)))
             case EvictSibling():
@@ -153,7 +153,7 @@ class Leader:
                 self._under_way.add(action)
                 tasks.create_task(self._supervisor.contain(f"warming up {model_id}", self._warm_up(action)))
 
-    def _place_anew(self, action: PlaceAnew) -> None:
+    def _replan(self, action: Replan) -> None:
         instance = self._written.find(action.instance_id)
         if instance is None:
             return
@@ -172,18 +172,18 @@ class Leader:
         else:
             self._place(model, found, action.reason, instance.keep_alive_s)
 
-    async def _place_around(self, action: PlaceAnew) -> None:
+    async def _place_around(self, action: Replan) -> None:
         """A stream broke off. Where nothing else explains it in time, the next plan leaves that link alone."""
         try:
             await asyncio.sleep(UNEXPLAINED_FOR_S)
             if not self._is_current(action):
                 return
             explained = next((one for one in self._next_actions() if one.instance_id == action.instance_id), action)
-            if isinstance(explained, PlaceAnew) and explained.failed_link is None:
-                self._place_anew(explained)
+            if isinstance(explained, Replan) and explained.failed_link is None:
+                self._replan(explained)
             elif action.failed_link is not None:
                 self._failures.doubt(action.failed_link)
-                self._place_anew(action)
+                self._replan(action)
         finally:
             self._under_way.discard(action)
 
@@ -204,7 +204,7 @@ class Leader:
             if reason is not None:
                 with self._supervisor.containing(f"placing {one.model_id}"):
                     cause = one.cause or ModelDoesNotFit.code
-                    self._place_anew(PlaceAnew(one.id, reason, is_loss=True, cause=cause))
+                    self._replan(Replan(one.id, reason, is_loss=True, cause=cause))
 
     async def _warm_up(self, action: WarmUp) -> None:
         try:
@@ -227,10 +227,10 @@ class Leader:
         if not self._is_current(action):
             return
         told = next((one for one in self._next_actions() if one.instance_id == action.instance_id), None)
-        if isinstance(told, PlaceAnew | GiveUp):
+        if isinstance(told, Replan | GiveUp):
             return  # that one is acted on
         reason = f"warming up failed: {error}"
-        self._place_anew(PlaceAnew(action.instance_id, reason, is_loss=False, cause=error.code))
+        self._replan(Replan(action.instance_id, reason, is_loss=False, cause=error.code))
 
     def _is_current(self, action: Action) -> bool:
         is_placed = any(one.id == action.instance_id for one in self._written.instances)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator
 
 from exo_lite.domain.ids import ModelId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.placement import ModelDescription, ServedModel
 from exo_lite.node.cluster import Cluster
 
@@ -45,7 +45,7 @@ class ModelList:
         created = known.created if known else 0
         if instance is not None:
             return ServedModel(model_id, created, instance.state, instance.options.context_length)
-        context_length = LoadWish().resolve(known.spec).context_length if known else None
+        context_length = LoadRequest().resolve(known.spec).context_length if known else None
         return ServedModel(model_id, created, "on_disk", context_length)
 
     async def _learn(self, model_ids: Collection[ModelId]) -> None:

@@ -12,7 +12,7 @@ from exo_lite.domain.errors import ExoLiteError, NodeLost
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import ModelId, NodeId
 from exo_lite.domain.links import next_hop
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.placement import Instance
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.leader import Leader
@@ -38,18 +38,18 @@ class Orders:
         self._leader = leader
         self._descriptions = descriptions
 
-    async def place(self, model_id: ModelId, wish: LoadWish) -> Instance:
+    async def place(self, model_id: ModelId, request: LoadRequest) -> Instance:
         """Raises ModelNotFound, ModelDoesNotFit, NotReady, InvalidRequest, NodeLost."""
 
         async def here() -> Instance:
             description = await self._descriptions.everywhere(model_id)
             await self._meetings.until_all_have_told()
-            return self._leader.place(description, wish)
+            return self._leader.place(description, request)
 
         async def there(leader: PeerNode) -> Instance:
             with suppress(ExoLiteError):  # it is to know whom this node knows, and what nobody here needs any more
                 await leader.heartbeat(Heartbeat(self._cluster.state.self_status), timeout_s=ORDER_TIMEOUT_S)
-            return await leader.place(model_id, wish, timeout_s=ORDER_TIMEOUT_S)
+            return await leader.place(model_id, request, timeout_s=ORDER_TIMEOUT_S)
 
         await self._meetings.meet()  # the newest node counts too, and may be the one that leads
         return await self._give(here, there)

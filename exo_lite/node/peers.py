@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Instance, ModelDescription
@@ -41,7 +41,7 @@ class PeerNode(Protocol):
 
     async def describe_model(self, model_id: ModelId, *, timeout_s: float) -> ModelDescription: ...
 
-    async def place(self, model_id: ModelId, wish: LoadWish, *, timeout_s: float) -> Instance: ...
+    async def place(self, model_id: ModelId, request: LoadRequest, *, timeout_s: float) -> Instance: ...
 
     async def unplace(self, model_id: ModelId, *, timeout_s: float) -> None: ...
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.placement import Dot, Instance, ModelDescription, Placement, UnloadedModel
 from exo_lite.domain.plan import Plan
 
@@ -67,11 +67,11 @@ def without_sibling(old: Placement, dot: Dot) -> Placement:
     return replace(old, siblings=tuple(one for one in old.siblings if one.dot != dot))
 
 
-def kept_s(existing: Instance | None, wish: LoadWish) -> float:
+def kept_s(existing: Instance | None, request: LoadRequest) -> float:
     """How long a model is kept from now on: a request does not unpin what somebody pinned."""
-    if wish.keep_alive_s is None or (wish.is_on_demand and existing is not None and existing.is_pinned):
+    if request.keep_alive_s is None or (request.is_on_demand and existing is not None and existing.is_pinned):
         return FOR_EVER
-    return wish.keep_alive_s
+    return request.keep_alive_s
 
 
 def _without(old: Placement, removed: Collection[InstanceId], text: str) -> Placement:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import ModelId, parse_model_id
-from exo_lite.domain.load_options import LoadOptions, LoadWish
+from exo_lite.domain.load_options import LoadOptions, LoadRequest
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
@@ -107,23 +107,23 @@ def heartbeat_from_proto(message: node_pb2.HeartbeatMessage) -> Heartbeat:
     return from_message(Heartbeat, message)
 
 
-def wish_to_proto(model_id: ModelId, wish: LoadWish) -> node_pb2.PlaceRequest:
+def load_request_to_proto(model_id: ModelId, request: LoadRequest) -> node_pb2.PlaceRequest:
     return node_pb2.PlaceRequest(
         model_id=model_id,
-        options=cluster_pb2.LoadOptions(**wish.asked),
-        keep_alive_s=wish.keep_alive_s,
-        is_on_demand=wish.is_on_demand,
+        options=cluster_pb2.LoadOptions(**request.asked),
+        keep_alive_s=request.keep_alive_s,
+        is_on_demand=request.is_on_demand,
     )
 
 
-def wish_from_proto(message: node_pb2.PlaceRequest) -> tuple[ModelId, LoadWish]:
+def load_request_from_proto(message: node_pb2.PlaceRequest) -> tuple[ModelId, LoadRequest]:
     """Raises MalformedMessage."""
-    wish = LoadWish(
+    request = LoadRequest(
         **read_fields(LoadOptions, message.options),
         keep_alive_s=message.keep_alive_s if message.HasField("keep_alive_s") else None,
         is_on_demand=message.is_on_demand,
     )
-    return parse_model_id(message.model_id), wish
+    return parse_model_id(message.model_id), request
 
 
 def order_to_proto(order: ConnectOrder) -> node_pb2.ConnectRequest:

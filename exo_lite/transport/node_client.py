@@ -9,7 +9,7 @@ import grpc
 
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription
@@ -76,8 +76,8 @@ class NodeClient:
         request = node_pb2.DescribeModelRequest(model_id=model_id)
         return codec.description_from_proto(await self._answer(self._stub.DescribeModel(request, timeout=timeout_s)))
 
-    async def place(self, model_id: ModelId, wish: LoadWish, *, timeout_s: float) -> Instance:
-        reply = await self._answer(self._stub.Place(codec.wish_to_proto(model_id, wish), timeout=timeout_s))
+    async def place(self, model_id: ModelId, request: LoadRequest, *, timeout_s: float) -> Instance:
+        reply = await self._answer(self._stub.Place(codec.load_request_to_proto(model_id, request), timeout=timeout_s))
         return codec.instance_from_proto(reply)
 
     async def unplace(self, model_id: ModelId, *, timeout_s: float) -> None:

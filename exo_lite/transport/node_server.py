@@ -12,7 +12,7 @@ import grpc
 from exo_lite.domain.addresses import split_address
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder
 from exo_lite.domain.placement import Instance, ModelDescription
@@ -50,7 +50,7 @@ class DescriptionsHandler(Protocol):
 
 
 class OrdersHandler(Protocol):
-    async def place(self, model_id: ModelId, wish: LoadWish) -> Instance: ...
+    async def place(self, model_id: ModelId, request: LoadRequest) -> Instance: ...
 
     async def unplace(self, model_id: ModelId) -> None: ...
 
@@ -132,7 +132,7 @@ class _NodeServicer(NodeServicer):
 
     async def Place(self, request: node_pb2.PlaceRequest, context: Context) -> cluster_pb2.Instance:
         async with errors_as_status(context):
-            instance = await self._handlers.orders.place(*codec.wish_from_proto(request))
+            instance = await self._handlers.orders.place(*codec.load_request_from_proto(request))
         return codec.instance_to_proto(instance)
 
     async def Unplace(self, request: node_pb2.UnplaceRequest, context: Context) -> node_pb2.UnplaceReply:

@@ -24,7 +24,7 @@ VIRTUAL_MAX_WAKE_UP_US = 0
 
 
 class AwakeCores:
-    """A wish that holds from one `hold` to a `release_if_unused` with no other between this and the one before."""
+    """Keeps cores awake from `hold()` until a `release_if_unused()` that saw no `hold()` since the one before."""
 
     def __init__(self, latency_file: Path = LATENCY_FILE, idle_driver_file: Path = IDLE_DRIVER_FILE) -> None:
         self._latency_file = latency_file

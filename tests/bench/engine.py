@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, Admission, SequenceChunk, Step, StepMessage
 from exo_lite.engine.torch_c.loaded_shard import TorchShard
@@ -124,8 +124,8 @@ class Engine:
 def _load_engine(arguments: argparse.Namespace) -> tuple[Loaded, Callable[[Task], float]]:
     torch.set_num_threads(arguments.threads[0])
     dtype = None if arguments.dtype == "auto" else arguments.dtype
-    wish = LoadWish(dtype, arguments.quant[0], CONTEXT_LENGTH, NUM_SLOTS)
-    model = load_whole(model_folder(arguments.model, arguments.models_dir), wish)
+    request = LoadRequest(dtype, arguments.quant[0], CONTEXT_LENGTH, NUM_SLOTS)
+    model = load_whole(model_folder(arguments.model, arguments.models_dir), request)
     loaded = Loaded(f"{model.options.dtype}, quant {model.options.quant}", decode_weight_bytes(model.shard))
     return loaded, Engine(model).measure
 

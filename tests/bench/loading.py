@@ -8,7 +8,7 @@ from pathlib import Path
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.domain.ids import ModelId
-from exo_lite.domain.load_options import LoadOptions, LoadWish
+from exo_lite.domain.load_options import LoadOptions, LoadRequest
 from exo_lite.domain.shard import Shard
 from exo_lite.engine.torch_c.integer_shard import IntegerShard
 from exo_lite.engine.torch_c.kv_cache import KVCache
@@ -23,10 +23,10 @@ class WholeModel:
     options: LoadOptions
 
 
-def load_whole(folder: Path, wish: LoadWish) -> WholeModel:
-    """All layers of a stored model on this machine's processor, with a cache as wished."""
+def load_whole(folder: Path, request: LoadRequest) -> WholeModel:
+    """All layers of a stored model on this machine's processor, with a cache as asked for."""
     spec = spec_from_config(read_json_object(folder / "config.json"))
-    options = wish.resolve(spec)
+    options = request.resolve(spec)
     whole = Shard(ModelId(folder.name), 0, spec.n_layers - 1, spec.n_layers)
     shard = open_shard(folder, spec, whole, options, device="cpu", on_progress=lambda _: None)
     return WholeModel(shard, shard.new_cache(options.num_slots, options.context_length), options)

@@ -56,14 +56,14 @@ def peak_resident_bytes(status: str) -> int:
     return 1024 * int(found[1])
 
 
-def measure(nodes: Sequence[Node], model_id: str, wish: dict[str, object]) -> list[WorkerMemory]:
+def measure(nodes: Sequence[Node], model_id: str, request: dict[str, object]) -> list[WorkerMemory]:
     """Plan, load, answer, read. Needs all of the plan's nodes among `nodes`."""
     first = nodes[0]
-    plan = first.post("/api/v1/plan", {"model": model_id, **wish}).json()
+    plan = first.post("/api/v1/plan", {"model": model_id, **request}).json()
     if not plan.get("fits"):
         raise SystemExit(str(plan.get("reason") or plan))
     print(f"loading {model_id} over {len(plan['shards'])} of {len(nodes)} nodes", flush=True)
-    first.load(model_id, timeout_s=LOAD_TIMEOUT_S, **wish)
+    first.load(model_id, timeout_s=LOAD_TIMEOUT_S, **request)
     prompt = [token_id % 500 for token_id in range(NUM_PROMPT_TOKENS)]
     body = {"model": model_id, "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
     pieces = list(first.stream("/v1/completions", body))
@@ -91,13 +91,13 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2)
     arguments = parser.parse_args()
     model_id = model_folder(arguments.model, arguments.models_dir).name
-    wish = {key: getattr(arguments, key) for key in ("quant", "dtype", "context", "slots")}
+    request = {key: getattr(arguments, key) for key in ("quant", "dtype", "context", "slots")}
     with (
         tempfile.TemporaryDirectory() as folder,
         Daemons(Path(folder), arguments.models_dir.resolve()) as daemons,
     ):
         memory = {f"node-{number + 1}": arguments.memory for number in range(arguments.nodes)}
-        found = measure(daemons.start_all(memory), model_id, wish)
+        found = measure(daemons.start_all(memory), model_id, request)
     print("\n| node | layers | planned MiB | peak MiB | allowed MiB | within |\n|---|---|---|---|---|---|")
     print(*(one.line() for one in found), sep="\n")
     sys.exit(0 if all(one.is_within for one in found) else 1)

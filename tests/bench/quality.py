@@ -20,7 +20,7 @@ from pydoc_data.topics import topics
 import torch
 from torch import Tensor
 
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS, SequenceChunk
 from exo_lite.tokenizer.tokenizer_files import load_tokenizer
 from tests.bench.loading import WholeModel, load_whole
@@ -85,19 +85,19 @@ def main() -> None:
     folder = model_folder(arguments.model, arguments.models_dir)
     text = "".join(topics[key] for key in sorted(topics))
     windows = windows_of(load_tokenizer(folder).encode(text, add_bos=False), arguments.windows)
-    reference = _told("float32", folder, LoadWish("float32"), windows)
+    reference = _told("float32", folder, LoadRequest("float32"), windows)
     rows = [_row("float32", reference, reference)]
     for quant in arguments.quant:
-        wish = LoadWish(None, quant)
+        request = LoadRequest(None, quant)
         label = f"{arguments.model}'s own dtype" if quant == "none" else quant
-        rows.append(_row(label, _told(label, folder, wish, windows), reference))
+        rows.append(_row(label, _told(label, folder, request, windows), reference))
     print(f"\n{arguments.model}, {arguments.windows} windows of {WINDOW_TOKENS} tokens\n")
     print("| | perplexity | against float32 | likeliest token the same |\n|---|---|---|---|", *rows, sep="\n")
 
 
-def _told(label: str, folder: Path, wish: LoadWish, windows: Sequence[Sequence[int]]) -> Pass:
+def _told(label: str, folder: Path, request: LoadRequest, windows: Sequence[Sequence[int]]) -> Pass:
     began_s = time.monotonic()
-    sized = LoadWish(wish.dtype, wish.quant, WINDOW_TOKENS, 1)
+    sized = LoadRequest(request.dtype, request.quant, WINDOW_TOKENS, 1)
     done = run_pass(load_whole(folder, sized), windows)
     print(f"{label}: perplexity {done.perplexity:.3f}, {time.monotonic() - began_s:.0f} s", flush=True)
     return done

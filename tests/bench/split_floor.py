@@ -21,7 +21,7 @@ import torch
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.domain.ids import Epoch, ModelId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import Admission, SequenceChunk, Step, StepMessage
@@ -75,7 +75,7 @@ def _compute(folder: Path, quant: str, part: tuple[int, int], other: Connection 
     torch.set_num_threads(1)
     spec = spec_from_config(read_json_object(folder / "config.json"))
     first, end = (spec.n_layers * one // 2 for one in part)
-    options = LoadWish(None, quant, CONTEXT_LENGTH, 1).resolve(spec)  # type: ignore[arg-type]
+    options = LoadRequest(None, quant, CONTEXT_LENGTH, 1).resolve(spec)  # type: ignore[arg-type]
     shard = Shard(ModelId("m"), first, end - 1, spec.n_layers)
     stage = Stage(TORCH_C.load(folder, spec, shard, options, device="cpu", on_progress=lambda _: None))
     asked.send("loaded")

@@ -15,7 +15,7 @@ from exo_lite.domain.chat import PromptFormat
 from exo_lite.domain.cluster_document import ClusterDocument
 from exo_lite.domain.errors import ModelNotFound, NotReady
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
-from exo_lite.domain.load_options import LoadOptions, LoadWish
+from exo_lite.domain.load_options import LoadOptions, LoadRequest
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import Assignment, NodeOffer, Plan, Refusal
@@ -162,7 +162,7 @@ class ScriptedCluster:
     def not_ready_reason(self) -> str | None:
         return None
 
-    async def load(self, model: str, wish: LoadWish) -> Instance:
+    async def load(self, model: str, request: LoadRequest) -> Instance:
         _not_played(model)
 
     async def unload(self, model: str) -> None:
@@ -181,7 +181,7 @@ class ScriptedCluster:
         )
         return TraceReport(instance, self.traced)
 
-    async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
+    async def plan(self, model: str, request: LoadRequest, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         _not_played(model)
 
     async def models(self) -> Sequence[ServedModel]:

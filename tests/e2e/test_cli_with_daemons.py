@@ -13,7 +13,7 @@ import pytest
 from tests.daemons import PROGRAM, Daemons, Node, clean_environment, run_cli, wait_until
 
 MODEL = "smollm2-135m"
-WISH = {"context": 512, "slots": 4}
+LOAD = {"context": 512, "slots": 4}
 QUESTION = "Name three colours of the rainbow."
 GREEDY = ("--temperature", "0")
 RUN_KEYS = {
@@ -28,7 +28,7 @@ CANCELLED_WITHIN_S = 2.0
 def pair(daemons: Daemons) -> list[Node]:
     """Two nodes, and the model ready on both."""
     nodes = daemons.running or daemons.start_all({"a": "600MiB", "b": "500MiB"})
-    nodes[0].load(MODEL, **WISH)
+    nodes[0].load(MODEL, **LOAD)
     for node in nodes:
         node.wait_ready(MODEL)
     return nodes

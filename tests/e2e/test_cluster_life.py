@@ -22,7 +22,7 @@ HUNG_IS_DEAD_WITHIN_S = 5.0
 REQUESTS_FAIL_WITHIN_S = 5.0
 CANCELLED_WITHIN_S = 2.0
 GONE_WITHIN_S = 1.0
-WISH: dict[str, Any] = {"quant": "int8", "context": 512, "slots": 4}
+LOAD: dict[str, Any] = {"quant": "int8", "context": 512, "slots": 4}
 
 # The largest comes first in the pipeline, and each could hold all of the model. The middle one leads: its id is first.
 TRIO = {"a": ("700MiB", "bbbb"), "b": ("650MiB", "aaaa"), "c": ("600MiB", "cccc")}
@@ -47,7 +47,7 @@ def trio(daemons: Daemons) -> list[Node]:
     if model is None or holders(model) != list(TRIO) or model["state"] == "failed":
         if model is not None:
             assert nodes[0].post(f"/api/v1/models/{MODEL}/unload").status_code == 200
-        nodes[0].load(MODEL, **WISH)
+        nodes[0].load(MODEL, **LOAD)
     for node in nodes:
         node.wait_ready(MODEL)
     return nodes
@@ -200,7 +200,7 @@ def test_a_node_that_is_killed_and_started_again_at_once_serves_again(trio: list
 def test_a_node_lost_while_the_model_loads_is_left_out(trio: list[Node]) -> None:
     first, middle, tail = trio
     first.post(f"/api/v1/models/{MODEL}/unload")
-    placed = first.post(f"/api/v1/models/{MODEL}/load", WISH).json()
+    placed = first.post(f"/api/v1/models/{MODEL}/load", LOAD).json()
     wait_until(lambda: all(node.worker_pids() for node in trio), "three workers load")
     tail.kill()
     wait_placed_on([first, middle], but_epoch=placed["epoch"])
@@ -272,7 +272,7 @@ def test_ready_is_said_after_the_proof_and_unloading_gives_the_memory_back(trio:
     for node in trio:
         assert "no model is loaded" in node.get("/readyz").json()["error"]["message"]
 
-    trio[0].post(f"/api/v1/models/{MODEL}/load", WISH)
+    trio[0].post(f"/api/v1/models/{MODEL}/load", LOAD)
     seen: dict[str, list[str]] = {node.name: [] for node in trio}
     while not all(states[-1:] == ["ready"] for states in seen.values()):
         for node in trio:

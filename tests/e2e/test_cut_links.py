@@ -18,7 +18,7 @@ pytestmark = [needs_lan, pytest.mark.timeout(240)]
 MEET_TIMEOUT_S = 20.0
 BAR_S = 20.0
 """From the cut of a link to an answer."""
-WISH: dict[str, Any] = {"quant": "int8", "context": 512, "slots": 2}
+LOAD: dict[str, Any] = {"quant": "int8", "context": 512, "slots": 2}
 SMALL_BYTES = 1250
 
 
@@ -40,7 +40,7 @@ def test_a_cut_pair_of_three_is_gone_around_wherever_a_request_enters(tmp_path: 
     with lan_of_daemons(tmp_path, smollm2_store.models_dir, 3) as (lan, daemons):
         nodes = daemons.start_on_all()
         daemons.wait_joined(timeout_s=MEET_TIMEOUT_S)
-        assert len(nodes[0].load(DEMO_MODEL, **WISH)["shards"]) == 3
+        assert len(nodes[0].load(DEMO_MODEL, **LOAD)["shards"]) == 3
         cut(lan, 0, 2)
         cut_at_s = time.monotonic()
         for node in nodes:
@@ -89,7 +89,7 @@ def test_halves_that_meet_again_leave_the_one_that_serves_alone(tmp_path: Path, 
         sizes = {"a": "100MiB", "b": "100MiB", "c": "400MiB", "d": "400MiB"}
         nodes = [daemons.start_on(index, name, memory=size) for index, (name, size) in enumerate(sizes.items())]
         daemons.wait_joined(timeout_s=MEET_TIMEOUT_S)
-        nodes[0].load(DEMO_MODEL, **WISH)
+        nodes[0].load(DEMO_MODEL, **LOAD)
         lan.rule = _between_halves
         wait_until(lambda: answers(nodes[2]), "one half serves", timeout_s=60.0)
         wait_until(lambda: _state_at(nodes[0]) == "failed", "the other cannot", timeout_s=60.0)

@@ -25,7 +25,7 @@ MIN_AGREEING_BFLOAT16 = 0.9
 """Of the answers."""
 NUM_AT_ONCE = 8
 NUM_CORES = 2
-WISH = {"context": 256, "slots": NUM_AT_ONCE}
+LOAD = {"context": 256, "slots": NUM_AT_ONCE}
 PROMPTS = (
     "Why is the sky blue?",
     "Write a limerick about a cat who learns to sail.",
@@ -123,7 +123,7 @@ def load(nodes: list[Node], dtype: str) -> None:
     model = nodes[0].model(MODEL)
     if model is not None and model["dtype"] != dtype:
         nodes[0].post(f"/api/v1/models/{MODEL}/unload")
-    placed = nodes[0].load(MODEL, dtype=dtype, **WISH)
+    placed = nodes[0].load(MODEL, dtype=dtype, **LOAD)
     assert len(placed["shards"]) == len(nodes)
     for node in nodes:
         node.wait_ready(MODEL)

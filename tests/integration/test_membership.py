@@ -24,7 +24,7 @@ from exo_lite.domain.errors import (
 )
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, NodeId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus
 from exo_lite.node import membership as membership_module
 from exo_lite.node.routes import find_route
@@ -86,7 +86,7 @@ async def test_who_places_a_model_has_met_all_that_its_asker_knows(cluster: Clus
         await until(_is_seen_as(hub, "newest", "alive"), "the newest has joined", timeout_s=JOIN_TIMEOUT_S)
         assert "newest" not in seen_by(leader)
         with pytest.raises(ModelNotFound):
-            await hub.service.load("nobody-has-it", LoadWish())
+            await hub.service.load("nobody-has-it", LoadRequest())
         assert seen_by(leader) == seen_by(newest) == seen_by(hub)
         assert len(seen_by(leader)) == 3
 

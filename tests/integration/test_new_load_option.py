@@ -31,13 +31,13 @@ from exo_lite.api.load_bodies import LoadBody
 from exo_lite.cli.load_flags import load_body, load_options
 from exo_lite.domain.errors import MalformedMessage
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
-from exo_lite.domain.load_options import LoadWish, options_to_json
+from exo_lite.domain.load_options import LoadRequest, options_to_json
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, Placement
 from exo_lite.domain.plan import Assignment
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
-from exo_lite.transport.cluster_codec import wish_from_proto, wish_to_proto
+from exo_lite.transport.cluster_codec import load_request_from_proto, load_request_to_proto
 from exo_lite.transport.placement_file import placement_from_json, placement_to_json
 from exo_lite.transport.v1 import node_pb2
 
@@ -46,13 +46,13 @@ spec = ModelSpec("llama", 2, 8, 16, 2, 1, 4, 32, 64)
 
 @click.command()
 @load_options
-def parse(wish):
-    return load_body(wish)
+def parse(request):
+    return load_body(request)
 
 
-def sent(wish):
-    content = wish_to_proto(ModelId("m"), wish).SerializeToString()
-    return wish_from_proto(node_pb2.PlaceRequest.FromString(content))[1]
+def sent(request):
+    content = load_request_to_proto(ModelId("m"), request).SerializeToString()
+    return load_request_from_proto(node_pb2.PlaceRequest.FromString(content))[1]
 
 
 def stored(options):
@@ -70,15 +70,15 @@ def configured(options):
 
 def journey(*flags):
     body = parse.main(list(flags), standalone_mode=False)
-    wish = sent(LoadBody.model_validate(body).wish())
-    options, in_file = stored(wish.resolve(spec))
+    request = sent(LoadBody.model_validate(body).load_request())
+    options, in_file = stored(request.resolve(spec))
     document = options_to_json(options)
-    return [body.get("colour"), wish.colour, in_file["colour"], document["colour"], configured(options).colour]
+    return [body.get("colour"), request.colour, in_file["colour"], document["colour"], configured(options).colour]
 
 
 def refused():
     try:
-        sent(LoadWish(colour="green"))
+        sent(LoadRequest(colour="green"))
     except MalformedMessage as error:
         return str(error)
 

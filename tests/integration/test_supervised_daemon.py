@@ -15,7 +15,7 @@ import pytest
 from exo_lite.daemon.main import start_daemon
 from exo_lite.daemon.parts import Daemon
 from exo_lite.domain.ids import ModelId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.node import leader as leader_module
 from exo_lite.node import own_status
 from exo_lite.node.data_folder import DataFolder
@@ -160,7 +160,7 @@ async def test_a_worker_that_cannot_be_followed_is_a_lost_shard_and_no_more(
         await until(lambda: held(a) == [TINY], "it is listed")
         with monkeypatch.context() as patch:
             patch.setattr(WorkerProcess, "_start", broken)
-            await a.service.load(TINY, LoadWish(context_length=32))
+            await a.service.load(TINY, LoadRequest(context_length=32))
 
             def reason() -> str | None:
                 instance = a.cluster.state.instance_of(TINY)

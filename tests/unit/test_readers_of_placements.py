@@ -20,7 +20,7 @@ READERS = {
     "node/meetings.py",
     "node/eviction.py",
     "node/shards.py",
-    "node/wishes.py",
+    "node/pinned_models.py",
 }
 
 

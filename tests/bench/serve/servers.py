@@ -58,13 +58,13 @@ def our_server(setting: Setting, folder: Path, *, num_nodes: int, threads: int) 
     name = f"{num_nodes} node{'s' * (num_nodes > 1)} x {threads} thread{'s' * (threads > 1)}"
     with Daemons(folder / name.replace(" ", "-"), setting.models_dir.resolve()) as daemons:
         nodes = daemons.start_all({f"node-{number + 1}": MEMORY for number in range(num_nodes)}, threads=threads)
-        wish = {
+        request = {
             "quant": setting.quant,
             "context": setting.context,
             "slots": setting.slots,
             "strategy": setting.strategy,
         }
-        loaded = nodes[0].load(model_id, timeout_s=LOAD_TIMEOUT_S, **wish)
+        loaded = nodes[0].load(model_id, timeout_s=LOAD_TIMEOUT_S, **request)
         assert len(loaded["shards"]) == num_nodes, loaded["shards"]
         yield Server(name, f"http://{nodes[0].http}", model_id, tuple(nodes))
 

@@ -12,7 +12,7 @@ from exo_lite.domain.chat import PromptFormat
 from exo_lite.domain.cluster_document import ClusterDocument
 from exo_lite.domain.errors import ExoLiteError, ModelNotFound
 from exo_lite.domain.ids import Epoch, ModelId, NodeId
-from exo_lite.domain.load_options import LoadOptions, LoadWish
+from exo_lite.domain.load_options import LoadOptions, LoadRequest
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.placement import Instance, ServedModel
 from exo_lite.domain.plan import Assignment, Exclusion, NodeOffer, Plan, Refusal
@@ -117,7 +117,7 @@ class ScriptedDaemon:
     outcome: Plan | Refusal | None = None
     document: dict[str, object] = field(default_factory=lambda: dict(STATE))
     asked: list[AnswerRequest] = field(default_factory=list)
-    wishes: list[tuple[str, LoadWish]] = field(default_factory=list)
+    loads: list[tuple[str, LoadRequest]] = field(default_factory=list)
     offers: Sequence[NodeOffer] | None = None
     traced: tuple[RequestTrace, ...] = ()
     unloaded: list[str] = field(default_factory=list)
@@ -145,10 +145,10 @@ class ScriptedDaemon:
     def not_ready_reason(self) -> str | None:
         return self.not_ready
 
-    async def load(self, model: str, wish: LoadWish) -> Instance:
+    async def load(self, model: str, request: LoadRequest) -> Instance:
         if self.error:
             raise self.error
-        self.wishes.append((model, wish))
+        self.loads.append((model, request))
         return Instance(ModelId(model), "f00d", SPEC, Epoch(7), LoadOptions("float32"), (), "loading")
 
     async def traces(self, model: str) -> TraceReport:
@@ -163,10 +163,10 @@ class ScriptedDaemon:
             raise ModelNotFound(f"{model} is not loaded")
         self.unloaded.append(model)
 
-    async def plan(self, model: str, wish: LoadWish, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
+    async def plan(self, model: str, request: LoadRequest, offers: Sequence[NodeOffer] | None) -> Plan | Refusal:
         if self.error:
             raise self.error
-        self.wishes.append((model, wish))
+        self.loads.append((model, request))
         self.offers = offers
         return self.outcome or sample_plan()
 

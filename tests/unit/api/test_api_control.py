@@ -6,7 +6,7 @@ import pytest
 from exo_lite.api.plan_document import plan_document
 from exo_lite.domain.errors import ModelDoesNotFit
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.step import StageTiming
 from exo_lite.domain.trace import RequestTrace, StepTrace
 from tests.unit.api.scripted_daemon import MODEL, STATE, ScriptedDaemon, sample_plan, sample_refusal
@@ -16,18 +16,18 @@ async def test_the_state_document(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/api/v1/state")).json() == STATE
 
 
-async def test_load_without_a_wish(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+async def test_load_without_options(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     response = await client.post(f"/api/v1/models/{MODEL}/load")
     assert response.status_code == 202
     assert response.json() == {"id": MODEL, "state": "loading", "epoch": 7}
-    assert daemon.wishes == [(MODEL, LoadWish())]
+    assert daemon.loads == [(MODEL, LoadRequest())]
 
 
-async def test_load_with_a_wish(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
+async def test_load_with_options(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     body = {"strategy": "by_memory", "dtype": "float16", "quant": "int8", "context": 512, "slots": 2}
     response = await client.post("/api/v1/models/org%2Fname/load", json=body)
     assert response.status_code == 202
-    assert daemon.wishes == [("org/name", LoadWish("float16", "int8", 512, 2, "by_memory"))]
+    assert daemon.loads == [("org/name", LoadRequest("float16", "int8", 512, 2, "by_memory"))]
 
 
 @pytest.mark.parametrize(("keep_alive", "seconds"), [("5m", 300.0), (0, 0.0), (-1, FOR_EVER)])
@@ -35,13 +35,13 @@ async def test_load_as_a_request_does_it_with_a_time_to_keep(
     client: httpx2.AsyncClient, daemon: ScriptedDaemon, keep_alive: str | int, seconds: float
 ) -> None:
     await client.post(f"/api/v1/models/{MODEL}/load", json={"on_demand": True, "keep_alive": keep_alive})
-    assert daemon.wishes == [(MODEL, LoadWish(keep_alive_s=seconds, is_on_demand=True))]
+    assert daemon.loads == [(MODEL, LoadRequest(keep_alive_s=seconds, is_on_demand=True))]
 
 
 @pytest.mark.parametrize(
     "body", [{"quant": "int3"}, {"context": 0}, {"slots": 1000}, {"qant": "int8"}, {"keep_alive": "x"}]
 )
-async def test_wishes_are_checked(client: httpx2.AsyncClient, body: dict[str, object]) -> None:
+async def test_load_options_are_checked(client: httpx2.AsyncClient, body: dict[str, object]) -> None:
     response = await client.post(f"/api/v1/models/{MODEL}/load", json=body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == next(iter(body))
@@ -49,7 +49,7 @@ async def test_wishes_are_checked(client: httpx2.AsyncClient, body: dict[str, ob
 
 async def test_auto_is_the_checkpoints_own_type(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
     await client.post(f"/api/v1/models/{MODEL}/load", json={"dtype": "auto"})
-    assert daemon.wishes == [(MODEL, LoadWish())]
+    assert daemon.loads == [(MODEL, LoadRequest())]
 
 
 async def test_a_model_that_does_not_fit(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:
@@ -72,7 +72,7 @@ async def test_plan_for_machines_that_are_not_there(client: httpx2.AsyncClient, 
     nodes = [{"name": "big", "memory_bytes": 100}, {"name": "small", "memory_bytes": 10}]
     response = await client.post("/api/v1/plan", json={"model": MODEL, "nodes": nodes, "quant": "int4", "context": 9})
     assert response.status_code == 200
-    assert daemon.wishes == [(MODEL, LoadWish(quant="int4", context_length=9))]
+    assert daemon.loads == [(MODEL, LoadRequest(quant="int4", context_length=9))]
     assert daemon.offers is not None
     assert [(offer.name, offer.memory_bytes) for offer in daemon.offers] == [("big", 100), ("small", 10)]
     document = response.json()

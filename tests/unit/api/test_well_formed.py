@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exo_lite.api.bodies import SHORT_BODY_BYTES
 from exo_lite.api.well_formed import with_whole_characters
 from exo_lite.domain.ids import ModelId
-from exo_lite.transport.cluster_codec import wish_to_proto
+from exo_lite.transport.cluster_codec import load_request_to_proto
 from exo_lite.transport.sampling_codec import sampling_to_proto
 from tests.unit.api.scripted_daemon import BOS, MODEL, ScriptedDaemon
 
@@ -112,8 +112,8 @@ async def test_so_are_those_of_loads(client: httpx2.AsyncClient, daemon: Scripte
     for value in EXTREMES:
         response = await client.post(f"/api/v1/models/{MODEL}/load", json={name: value})
         assert response.status_code in (202, 400), (name, value)
-    for model, wish in daemon.wishes:
-        wish_to_proto(ModelId(model), wish)
+    for model, request in daemon.loads:
+        load_request_to_proto(ModelId(model), request)
 
 
 async def test_token_ids_that_no_wire_holds(client: httpx2.AsyncClient, daemon: ScriptedDaemon) -> None:

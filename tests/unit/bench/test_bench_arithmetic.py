@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.step import SequenceChunk
 from tests.bench import quality
 from tests.bench.compare import BANDWIDTH, DECODE, Outcome, Row, Side, rows, table
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> WholeModel:
-    return load_whole(folder, LoadWish("float32", context_length=1024, num_slots=4))
+    return load_whole(folder, LoadRequest("float32", context_length=1024, num_slots=4))
 
 
 ENGINE = EngineCase("1b", "int8", 2)

@@ -28,8 +28,8 @@ def test_load_waits_with_progress(ask, loading):
 def test_load_passes_every_flag_on(ask, loading):
     flags = ["--dtype", "float32", "--quant", "int4", "--context", "100", "--slots", "2", "--strategy", "by_memory"]
     ask("load", "tiny", *flags)
-    wish = {"strategy": "by_memory", "dtype": "float32", "quant": "int4", "context": 100, "slots": 2}
-    assert loading.bodies(LOAD) == [wish]
+    asked = {"strategy": "by_memory", "dtype": "float32", "quant": "int4", "context": 100, "slots": 2}
+    assert loading.bodies(LOAD) == [asked]
 
 
 @pytest.mark.parametrize(("flag", "seconds"), [("5m", 300.0), ("0", 0.0), ("-1", -1)])
@@ -46,8 +46,8 @@ def test_a_time_that_is_none_is_wrong_usage(ask, loading):
 
 def test_what_saves_work_can_be_switched_off(ask, loading):
     ask("load", "tiny", "--no-prefix-cache", "--no-speculation")
-    [wish] = loading.bodies(LOAD)
-    assert (wish["prefix_cache"], wish["speculation"]) == (False, False)
+    [asked] = loading.bodies(LOAD)
+    assert (asked["prefix_cache"], asked["speculation"]) == (False, False)
 
 
 def test_unload(ask, daemon):

@@ -116,8 +116,8 @@ def test_loads_on_demand_with_progress(ask, ready, documents):
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "Paris.\n"
     assert "loading tiny: 60 %\nwarming tiny: 100 %\n" in result.stderr
-    wish = {"quant": "int8", "context": 512, "on_demand": True}
-    assert ready.bodies("/api/v1/models/tiny/load") == [wish]
+    asked = {"quant": "int8", "context": 512, "on_demand": True}
+    assert ready.bodies("/api/v1/models/tiny/load") == [asked]
 
 
 def test_an_alias_of_a_ready_model_loads_nothing(ask, ready, documents):

@@ -91,7 +91,7 @@ def test_an_answer_ends_with_its_own_instance_and_says_why():
 
     assert end_reason(placed) is None
     assert end_reason() == "tiny was unloaded"
-    assert end_reason(anew) == "tiny was placed anew because node-c is lost"
+    assert end_reason(anew) == "tiny was placed again because node-c is lost"
     assert end_reason(failed) == "tiny failed: damaged"
 
 

@@ -91,19 +91,19 @@ def test_an_author_that_starts_with_nothing_is_not_taken_for_an_old_one():
 RESTORED = replace(BEFORE, is_restored=True, instances=(placed("abcd", "loading", 5, Dot(A, 10)),))
 
 
-def test_a_wish_from_before_a_restart_changes_nothing_of_what_goes_on():
+def test_a_pinned_model_from_before_a_restart_changes_nothing_of_what_goes_on():
     assert newest(RESTORED, BEFORE) == newest(BEFORE, RESTORED) == BEFORE
     assert newest(RESTORED, FAILED) == FAILED
 
 
-def test_a_wish_that_nobody_else_has_heard_of_is_added():
+def test_a_pinned_model_that_nobody_else_has_heard_of_is_added():
     news = replace(RESTORED, clock={A: 11}, instances=(placed("ab", "loading", 6, Dot(A, 11), OTHER),))
     both = newest(BEFORE, news)
     assert both == newest(news, BEFORE)
     assert ([one.model_id for one in both.instances], both.is_restored) == ([OTHER, MODEL], False)
 
 
-def test_of_two_wishes_from_before_a_restart_the_newer_holds():
+def test_of_two_files_from_before_a_restart_the_newer_holds():
     newer = replace(RESTORED, clock={A: 11}, instances=(placed("ab", "loading", 6, Dot(A, 11), OTHER),))
     assert newest(RESTORED, newer) == newest(newer, RESTORED) == newer
 

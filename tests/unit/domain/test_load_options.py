@@ -6,7 +6,7 @@ from typing import get_type_hints
 import pytest
 
 from exo_lite.domain.errors import InvalidRequest
-from exo_lite.domain.load_options import LOAD_OPTIONS, LoadOptions, LoadWish, options_to_json, wish_from_json
+from exo_lite.domain.load_options import LOAD_OPTIONS, LoadOptions, LoadRequest, load_request_from_json, options_to_json
 from exo_lite.domain.model_spec import ModelSpec, RopeScaling
 
 VICUNA = ModelSpec("llama", 32, 4096, 11008, 32, 32, 128, 32000, 4096, rope_scaling=RopeScaling("linear", 4.0))
@@ -28,32 +28,32 @@ LLAMA_3_1 = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
 def test_the_context_ends_where_stretched_positions_end(scaling: RopeScaling, context_length: int) -> None:
     spec = replace(VICUNA, rope_scaling=scaling)
     assert spec.context_length == context_length
-    assert LoadWish(context_length=context_length).resolve(spec).context_length == context_length
+    assert LoadRequest(context_length=context_length).resolve(spec).context_length == context_length
     with pytest.raises(InvalidRequest, match=f"not within 1 and the model's {context_length} tokens"):
-        LoadWish(context_length=context_length + 1).resolve(spec)
+        LoadRequest(context_length=context_length + 1).resolve(spec)
 
 
-def test_without_a_wish_a_short_context_is_whole() -> None:
+def test_without_options_a_short_context_is_whole() -> None:
     spec = replace(VICUNA, max_position_embeddings=512, rope_scaling=RopeScaling("linear", 2.0))
-    assert LoadWish().resolve(spec).context_length == 1024
+    assert LoadRequest().resolve(spec).context_length == 1024
 
 
-def test_a_wish_may_leave_every_option_open_and_has_no_other_ones() -> None:
-    wished, options = get_type_hints(LoadWish), get_type_hints(LoadOptions)
-    assert {name: hint | None for name, hint in options.items()} == {name: wished[name] for name in options}
-    assert [one.name for one in fields(LoadWish)] == [*options, "keep_alive_s", "is_on_demand"]
-    assert LoadWish().asked == {}
+def test_a_load_request_may_leave_every_option_open_and_has_no_other_ones() -> None:
+    asked, options = get_type_hints(LoadRequest), get_type_hints(LoadOptions)
+    assert {name: hint | None for name, hint in options.items()} == {name: asked[name] for name in options}
+    assert [one.name for one in fields(LoadRequest)] == [*options, "keep_alive_s", "is_on_demand"]
+    assert LoadRequest().asked == {}
 
 
 def test_what_is_asked_for_comes_back_from_its_json() -> None:
-    wish = LoadWish("float16", "int4", 100, 2, "by_work", prefix_cache=False, speculation=True)
-    assert wish_from_json(options_to_json(wish)) == wish
-    assert wish.asked.keys() == {option.field for option in LOAD_OPTIONS}
-    assert options_to_json(wish.resolve(VICUNA)) == options_to_json(wish)
-    assert wish_from_json({"dtype": "auto", "quant": None}) == LoadWish()
+    request = LoadRequest("float16", "int4", 100, 2, "by_work", prefix_cache=False, speculation=True)
+    assert load_request_from_json(options_to_json(request)) == request
+    assert request.asked.keys() == {option.field for option in LOAD_OPTIONS}
+    assert options_to_json(request.resolve(VICUNA)) == options_to_json(request)
+    assert load_request_from_json({"dtype": "auto", "quant": None}) == LoadRequest()
 
 
 @pytest.mark.parametrize("num_slots", [0, 257])
 def test_slots_have_limits(num_slots: int) -> None:
     with pytest.raises(InvalidRequest, match=f"slots must lie between 1 and 256, not {num_slots}"):
-        LoadWish(num_slots=num_slots).resolve(VICUNA)
+        LoadRequest(num_slots=num_slots).resolve(VICUNA)

@@ -13,12 +13,12 @@ from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import NotReady
 from exo_lite.domain.ids import NodeId
 from exo_lite.domain.links import link
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.node import NodeStatus, ShardStatus
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.engine.torch_c.footprint import footprint
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import PlaceAnew, next_actions, ring_links
+from exo_lite.node.decisions import Replan, next_actions, ring_links
 from exo_lite.node.failures import DOUBTFUL_FOR_S, MAX_RETRY_AFTER_S, RETRY_AFTER_S, Failures
 from exo_lite.node.leader import Leader
 from exo_lite.node.supervisor import Supervisor
@@ -42,7 +42,7 @@ from tests.waiting import until
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 PARTS = part("a", 0, 1), part("b", 2, 2), part("c", 3, 3)
 LIMIT_BYTES = 400_000
-_SIZES = footprint(SPEC, LoadWish(context_length=64).resolve(SPEC))
+_SIZES = footprint(SPEC, LoadRequest(context_length=64).resolve(SPEC))
 TIGHT_BYTES = _SIZES.middle_bytes + 2 * _SIZES.layer_bytes
 """Room for two layers in the middle and one at either end: it takes all three nodes."""
 TINY = ModelDescription(MODEL, FINGERPRINT, SPEC)
@@ -79,12 +79,12 @@ def test_streams_run_between_neighbours_and_from_the_last_to_the_first():
     assert ring_links(instance(part("a", 0, 3))) == frozenset()
 
 
-def test_a_ring_over_a_broken_link_is_placed_anew_unless_tokens_still_go_round():
+def test_a_ring_over_a_broken_link_is_placed_again_unless_tokens_still_go_round():
     fresh, stale = word(0, proof_age_s=1.0), word(0, proof_age_s=9.0)
     rest = (word(1), word(2))
     assert next_actions(three(fresh, *rest, unreached=CUT)) == []
     [action] = next_actions(three(stale, *rest, unreached=CUT))
-    assert action == PlaceAnew(INSTANCE, BROKEN, is_loss=True, cause="link_broken")
+    assert action == Replan(INSTANCE, BROKEN, is_loss=True, cause="link_broken")
     loading = three(stale, *rest, unreached=CUT)
     waiting = replace(loading.written, instances=(instance(*PARTS, state="loading"),))
     assert next_actions(replace(loading, written=waiting)) == [action]
@@ -94,7 +94,7 @@ def test_a_ring_over_a_broken_link_is_placed_anew_unless_tokens_still_go_round()
 def test_a_stream_that_broke_off_names_its_two_nodes():
     broken = word(0, error="node-c did not answer", failed_stages=(2, 0))
     [action] = next_actions(three(broken, word(1, error="ended with it"), word(2)))
-    assert isinstance(action, PlaceAnew)
+    assert isinstance(action, Replan)
     assert (action.failed_link, action.cause) == (link(A, C), "link_broken")
     assert action.reason == "the stream between node-a and node-c broke off: node-c did not answer"
 
@@ -103,7 +103,7 @@ def test_a_worker_that_is_gone_explains_the_streams_that_broke_off():
     broken = word(0, error="node-c did not answer", failed_stages=(2, 0))
     gone = word(2, state="lost", worker_port=None, error="killed by signal 9")
     [action] = next_actions(three(broken, word(1), gone))
-    assert isinstance(action, PlaceAnew)
+    assert isinstance(action, Replan)
     assert (action.reason, action.failed_link, action.cause) == ("killed by signal 9", None, "worker_failed")
 
 
@@ -122,14 +122,14 @@ def placed_on(seen: Cluster) -> str:
 
 def test_a_model_is_placed_on_nodes_that_reach_each_other():
     subject, seen = leader(three(unreached=CUT, placed=instance(*PARTS, state="failed")))
-    subject.place(TINY, LoadWish(context_length=64))
+    subject.place(TINY, LoadRequest(context_length=64))
     assert placed_on(seen) == "ba"
 
 
 def test_memory_enough_and_no_ring_may_be_ready_later():
     subject, _ = leader(three(unreached=CUT, placed=instance(*PARTS, state="failed"), limit=TIGHT_BYTES))
     with pytest.raises(NotReady, match=BROKEN):
-        subject.place(TINY, LoadWish(context_length=64))
+        subject.place(TINY, LoadRequest(context_length=64))
 
 
 async def test_a_link_whose_stream_broke_off_is_left_alone_in_the_next_plan(monkeypatch: pytest.MonkeyPatch):
@@ -138,7 +138,7 @@ async def test_a_link_whose_stream_broke_off_is_left_alone_in_the_next_plan(monk
     subject, seen = leader(three(broken, word(1), word(2)))
     running = asyncio.create_task(subject.run())
     try:
-        await until(lambda: seen.state.epoch > EPOCH, "placed anew")
+        await until(lambda: seen.state.epoch > EPOCH, "placed again")
     finally:
         running.cancel()
         await asyncio.wait({running})

@@ -16,7 +16,7 @@ from exo_lite.node.decisions import (
     Action,
     EvictIdle,
     GiveUp,
-    PlaceAnew,
+    Replan,
     WarmUp,
     idle_s,
     next_actions,
@@ -44,8 +44,8 @@ from tests.unit.node.cluster_states import (
 OLDER = Epoch(EPOCH - 1)
 
 
-def place_anew(reason: str, *, is_loss: bool, cause: str = "node_lost") -> list[Action]:
-    return [PlaceAnew(INSTANCE, reason, is_loss=is_loss, cause=cause)]
+def replan(reason: str, *, is_loss: bool, cause: str = "node_lost") -> list[Action]:
+    return [Replan(INSTANCE, reason, is_loss=is_loss, cause=cause)]
 
 
 def test_nothing_is_placed_so_nothing_is_to_do():
@@ -68,9 +68,9 @@ def test_it_is_not_while_a_part_is_loading_or_unheard_of(other):
 
 
 @pytest.mark.parametrize("state", ["loading", "warming", "ready", "degraded"])
-def test_a_dead_node_places_anew_in_every_state(state: InstanceState):
+def test_a_dead_node_is_planned_again_in_every_state(state: InstanceState):
     seen = two_nodes(shard_status(FIRST), shard_status(SECOND), second_state="dead", state=state)
-    assert next_actions(seen) == place_anew("node-b is lost", is_loss=True)
+    assert next_actions(seen) == replan("node-b is lost", is_loss=True)
 
 
 def test_a_suspect_node_is_not_lost():
@@ -89,7 +89,7 @@ def test_a_node_that_was_not_met_yet_is_lost_only_after_a_while():
     unmet = cluster(node("a", shard_status(FIRST)), [], placed)
     assert next_actions(unmet) == []
     missing = replace(unmet, missing=frozenset({NodeId("b")}))
-    assert next_actions(missing) == place_anew("node-b is lost", is_loss=True)
+    assert next_actions(missing) == replan("node-b is lost", is_loss=True)
 
 
 def test_a_worker_that_lives_and_cannot_load_gives_up():
@@ -99,16 +99,16 @@ def test_a_worker_that_lives_and_cannot_load_gives_up():
 
 
 @pytest.mark.parametrize("state", ["loading", "warming", "ready"])
-def test_a_worker_that_is_gone_places_anew(state: InstanceState):
+def test_a_worker_that_is_gone_is_planned_again(state: InstanceState):
     gone = shard_status(SECOND, "lost", worker_port=None, error="killed by signal 9")
-    assert next_actions(two_nodes(shard_status(FIRST), gone, state=state)) == place_anew(
+    assert next_actions(two_nodes(shard_status(FIRST), gone, state=state)) == replan(
         "killed by signal 9", is_loss=False, cause="worker_failed"
     )
 
 
-def test_a_pipeline_that_broke_in_this_epoch_places_anew():
+def test_a_pipeline_that_broke_in_this_epoch_is_planned_again():
     broken = two_nodes(shard_status(FIRST, error="node-b did not answer"), shard_status(SECOND))
-    assert next_actions(broken) == place_anew("node-b did not answer", is_loss=False)
+    assert next_actions(broken) == replan("node-b did not answer", is_loss=False)
 
 
 def test_one_that_broke_in_an_older_epoch_does_not():
@@ -117,9 +117,9 @@ def test_one_that_broke_in_an_older_epoch_does_not():
     assert next_actions(two_nodes(old_word, shard_status(SECOND), state="loading")) == [WarmUp(INSTANCE)]
 
 
-def test_a_ready_instance_with_a_part_that_loads_again_is_placed_anew():
+def test_a_ready_instance_with_a_part_that_loads_again_is_placed_again():
     restarted = two_nodes(shard_status(FIRST), shard_status(SECOND, "loading"))
-    assert next_actions(restarted) == place_anew("node-b started again", is_loss=True)
+    assert next_actions(restarted) == replan("node-b started again", is_loss=True)
 
 
 def idle(seconds: float | None, *, keep_alive_s: float = 300.0) -> ClusterState:
@@ -191,7 +191,7 @@ def test_two_instances_of_one_model_have_an_action_each():
     there = node("b", shard_status(parts[1], placed_epoch=newer.epoch))
     old, new = instance(parts[0]), replace(instance(parts[1], state="loading"), epoch=newer.epoch)
     state = cluster(node("a", shard_status(parts[0], "loading")), [member(there)], old, new)
-    assert next_actions(state) == [*place_anew("node-a started again", is_loss=True), WarmUp(newer)]
+    assert next_actions(state) == [*replan("node-a started again", is_loss=True), WarmUp(newer)]
 
 
 def test_an_offer_is_what_other_models_leave():

@@ -11,7 +11,7 @@ from exo_lite.domain.cluster_events import PlacementSeen
 from exo_lite.domain.errors import ModelDoesNotFit, NotReady
 from exo_lite.domain.ids import Epoch, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.placement import Instance, Placement
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.demand import Demand
@@ -27,12 +27,12 @@ class Leader:
 
     def __init__(self, *instances: Instance, patience_s: float = 60.0) -> None:
         self.cluster = Cluster(cluster(node("a"), [], *instances))
-        self.wishes: list[LoadWish] = []
+        self.orders: list[LoadRequest] = []
         self.refusal: ModelDoesNotFit | None = None
         self.demand = Demand(self.cluster, self.place, keep_alive_s=120.0, patience_s=patience_s)
 
-    async def place(self, model_id: str, wish: LoadWish) -> Instance:
-        self.wishes.append(wish)
+    async def place(self, model_id: str, request: LoadRequest) -> Instance:
+        self.orders.append(request)
         if self.refusal is not None:
             raise self.refusal
         return PLACED
@@ -47,10 +47,10 @@ async def test_a_ready_model_is_not_waited_for():
     there = instance(FIRST, SECOND)
     leader = Leader(there)
     assert await leader.demand.ready(MODEL) == there
-    assert leader.wishes == []
+    assert leader.orders == []
 
 
-async def test_one_that_has_lost_a_node_is_waited_for_until_it_is_placed_anew():
+async def test_one_that_has_lost_a_node_is_waited_for_until_it_is_placed_again():
     leader = Leader()
     leader.cluster.state = two_nodes(shard_status(FIRST), shard_status(SECOND), second_state="dead")
     waiting = asyncio.create_task(leader.demand.ready(MODEL))
@@ -59,14 +59,14 @@ async def test_one_that_has_lost_a_node_is_waited_for_until_it_is_placed_anew():
     anew = replace(instance(part("a", 0, 3)), epoch=NEW)
     leader.publish(anew)
     assert await waiting == anew
-    assert leader.wishes == []
+    assert leader.orders == []
 
 
 async def test_one_that_is_not_there_is_asked_for_and_waited_for():
     leader = Leader()
     waiting = asyncio.create_task(leader.demand.ready(MODEL))
-    await until(lambda: bool(leader.wishes), "the order")
-    assert leader.wishes == [LoadWish(keep_alive_s=120.0, is_on_demand=True)]
+    await until(lambda: bool(leader.orders), "the order")
+    assert leader.orders == [LoadRequest(keep_alive_s=120.0, is_on_demand=True)]
     for state in ("loading", "warming"):
         leader.publish(replace(PLACED, state=state))
         await asyncio.sleep(0)
@@ -82,13 +82,13 @@ async def test_requests_that_come_while_it_loads_wait_for_the_same_load():
     await asyncio.sleep(0)
     leader.publish(replace(PLACED, state="ready"))
     assert [one.epoch for one in await asyncio.gather(*waiting)] == [NEW] * 5
-    assert leader.wishes == []
+    assert leader.orders == []
 
 
 async def test_a_failed_model_is_tried_again():
     leader = Leader(instance(FIRST, SECOND, state="failed", reason="long ago"))
     waiting = asyncio.create_task(leader.demand.ready(MODEL))
-    await until(lambda: bool(leader.wishes), "the order")
+    await until(lambda: bool(leader.orders), "the order")
     assert not waiting.done()
     leader.publish(replace(PLACED, state="failed", reason="node-b: damaged"))
     with pytest.raises(NotReady, match="node-b: damaged"):
@@ -126,4 +126,4 @@ async def test_another_keep_alive_is_told_to_the_leader_unless_the_model_is_pinn
 ):
     leader = Leader(replace(instance(FIRST, SECOND), keep_alive_s=is_kept_s))
     await leader.demand.ready(MODEL, asked_s)
-    assert leader.wishes == ([LoadWish(keep_alive_s=asked_s, is_on_demand=True)] if is_told else [])
+    assert leader.orders == ([LoadRequest(keep_alive_s=asked_s, is_on_demand=True)] if is_told else [])

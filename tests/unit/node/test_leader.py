@@ -14,7 +14,7 @@ from exo_lite.domain.errors import ModelDoesNotFit, ModelNotFound
 from exo_lite.domain.healing import MAX_UNLOADED
 from exo_lite.domain.ids import ModelId
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.placement import Instance, InstanceState, ModelDescription
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.failures import MAX_WORKER_FAILURES, SAME_FAILURE_S
@@ -42,8 +42,8 @@ TINY = ModelDescription(MODEL, FINGERPRINT, SPEC)
 OTHER = ModelId("other")
 ROOMY_BYTES = 400_000
 """Room for `tiny`, and for the `other` beside it only if that is a small one."""
-WISH = LoadWish(context_length=64)
-ON_DEMAND = LoadWish(context_length=64, keep_alive_s=60.0, is_on_demand=True)
+LOAD = LoadRequest(context_length=64)
+ON_DEMAND = LoadRequest(context_length=64, keep_alive_s=60.0, is_on_demand=True)
 
 
 def leader(state: ClusterState, clock: Clock = CLOCK) -> tuple[Leader, Cluster]:
@@ -65,9 +65,9 @@ def with_other(
 
 
 def test_somebody_who_loads_a_model_pins_it_and_a_request_does_not():
-    for wish, keep_alive_s, reason in ((WISH, FOR_EVER, None), (ON_DEMAND, 60.0, "a request asked for it")):
+    for request, keep_alive_s, reason in ((LOAD, FOR_EVER, None), (ON_DEMAND, 60.0, "a request asked for it")):
         subject, seen = leader(cluster(node("a", limit_bytes=ROOMY_BYTES)))
-        placed = subject.place(TINY, wish)
+        placed = subject.place(TINY, request)
         assert (placed.keep_alive_s, placed.reason, placed.state) == (keep_alive_s, reason, "loading")
         assert instances(seen) == {MODEL: placed}
 
@@ -112,13 +112,13 @@ def test_a_request_unpins_nothing_and_somebody_who_loads_it_may():
     there = instance(part("a", 0, 3))
     subject, seen = leader(cluster(node("a", limit_bytes=ROOMY_BYTES), [], there))
     assert subject.place(TINY, ON_DEMAND) == there
-    assert subject.place(TINY, WISH) == there
-    assert subject.place(TINY, replace(WISH, keep_alive_s=5.0)) == replace(there, keep_alive_s=5.0)
+    assert subject.place(TINY, LOAD) == there
+    assert subject.place(TINY, replace(LOAD, keep_alive_s=5.0)) == replace(there, keep_alive_s=5.0)
     assert subject.place(TINY, replace(ON_DEMAND, keep_alive_s=FOR_EVER)) == there
     assert seen.state.epoch == EPOCH
 
 
-def test_a_request_tries_a_failed_model_again_as_it_was_wished():
+def test_a_request_tries_a_failed_model_again_as_it_was_asked_for():
     failed = instance(part("a", 0, 3), state="failed", reason="damaged")
     subject, _ = leader(cluster(node("a", limit_bytes=ROOMY_BYTES), [], failed))
     again = subject.place(TINY, replace(ON_DEMAND, quant="int8"))
@@ -128,7 +128,7 @@ def test_a_request_tries_a_failed_model_again_as_it_was_wished():
 def test_unloading_is_said_and_the_list_of_unloaded_models_stays_short():
     subject, seen = leader(cluster(node("a", limit_bytes=ROOMY_BYTES)))
     for _ in range(MAX_UNLOADED + 2):
-        subject.place(TINY, WISH)
+        subject.place(TINY, LOAD)
         subject.unplace(MODEL)
     assert [one.text for one in seen.state.written.unloaded] == ["tiny was unloaded"] * MAX_UNLOADED
     with pytest.raises(ModelNotFound):

@@ -11,7 +11,7 @@ from exo_lite.domain.cluster_events import SelfChanged
 from exo_lite.domain.errors import ModelNotFound
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import ModelId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.node import NodeStatus
 from exo_lite.domain.placement import ModelDescription
 from exo_lite.node.cluster import Cluster
@@ -58,7 +58,7 @@ def seen_by(this: NodeStatus, peer: Peer) -> Cluster:
 
 async def test_files_that_came_a_moment_ago_count_in_a_placement(service_of: MakeService, peer: Peer) -> None:
     seen = seen_by(node("a", models={}), peer)
-    instance = await service_of(seen).load(MODEL, LoadWish(context_length=8, num_slots=1))
+    instance = await service_of(seen).load(MODEL, LoadRequest(context_length=8, num_slots=1))
     assert [part.name for part in instance.assignments] == ["node-b"]
     assert seen.state.living[peer.status.identity.node_id].models == {MODEL: FINGERPRINT}
 

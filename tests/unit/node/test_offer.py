@@ -1,4 +1,4 @@
-"""What a node offers: the least of what machine, container and wishes leave."""
+"""What a node offers: the least of what machine, container and flags leave."""
 
 from __future__ import annotations
 

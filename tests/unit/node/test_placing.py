@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 from exo_lite.domain.keep_alive import FOR_EVER
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.placement import Dot, ModelDescription, Placement
 from exo_lite.domain.plan import Plan
 from exo_lite.node.placing import changed, evicted, kept_s, new_instance, placed, unloaded, without_sibling
@@ -66,9 +66,9 @@ def test_a_sibling_that_has_finished_is_taken_out_by_its_dot():
 
 
 def test_a_request_does_not_unpin():
-    on_demand = LoadWish(keep_alive_s=60.0, is_on_demand=True)
+    on_demand = LoadRequest(keep_alive_s=60.0, is_on_demand=True)
     assert kept_s(None, on_demand) == 60.0
     assert kept_s(THERE, on_demand) == FOR_EVER
     assert kept_s(replace(THERE, keep_alive_s=5.0), on_demand) == 60.0
-    assert kept_s(THERE, LoadWish(keep_alive_s=60.0)) == 60.0
-    assert kept_s(None, LoadWish()) == FOR_EVER
+    assert kept_s(THERE, LoadRequest(keep_alive_s=60.0)) == 60.0
+    assert kept_s(None, LoadRequest()) == FOR_EVER

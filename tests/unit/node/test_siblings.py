@@ -51,7 +51,7 @@ def test_answers_of_the_one_that_was_not_chosen_go_on_until_it_has_no_more():
     assert state.end_reason(sibling) is None
     assert next_actions(healed(idle_s=MIN_IDLE_S)) == [EVICTED]
     gone = replace(state, written=replace(state.written, siblings=()))
-    assert gone.end_reason(sibling) == "tiny was placed anew"
+    assert gone.end_reason(sibling) == "tiny was placed again"
 
 
 @pytest.mark.parametrize(("state", "error"), [("failed", None), ("loading", None), ("ready", "node-c is gone")])

@@ -19,12 +19,12 @@ def test_neighbours_come_first_and_scattered_blocks_serve_too():
 
 
 @given(st.lists(st.integers(1, 9), max_size=60), st.randoms())
-def test_no_block_is_given_twice_and_all_come_back(wishes, rng):
+def test_no_block_is_given_twice_and_all_come_back(wanted, rng):
     pool, held = BlockPool(20), []
-    for wish in wishes:
+    for num_blocks in wanted:
         num_free = pool.num_free
-        taken = pool.take(wish)
-        assert (taken is None) == (wish > num_free)
+        taken = pool.take(num_blocks)
+        assert (taken is None) == (num_blocks > num_free)
         if taken is not None:
             held.append(taken)
         given_out = [block for blocks in held for block in blocks]

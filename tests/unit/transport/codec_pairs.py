@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from hypothesis import strategies as st
 
 from exo_lite.domain.heartbeat import Heartbeat
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.pipeline import ConnectOrder
@@ -44,10 +44,10 @@ PAIRS: dict[str, Pair] = {
     "RequestTrace": (any_of(RequestTrace), step_codec.trace_to_proto, step_codec.trace_from_proto),
     "StepResult": (any_of(StepResult), step_codec.result_to_proto, step_codec.result_from_proto),
     "Heartbeat": (any_of(Heartbeat), cluster_codec.heartbeat_to_proto, cluster_codec.heartbeat_from_proto),
-    "LoadWish": (
-        st.tuples(MODEL_IDS, any_of(LoadWish)),
-        lambda pair: cluster_codec.wish_to_proto(*pair),
-        cluster_codec.wish_from_proto,
+    "LoadRequest": (
+        st.tuples(MODEL_IDS, any_of(LoadRequest)),
+        lambda pair: cluster_codec.load_request_to_proto(*pair),
+        cluster_codec.load_request_from_proto,
     ),
 }
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from exo_lite.domain.errors import ExoLiteError, InvalidRequest, InvalidShard, MalformedMessage, MalformedStep
 from exo_lite.domain.heartbeat import RelayedStatus
 from exo_lite.domain.ids import BootId, Epoch, ModelId, NodeId
-from exo_lite.domain.load_options import LoadOptions, LoadWish
+from exo_lite.domain.load_options import LoadOptions, LoadRequest
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, MemoryUse, NodeIdentity, NodeStatus, ShardStatus
 from exo_lite.domain.placement import Instance, Placement
@@ -48,8 +48,8 @@ STEP = StepMessage(
 )
 
 
-def _wish_message() -> node_pb2.PlaceRequest:
-    return cluster_codec.wish_to_proto(ModelId("m"), LoadWish())
+def _place_message() -> node_pb2.PlaceRequest:
+    return cluster_codec.load_request_to_proto(ModelId("m"), LoadRequest())
 
 
 WORDS: list[tuple[str, Callable[[], Any], Callable[[Any], object]]] = [
@@ -61,9 +61,9 @@ WORDS: list[tuple[str, Callable[[], Any], Callable[[Any], object]]] = [
     ("options.dtype", lambda: cluster_codec.instance_to_proto(INSTANCE), cluster_codec.instance_from_proto),
     ("options.quant", lambda: cluster_codec.instance_to_proto(INSTANCE), cluster_codec.instance_from_proto),
     ("options.strategy", lambda: cluster_codec.instance_to_proto(INSTANCE), cluster_codec.instance_from_proto),
-    ("options.dtype", _wish_message, cluster_codec.wish_from_proto),
-    ("options.quant", _wish_message, cluster_codec.wish_from_proto),
-    ("options.strategy", _wish_message, cluster_codec.wish_from_proto),
+    ("options.dtype", _place_message, cluster_codec.load_request_from_proto),
+    ("options.quant", _place_message, cluster_codec.load_request_from_proto),
+    ("options.strategy", _place_message, cluster_codec.load_request_from_proto),
     ("finish_reason", lambda: step_codec.token_to_proto(Token(0, 1, "stop")), step_codec.token_from_proto),
 ]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from exo_lite.daemon.machine import Machine
 from exo_lite.daemon.parts import Daemon
 from exo_lite.domain.ids import BootId, NodeId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.node import PROTOCOL_VERSION, Device, NodeIdentity
 from exo_lite.node.network import Binding
@@ -28,7 +28,7 @@ from tests.unit.node.simulation.workers import SimulatedWorker
 
 PORT = 52414
 LOOK_EVERY_S = 0.05
-WISH = LoadWish(context_length=32, num_slots=1)
+LOAD = LoadRequest(context_length=32, num_slots=1)
 
 
 class Home:
@@ -105,7 +105,7 @@ class Home:
 
     async def load(self, model: str, *, at: str) -> None:
         """Raises what the order raises. Without another order, the model is there in the end."""
-        await self.nodes[at].daemon.service.load(model, WISH)
+        await self.nodes[at].daemon.service.load(model, LOAD)
         self.loaded.add(model)
 
     async def unload(self, model: str, *, at: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
-from exo_lite.domain.load_options import LoadWish
+from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.node import NodeIdentity, NodeStatus
 from exo_lite.domain.pipeline import ConnectOrder, Hop
 from exo_lite.domain.placement import Instance, ModelDescription
@@ -76,8 +76,8 @@ class NodeCalls:
     async def describe_model(self, model_id: ModelId, *, timeout_s: float) -> ModelDescription:
         return await self._call(lambda peer: peer.descriptions.on_describe_model(model_id), timeout_s)
 
-    async def place(self, model_id: ModelId, wish: LoadWish, *, timeout_s: float) -> Instance:
-        return await self._call(lambda peer: peer.orders.place(model_id, wish), timeout_s)
+    async def place(self, model_id: ModelId, request: LoadRequest, *, timeout_s: float) -> Instance:
+        return await self._call(lambda peer: peer.orders.place(model_id, request), timeout_s)
 
     async def unplace(self, model_id: ModelId, *, timeout_s: float) -> None:
         await self._call(lambda peer: peer.orders.unplace(model_id), timeout_s)

@@ -33,7 +33,7 @@ class Promises(logging.Handler):
     def on_change(self, name: str, before: ClusterState, after: ClusterState) -> None:
         if (
             after.epoch < before.epoch and not before.written.is_restored
-        ):  # those are wishes, and no life of this node's
+        ):  # those are pinned models, and no life of this node's
             self.broken.append(f"{name} went from epoch {before.epoch} back to {after.epoch}")
         if after.written is not before.written:
             self._check_layers(name, after.written)

@@ -101,7 +101,7 @@ def test_who_says_goodbye_is_missed_at_once_and_its_layers_move(tell: Tell) -> N
         await three_with_a_model(home)
         await home.leave("c")
         assert home["a"].sees["c"] == home["b"].sees["c"] == "dead"
-        await home.until(lambda: home["a"].parts("tiny") == {"a": 3, "b": 3}, "placed anew", within_s=AT_ONCE_S)
+        await home.until(lambda: home["a"].parts("tiny") == {"a": 3, "b": 3}, "placed again", within_s=AT_ONCE_S)
         await home.until_ready("tiny", within_s=LOADING_S)
         assert not home["a"].has_told("node_suspect")
         await home.answer("tiny", at="b")
@@ -114,7 +114,7 @@ def test_a_killed_node_is_noticed_at_once_and_its_layers_move(tell: Tell) -> Non
         await three_with_a_model(home)
         await home.kill("b")
         await home.until(lambda: home["c"].sees["b"] == "dead", "its loss is known", within_s=AT_ONCE_S)
-        await home.until(lambda: home["c"].parts("tiny") == {"a": 3, "c": 3}, "placed anew", within_s=AT_ONCE_S)
+        await home.until(lambda: home["c"].parts("tiny") == {"a": 3, "c": 3}, "placed again", within_s=AT_ONCE_S)
         await home.until_ready("tiny", within_s=LOADING_S)
         await home.answer("tiny", at="c")
 
@@ -127,7 +127,7 @@ def test_a_silent_node_is_given_up_after_seconds_and_taken_back_when_it_speaks(t
         home.unplug("c")
         noticed_s = await home.until(lambda: home["a"].sees["c"] == "dead", "it is given up", within_s=NOTICED_S)
         assert noticed_s > DEAD_AFTER_S - AT_ONCE_S
-        await home.until(lambda: home["b"].is_ready("tiny"), "placed anew", within_s=LOADING_S)
+        await home.until(lambda: home["b"].is_ready("tiny"), "placed again", within_s=LOADING_S)
         assert home["b"].parts("tiny") == {"a": 3, "b": 3}
         home.network.mend()
         await home.until_met(within_s=10.0)
@@ -312,6 +312,6 @@ def test_a_request_during_a_loss_ends_with_an_error_that_names_it_and_the_next_i
         assert isinstance(question.error, NodeLost), (ended_s, question.error)
         assert lost in str(question.error)
         await home.until(lambda: not home["c"].is_ready("tiny"), "the loss is known", within_s=AT_ONCE_S)
-        await home.answer("tiny", at="c")  # it waits until the model is placed anew
+        await home.answer("tiny", at="c")  # it waits until the model is placed again
 
     tell(story)

@@ -23,7 +23,7 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 RESTORED = "its nodes started again"
 
 
-class Wishes:
+class PinnedModels:
     """The file of one node. What requests brought in is not in it: the next request brings it in again.
 
     Every node keeps one, for any of them may be the first to be back. Which one is the newest, their clocks say.
@@ -31,13 +31,13 @@ class Wishes:
 
     def __init__(self, cluster: Cluster, folder: Path, cluster_name: str, events: EventLog) -> None:
         self._cluster = cluster
-        self._path = folder / f"wishes.{cluster_name.encode().hex()[:64]}.json"
+        self._path = folder / f"pinned.{cluster_name.encode().hex()[:64]}.json"
         self._events = events
         self._written = Placement.empty()
         self._writing = Lock()
 
     def read(self) -> Placement:
-        """Return the wishes from before the restart, if any. A file that is damaged is told of and set aside."""
+        """Return the models pinned before the restart, if any. A damaged file is reported and set aside."""
         try:
             if self._path.stat().st_size > MAX_FILE_BYTES:
                 raise MalformedMessage("it is too large")
@@ -45,15 +45,15 @@ class Wishes:
         except FileNotFoundError:
             return Placement.empty()
         except (OSError, UnicodeDecodeError, MalformedMessage) as error:
-            self._tell(f"what was loaded before is forgotten: {self._path} cannot be read: {error}")
+            self._tell(f"models loaded before the restart do not come back: {self._path} cannot be read: {error}")
             with suppress(OSError):
                 self._path.replace(self._path.with_suffix(".damaged"))
             return Placement.empty()
-        self._written = wishes_of(placement)
+        self._written = pinned_in(placement)
         return self._written
 
     async def keep(self) -> None:
-        """Write the file whenever the wishes change, until cancelled."""
+        """Write the file whenever the pinned models change, until cancelled."""
         try:
             async for _ in self._cluster.states():
                 await self._write_in_the_end()
@@ -72,15 +72,15 @@ class Wishes:
             return self._write_news()
 
     def _write_news(self) -> bool:
-        wishes = wishes_of(self._cluster.state.written)
-        if wishes.is_empty or wishes == self._written:
+        pinned = pinned_in(self._cluster.state.written)
+        if pinned.is_empty or pinned == self._written:
             return True
         try:
-            self._replace(placement_to_json(wishes))
+            self._replace(placement_to_json(pinned))
         except OSError as error:
-            self._tell(f"what is loaded would be forgotten at a restart: {self._path} cannot be written: {error}")
+            self._tell(f"the loaded models will not come back after a restart: {self._path} cannot be written: {error}")
             return False
-        self._written = wishes
+        self._written = pinned
         return True
 
     def _replace(self, text: str) -> None:
@@ -93,10 +93,10 @@ class Wishes:
 
     def _tell(self, text: str) -> None:
         if not any(event.text == text for event in self._events):
-            self._events.add("wishes_lost", text, "look at the data folder: its disk and its permissions")
+            self._events.add("pinned_models_lost", text, "check the disk and the permissions of the data folder")
 
 
-def wishes_of(placement: Placement) -> Placement:
+def pinned_in(placement: Placement) -> Placement:
     """Return what is to come back: the pinned models where they were, failed ones too, without their states."""
     pinned = (one for one in placement.instances if one.is_pinned)
     instances = tuple(replace(one, state="loading", reason=RESTORED, cause=None) for one in pinned)

@@ -15,9 +15,9 @@ from exo_lite.domain.cluster_events import PlacementSeen
 from exo_lite.domain.ids import Epoch, ModelId
 from exo_lite.domain.placement import Instance, UnloadedModel
 from exo_lite.node.cluster import Cluster
-from exo_lite.node.decisions import PlaceAnew, next_actions
+from exo_lite.node.decisions import Replan, next_actions
 from exo_lite.node.event_log import EventLog
-from exo_lite.node.wishes import RESTORED, Wishes, wishes_of
+from exo_lite.node.pinned_models import RESTORED, PinnedModels, pinned_in
 from tests.loopback import CLOCK
 from tests.unit.node.cluster_states import FIRST, MODEL, SECOND, cluster, instance, member, node, part
 from tests.waiting import until
@@ -27,35 +27,35 @@ PINNED = instance(FIRST, SECOND, state="ready")
 ON_DEMAND = replace(instance(part("a", 0, 3, OTHER), model_id=OTHER), keep_alive_s=300.0)
 
 
-def kept(folder: Path, *instances: Instance) -> tuple[Wishes, Cluster, EventLog]:
+def kept(folder: Path, *instances: Instance) -> tuple[PinnedModels, Cluster, EventLog]:
     seen, events = Cluster(cluster(node("a"), [], *instances)), EventLog(CLOCK)
-    return Wishes(seen, folder, "home", events), seen, events
+    return PinnedModels(seen, folder, "home", events), seen, events
 
 
 async def written(folder: Path, *instances: Instance) -> None:
-    """Let the wishes of a cluster be kept until they stand in the file."""
-    wishes, seen, _ = kept(folder, *instances)
-    keeping = asyncio.create_task(wishes.keep())
-    expected = wishes_of(seen.state.written)
+    """Let the pinned models of a cluster be kept until they stand in the file."""
+    pinned, seen, _ = kept(folder, *instances)
+    keeping = asyncio.create_task(pinned.keep())
+    expected = pinned_in(seen.state.written)
     await until(lambda: kept(folder)[0].read() == expected, "the file is written")
     keeping.cancel()
     await asyncio.wait({keeping})
 
 
-async def test_what_somebody_pinned_comes_back_as_it_was_wished_and_the_rest_does_not(tmp_path: Path):
+async def test_what_somebody_pinned_comes_back_as_it_was_asked_for_and_the_rest_does_not(tmp_path: Path):
     failed = replace(PINNED, state="failed", reason="node-b is lost", cause="node_lost")
     await written(tmp_path, failed, ON_DEMAND)
     found = kept(tmp_path)[0].read()
-    [wish] = found.instances
+    [again] = found.instances
     assert found.is_restored
-    assert (wish.model_id, wish.state, wish.reason, wish.cause) == (MODEL, "loading", RESTORED, None)
-    assert (wish.options, wish.assignments, wish.is_pinned) == (PINNED.options, PINNED.assignments, True)
+    assert (again.model_id, again.state, again.reason, again.cause) == (MODEL, "loading", RESTORED, None)
+    assert (again.options, again.assignments, again.is_pinned) == (PINNED.options, PINNED.assignments, True)
 
 
 async def test_what_was_unloaded_is_forgotten(tmp_path: Path):
     await written(tmp_path, PINNED)
-    wishes, seen, _ = kept(tmp_path, PINNED)
-    keeping = asyncio.create_task(wishes.keep())
+    pinned, seen, _ = kept(tmp_path, PINNED)
+    keeping = asyncio.create_task(pinned.keep())
     gone = UnloadedModel(MODEL, Epoch(6), "tiny was unloaded")
     seen.apply(PlacementSeen(replace(seen.state.written, epoch=Epoch(6), instances=(), unloaded=(gone,))))
 
@@ -65,19 +65,19 @@ async def test_what_was_unloaded_is_forgotten(tmp_path: Path):
 
 
 def test_without_a_file_there_are_none(tmp_path: Path):
-    wishes, _, events = kept(tmp_path)
-    assert wishes.read().is_empty
+    pinned, _, events = kept(tmp_path)
+    assert pinned.read().is_empty
     assert list(events) == []
 
 
 async def test_another_cluster_has_its_own(tmp_path: Path):
     await written(tmp_path, PINNED)
     seen = Cluster(cluster(node("a")))
-    assert Wishes(seen, tmp_path, "office", EventLog(CLOCK)).read().is_empty
+    assert PinnedModels(seen, tmp_path, "office", EventLog(CLOCK)).read().is_empty
 
 
 def _file(folder: Path) -> Path:
-    [path] = folder.glob("wishes.*.json")
+    [path] = folder.glob("pinned.*.json")
     return path
 
 
@@ -98,10 +98,10 @@ async def test_a_damaged_file_is_told_of_and_set_aside(tmp_path: Path, damage: C
     await written(tmp_path, PINNED)
     path = _file(tmp_path)
     path.write_bytes(damage(path.read_text(encoding="utf-8")).encode(errors="surrogatepass"))
-    wishes, _, events = kept(tmp_path)
-    assert wishes.read().is_empty
+    pinned, _, events = kept(tmp_path)
+    assert pinned.read().is_empty
     [event] = events
-    assert "what was loaded before is forgotten" in event.text
+    assert "models loaded before the restart do not come back" in event.text
     assert event.fix is not None
     assert not path.exists()
     assert path.with_suffix(".damaged").exists()
@@ -122,17 +122,17 @@ def test_whatever_stands_in_the_file_nothing_is_raised(tmp_path: Path, data: st.
 async def test_a_folder_that_cannot_be_written_is_told_of_once_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("exo_lite.node.wishes.RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr("exo_lite.node.pinned_models.RETRY_AFTER_S", 0.0)
     folder = tmp_path / "gone"
-    wishes, _, events = kept(folder, PINNED)
-    keeping = asyncio.create_task(wishes.keep())
+    pinned, _, events = kept(folder, PINNED)
+    keeping = asyncio.create_task(pinned.keep())
     await until(lambda: len(list(events)) == 1, "told of")
     folder.mkdir()
-    await until(lambda: list(folder.glob("wishes.*.json")), "written after all")
+    await until(lambda: list(folder.glob("pinned.*.json")), "written after all")
     keeping.cancel()
     await asyncio.wait({keeping})
     [event] = events
-    assert "would be forgotten at a restart" in event.text
+    assert "the loaded models will not come back after a restart" in event.text
 
 
 def test_a_node_that_offers_less_than_before_gets_another_part():
@@ -140,7 +140,7 @@ def test_a_node_that_offers_less_than_before_gets_another_part():
     state = cluster(node("a"), [member(node("b", limit_bytes=100))], placed)
     restored = replace(state, written=replace(state.written, is_restored=True))
     [action] = next_actions(restored)
-    assert isinstance(action, PlaceAnew)
+    assert isinstance(action, Replan)
     assert action.reason == "node-b offers 100 B now, and is to hold 123 B"
     assert next_actions(state) == []
 
@@ -150,5 +150,5 @@ def test_what_was_loaded_before_goes_elsewhere_where_a_node_has_taken_another_mo
     taken = instance(part("b", 0, 3, OTHER), model_id=OTHER)
     for rival, mover in (taken, PINNED.model_id), (replace(taken, state="loading", epoch=Epoch(6)), OTHER):
         state = cluster(node("a"), [member(node("b", limit_bytes=200))], replace(PINNED, state="loading"), rival)
-        [action] = [one for one in next_actions(state) if isinstance(one, PlaceAnew)]
+        [action] = [one for one in next_actions(state) if isinstance(one, Replan)]
         assert (action.instance_id.model_id, action.reason) == (mover, "node-b offers 200 B now, and is to hold 246 B")
