@@ -11,8 +11,8 @@ from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
-    """Another stage's worker. `name` is its node's, for people.
+class Endpoint:
+    """Where another stage's worker answers. `name` is its node's, for people.
 
     In a leader's order `node_id` says which node it is on, and only the port of `address` counts: the daemon that takes
     the order puts in the host by which it reaches that node itself.
@@ -22,7 +22,7 @@ class Hop:
     address: str
     node_id: NodeId | None = None
 
-    def on(self, host: str) -> Hop:
+    def on(self, host: str) -> Endpoint:
         """Return the same port of another host. Raises MalformedMessage if there is no port."""
         try:
             port = split_address(self.address)[1]
@@ -39,9 +39,9 @@ class ConnectOrder:
     epoch: Epoch
     stage: int
     num_stages: int
-    previous: Hop | None
+    previous: Endpoint | None
     """The source of hidden states; None on the first stage."""
-    tail: Hop | None
+    tail: Endpoint | None
     """The source of sampled tokens, on the first stage of several."""
     next_name: str
     """The node that receives this stage's output (the first stage's for the last stage): a name for messages."""
@@ -53,14 +53,16 @@ class ConnectOrder:
         return InstanceId(self.model_id, self.epoch)
 
     @property
-    def hops(self) -> tuple[Hop, ...]:
+    def endpoints(self) -> tuple[Endpoint, ...]:
         """The stages whose streams this stage reads."""
-        return tuple(hop for hop in (self.previous, self.tail) if hop is not None)
+        return tuple(endpoint for endpoint in (self.previous, self.tail) if endpoint is not None)
 
     def routed(self, host_of: Callable[[NodeId], str]) -> ConnectOrder:
-        """The same order, with every hop at the host by which this node reaches it."""
+        """The same order, with every endpoint at the host by which this node reaches it."""
         previous, tail = (
-            hop.on(host_of(hop.node_id)) if hop is not None and hop.node_id is not None else hop
-            for hop in (self.previous, self.tail)
+            endpoint.on(host_of(endpoint.node_id))
+            if endpoint is not None and endpoint.node_id is not None
+            else endpoint
+            for endpoint in (self.previous, self.tail)
         )
         return replace(self, previous=previous, tail=tail)

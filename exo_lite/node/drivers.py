@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from exo_lite.domain.addresses import join_address, split_address
 from exo_lite.domain.errors import ExoLiteError, NotReady
 from exo_lite.domain.ids import ModelId, NodeId
-from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.pipeline import Endpoint
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.trace import TraceReport
 from exo_lite.node.cluster import Cluster
@@ -26,8 +26,8 @@ class Drivers:
         self._cluster = cluster
         self._peers = peers
         self._own_host = own_host
-        self._channels: dict[Hop, PeerWorker] = {}
-        self._num_users: Counter[Hop] = Counter()
+        self._channels: dict[Endpoint, PeerWorker] = {}
+        self._num_users: Counter[Endpoint] = Counter()
 
     @property
     def num_channels(self) -> int:
@@ -36,29 +36,29 @@ class Drivers:
     @contextmanager
     def use(self, instance: Instance) -> Iterator[PeerWorker]:
         """The channel to an instance's driver, which stays open at least so long. Raises NotReady."""
-        hop = self._hop(instance)
-        channel = self._channels.get(hop)
+        endpoint = self._endpoint(instance)
+        channel = self._channels.get(endpoint)
         if channel is None:
-            channel = self._channels[hop] = self._peers.worker(hop)
-        self._num_users[hop] += 1
+            channel = self._channels[endpoint] = self._peers.worker(endpoint)
+        self._num_users[endpoint] += 1
         try:
             yield channel
         finally:
-            self._num_users[hop] -= 1
+            self._num_users[endpoint] -= 1
 
     async def close_gone(self) -> None:
         """Close the channels that nobody uses and that lead to no driver any more."""
         drivers = self._placed_drivers()
-        gone = [hop for hop in self._channels if hop not in drivers and not self._num_users[hop]]
+        gone = [endpoint for endpoint in self._channels if endpoint not in drivers and not self._num_users[endpoint]]
         await self._close(gone)
 
     async def close(self) -> None:
         await self._close([*self._channels])
 
-    async def _close(self, hops: list[Hop]) -> None:
-        closing = [self._channels.pop(hop) for hop in hops]
-        for hop in hops:
-            self._num_users.pop(hop, None)
+    async def _close(self, endpoints: list[Endpoint]) -> None:
+        closing = [self._channels.pop(endpoint) for endpoint in endpoints]
+        for endpoint in endpoints:
+            self._num_users.pop(endpoint, None)
         await asyncio.gather(*(channel.close() for channel in closing))
 
     async def traces(self, model_id: ModelId) -> TraceReport:
@@ -84,21 +84,21 @@ class Drivers:
             raise NotReady(f"{model_id} is not loaded any more: ask again")
         return instance
 
-    def _placed_drivers(self) -> set[Hop]:
-        hops: set[Hop] = set()
+    def _placed_drivers(self) -> set[Endpoint]:
+        endpoints: set[Endpoint] = set()
         for instance in self._cluster.state.all_instances:
             with suppress(NotReady):
-                hops.add(self._hop(instance))
-        return hops
+                endpoints.add(self._endpoint(instance))
+        return endpoints
 
-    def _hop(self, instance: Instance) -> Hop:
+    def _endpoint(self, instance: Instance) -> Endpoint:
         """Raises NotReady."""
         first = instance.assignments[0]
         status = self._cluster.state.shard_status(instance, first)
         host = self._host_of(first.node_id)
         if status is None or status.worker_port is None or host is None:
             raise NotReady(f"the worker on {first.name}, the first node of {instance.model_id}, has not started yet")
-        return Hop(first.name, join_address(host, status.worker_port))
+        return Endpoint(first.name, join_address(host, status.worker_port))
 
     def _host_of(self, node_id: NodeId) -> str | None:
         if node_id == self._cluster.state.self_id:

@@ -9,7 +9,7 @@ from exo_lite.domain.addresses import split_address
 from exo_lite.domain.errors import NodeLost
 from exo_lite.domain.ids import InstanceId, NodeId
 from exo_lite.domain.links import next_hop
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.peers import Peers, PeerWorker
 
@@ -39,7 +39,7 @@ class Joiner:
             return
         worker = self._worker_of(order.instance_id)
         routed = order.routed(self._host_of)
-        await asyncio.gather(*(self._check(hop) for hop in routed.hops))
+        await asyncio.gather(*(self._check(endpoint) for endpoint in routed.endpoints))
         await worker.connect(routed, timeout_s=CONNECT_TIMEOUT_S)
 
     async def _pass_on(self, node_id: NodeId, order: ConnectOrder) -> None:
@@ -50,13 +50,13 @@ class Joiner:
         async with self._peers.node(member.address) as client:
             await client.connect_shard(node_id, order, timeout_s=PASS_ON_TIMEOUT_S)
 
-    async def _check(self, hop: Hop) -> None:
+    async def _check(self, endpoint: Endpoint) -> None:
         """A stream would say less of what is wrong, and later."""
         try:
-            await self._peers.check_port(hop.address, timeout_s=PORT_TIMEOUT_S)
+            await self._peers.check_port(endpoint.address, timeout_s=PORT_TIMEOUT_S)
         except NodeLost as error:
             who = self._cluster.state.self_status.identity.name
-            raise type(error)(f"{who} does not reach the worker on {hop.name}: {error}") from error
+            raise type(error)(f"{who} does not reach the worker on {endpoint.name}: {error}") from error
 
     def _host_of(self, node_id: NodeId) -> str:
         """Raises NodeLost for a node that this one has not met."""

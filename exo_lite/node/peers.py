@@ -9,7 +9,7 @@ from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
 from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.node import NodeIdentity, NodeStatus
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
@@ -53,7 +53,7 @@ class PeerNode(Protocol):
 class PeerWorker(Protocol):
     """A worker, of this node or another. Every call raises what the worker raised, or NodeLost naming its node."""
 
-    hop: Hop
+    endpoint: Endpoint
 
     async def close(self) -> None: ...
 
@@ -71,7 +71,7 @@ class Peers(Protocol):
 
     def node(self, address: str) -> PeerNode: ...
 
-    def worker(self, hop: Hop) -> PeerWorker: ...
+    def worker(self, endpoint: Endpoint) -> PeerWorker: ...
 
     async def check_port(self, address: str, *, timeout_s: float) -> None:
         """Raises ConnectionRefused, PortSilent, NoRoute or another NodeLost where nothing listens at an address."""

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from exo_lite.domain.cluster_state import ClusterState
 from exo_lite.domain.errors import DeadlineExceeded, NodeLost
 from exo_lite.domain.ids import NodeId, RequestId
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.worker import MAX_STEP_S
@@ -58,23 +58,25 @@ class Prover:
 
 def connect_orders(state: ClusterState, instance: Instance) -> list[tuple[NodeId, ConnectOrder]]:
     """Each stage's order, the last stage's first. Every worker must listen."""
-    hops = []
+    endpoints = []
     for assignment in instance.assignments:
         status = state.shard_status(instance, assignment)
         port = status.stream_port or 0 if status else 0
-        hops.append(Hop(assignment.name, f":{port}", assignment.node_id))  # each node knows its own way to the others
-    last = len(hops) - 1
+        endpoints.append(
+            Endpoint(assignment.name, f":{port}", assignment.node_id)
+        )  # each node knows its own way to the others
+    last = len(endpoints) - 1
     orders = [
         ConnectOrder(
             model_id=instance.model_id,
             epoch=instance.epoch,
             stage=stage,
-            num_stages=len(hops),
-            previous=hops[stage - 1] if stage else None,
-            tail=hops[last] if stage == 0 < last else None,
-            next_name=hops[(stage + 1) % len(hops)].name,
+            num_stages=len(endpoints),
+            previous=endpoints[stage - 1] if stage else None,
+            tail=endpoints[last] if stage == 0 < last else None,
+            next_name=endpoints[(stage + 1) % len(endpoints)].name,
             is_exact=is_exact(state, instance),
         )
-        for stage in range(len(hops))
+        for stage in range(len(endpoints))
     ]
     return [(one.node_id, order) for one, order in zip(instance.assignments, orders, strict=True)][::-1]

@@ -25,7 +25,7 @@ from exo_lite.domain.errors import (
 )
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.node import ShardStatus
-from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.pipeline import Endpoint
 from exo_lite.domain.worker import WorkerConfig
 from exo_lite.domain.worker_report import WorkerFailure, WorkerReport
 from exo_lite.node.last_words import LastWords
@@ -107,8 +107,8 @@ class WorkerProcess:
         listening_to_it = asyncio.create_task(self._pass_on_stderr(process))
         try:
             listening = await self._start(process)
-            hop = Hop(self.config.node_name, join_address(self._own_host, listening.port))
-            self._client = self._peers.worker(hop)
+            endpoint = Endpoint(self.config.node_name, join_address(self._own_host, listening.port))
+            self._client = self._peers.worker(endpoint)
             await self._watch(process, listening, self._client)
         except (NodeLost, PortInUse) as error:
             await asyncio.wait({listening_to_it}, timeout=LAST_WORDS_WITHIN_S)

@@ -11,7 +11,7 @@ import grpc
 
 from exo_lite.domain.errors import ExoLiteError, NodeLost
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.pipeline import Endpoint
 from exo_lite.domain.step import StepMessage, StepResult
 from exo_lite.transport.errors import error_from_status
 from exo_lite.transport.step_codec import result_from_proto, step_from_proto
@@ -26,13 +26,13 @@ class InStream(Generic[Item]):
 
     def __init__(
         self,
-        hop: Hop,
+        endpoint: Endpoint,
         channel: grpc.Channel,
         start_call: Callable[[StageStub], Any],
         from_proto: Callable[[Any], Item],
     ) -> None:
-        """`channel` leads to `hop`, and is closed with the stream."""
-        self._peer = f"{hop.name} ({hop.address})"
+        """`channel` leads to `endpoint`, and is closed with the stream."""
+        self._peer = f"{endpoint.name} ({endpoint.address})"
         self._channel = channel
         self._start_call = start_call
         self._from_proto = from_proto
@@ -70,13 +70,13 @@ def _read_to_end(call: Any) -> None:
             pass
 
 
-def steps_from(hop: Hop, epoch: Epoch, channel: grpc.Channel) -> InStream[StepMessage]:
+def steps_from(endpoint: Endpoint, epoch: Epoch, channel: grpc.Channel) -> InStream[StepMessage]:
     """Open the stream of steps from the stage before."""
     request = worker_pb2.StreamRequest(epoch=epoch)
-    return InStream(hop, channel, lambda stub: stub.Steps(request), step_from_proto)
+    return InStream(endpoint, channel, lambda stub: stub.Steps(request), step_from_proto)
 
 
-def results_from(hop: Hop, epoch: Epoch, channel: grpc.Channel) -> InStream[StepResult]:
+def results_from(endpoint: Endpoint, epoch: Epoch, channel: grpc.Channel) -> InStream[StepResult]:
     """Open the stream of results from the last stage."""
     request = worker_pb2.StreamRequest(epoch=epoch)
-    return InStream(hop, channel, lambda stub: stub.Results(request), result_from_proto)
+    return InStream(endpoint, channel, lambda stub: stub.Results(request), result_from_proto)

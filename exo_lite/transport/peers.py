@@ -7,7 +7,7 @@ import grpc
 from exo_lite.domain.credentials import Credentials
 from exo_lite.domain.errors import NodeLost
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.pipeline import Endpoint
 from exo_lite.domain.step import StepMessage, StepResult
 from exo_lite.domain.worker import DEFAULT_HANG_TIMEOUT_S
 from exo_lite.transport import channels, pulse, reach
@@ -40,27 +40,30 @@ class GrpcPeers:
         """The daemon at an address, for the caller to close."""
         return NodeClient(address, channels.open_channel(address, self._credentials))
 
-    def worker(self, hop: Hop) -> WorkerClient:
+    def worker(self, endpoint: Endpoint) -> WorkerClient:
         """A worker, for the caller to close. Answers end with NodeLost once its process is silent for too long."""
         channel = channels.open_channel(
-            hop.address, self._credentials, max_message_bytes=self._max_message_bytes, silence_s=self._hang_timeout_s
+            endpoint.address,
+            self._credentials,
+            max_message_bytes=self._max_message_bytes,
+            silence_s=self._hang_timeout_s,
         )
-        return WorkerClient(hop, channel)
+        return WorkerClient(endpoint, channel)
 
-    def steps(self, hop: Hop, epoch: Epoch) -> InStream[StepMessage]:
+    def steps(self, endpoint: Endpoint, epoch: Epoch) -> InStream[StepMessage]:
         """Open the stream of steps from the stage before."""
-        return steps_from(hop, epoch, self._stream_channel(hop))
+        return steps_from(endpoint, epoch, self._stream_channel(endpoint))
 
-    def results(self, hop: Hop, epoch: Epoch) -> InStream[StepResult]:
+    def results(self, endpoint: Endpoint, epoch: Epoch) -> InStream[StepResult]:
         """Open the stream of results from the last stage."""
-        return results_from(hop, epoch, self._stream_channel(hop))
+        return results_from(endpoint, epoch, self._stream_channel(endpoint))
 
-    async def until_silent(self, hop: Hop) -> NodeLost:
+    async def until_silent(self, endpoint: Endpoint) -> NodeLost:
         """Wait until a worker's process is silent for too long or refuses connections; return what happened."""
         silence_s = self._hang_timeout_s
-        channel = channels.open_channel(hop.address, self._credentials, silence_s=silence_s * pulse.NOTICING_SHARE)
+        channel = channels.open_channel(endpoint.address, self._credentials, silence_s=silence_s * pulse.NOTICING_SHARE)
         async with channel:
-            return await pulse.until_silent(hop, channel, silence_s=silence_s)
+            return await pulse.until_silent(endpoint, channel, silence_s=silence_s)
 
     async def check_port(self, address: str, *, timeout_s: float) -> None:
         """Raises ConnectionRefused, PortSilent, NoRoute or another NodeLost where nothing listens at an address."""
@@ -89,5 +92,7 @@ class GrpcPeers:
         """Take the first free port of a range, 0 to 0 for any, and return it. Raises PortInUse."""
         return channels.bind_within(server, host, first_port, last_port, self._credentials)
 
-    def _stream_channel(self, hop: Hop) -> grpc.Channel:
-        return channels.open_stream_channel(hop.address, self._credentials, max_message_bytes=self._max_message_bytes)
+    def _stream_channel(self, endpoint: Endpoint) -> grpc.Channel:
+        return channels.open_stream_channel(
+            endpoint.address, self._credentials, max_message_bytes=self._max_message_bytes
+        )

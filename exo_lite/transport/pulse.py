@@ -13,19 +13,19 @@ from contextlib import suppress
 import grpc
 
 from exo_lite.domain.errors import ConnectionRefused, NodeLost
-from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.pipeline import Endpoint
 
 NOTICING_SHARE = 0.75
 """Share of the silence until the connection counts as broken; the rest is for an attempt to open it anew."""
 
 
-async def until_silent(hop: Hop, channel: grpc.aio.Channel, *, silence_s: float) -> NodeLost:
-    """Wait until the process at `hop` has not answered for `silence_s`, or refuses connections; return what happened.
+async def until_silent(endpoint: Endpoint, channel: grpc.aio.Channel, *, silence_s: float) -> NodeLost:
+    """Wait until an endpoint has not answered for `silence_s`, or refuses connections; return what happened.
 
     `channel` leads there and breaks after NOTICING_SHARE of the silence. A connection that breaks and can be opened
     anew in the rest of it is no loss.
     """
-    peer = f"{hop.name} ({hop.address})"
+    peer = f"{endpoint.name} ({endpoint.address})"
     patience_s = silence_s
     while await _is_connected_within(channel, patience_s):
         await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)

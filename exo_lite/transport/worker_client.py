@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker_report import WorkerReport
@@ -21,9 +21,9 @@ from exo_lite.transport.v1.worker_pb2_grpc import WorkerStub
 class WorkerClient:
     """One worker at one address. Calls raise what the worker raised, or NodeLost naming its node."""
 
-    def __init__(self, hop: Hop, channel: grpc.aio.Channel) -> None:
-        """`channel` leads to `hop`, and is closed with the client."""
-        self.hop = hop
+    def __init__(self, endpoint: Endpoint, channel: grpc.aio.Channel) -> None:
+        """`channel` leads to `endpoint`, and is closed with the client."""
+        self.endpoint = endpoint
         self._channel = channel
         self._stub = WorkerStub(channel)
 
@@ -51,4 +51,4 @@ class WorkerClient:
 
     @property
     def _peer(self) -> str:
-        return f"{self.hop.name} ({self.hop.address})"
+        return f"{self.endpoint.name} ({self.endpoint.address})"

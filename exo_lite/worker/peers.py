@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from exo_lite.domain.errors import NodeLost
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.pipeline import Endpoint
 from exo_lite.domain.step import StepMessage, StepResult
 
 Item_co = TypeVar("Item_co", covariant=True)
@@ -22,8 +22,8 @@ class Incoming(Protocol[Item_co]):
 
 
 class StagePeers(Protocol):
-    def steps(self, hop: Hop, epoch: Epoch) -> Incoming[StepMessage]: ...
+    def steps(self, endpoint: Endpoint, epoch: Epoch) -> Incoming[StepMessage]: ...
 
-    def results(self, hop: Hop, epoch: Epoch) -> Incoming[StepResult]: ...
+    def results(self, endpoint: Endpoint, epoch: Epoch) -> Incoming[StepResult]: ...
 
-    async def until_silent(self, hop: Hop) -> NodeLost: ...
+    async def until_silent(self, endpoint: Endpoint) -> NodeLost: ...

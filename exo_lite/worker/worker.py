@@ -21,7 +21,7 @@ from exo_lite.domain.errors import (
     StepHangs,
 )
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import num_kv_blocks
@@ -153,7 +153,7 @@ class Worker:
                 scheduler = self._scheduler(order, stage)
                 session.start(Driver(scheduler, session.enqueue, num_stages=order.num_stages, clock=self._clock))
 
-    async def _watch(self, session: Session, source: Hop) -> None:
+    async def _watch(self, session: Session, source: Endpoint) -> None:
         """End the session once the process that it reads from is silent. Every stage of the ring watches one."""
         session.end(await self._peers.until_silent(source))
 

@@ -23,7 +23,7 @@ from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.domain.ids import Epoch, RequestId
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
-from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.pipeline import Endpoint
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
@@ -109,10 +109,13 @@ class Bench:
     async def pipeline(self, workers: Sequence[RunningWorker], *, hop_s: float = 0.0) -> AsyncIterator[Pipeline]:
         """A new epoch of these workers, warmed up."""
         async with AsyncExitStack() as proxies, client_of(workers[0]) as client:
-            hops = [worker.stream_hop for worker in workers]
+            endpoints = [worker.stream_endpoint for worker in workers]
             if hop_s:
-                hops = [Hop(hop.name, await proxies.enter_async_context(delayed(hop.address, hop_s))) for hop in hops]
-            pipeline = Pipeline(client, await join(*workers, hops=hops))
+                endpoints = [
+                    Endpoint(endpoint.name, await proxies.enter_async_context(delayed(endpoint.address, hop_s)))
+                    for endpoint in endpoints
+                ]
+            pipeline = Pipeline(client, await join(*workers, endpoints=endpoints))
             await pipeline.ask(self.prompt(300, 1), 20)
             yield pipeline
 

@@ -17,7 +17,7 @@ from exo_lite.domain.engine import are_same_numbers
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.node import ShardStatus
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.worker import WorkerConfig
@@ -123,20 +123,20 @@ class RunningWorker:
         return self.process.status
 
     @property
-    def hop(self) -> Hop:
-        return self._hop(self.status.worker_port)
+    def endpoint(self) -> Endpoint:
+        return self._endpoint(self.status.worker_port)
 
     @property
-    def stream_hop(self) -> Hop:
-        return self._hop(self.status.stream_port)
+    def stream_endpoint(self) -> Endpoint:
+        return self._endpoint(self.status.stream_port)
 
-    def _hop(self, port: int | None) -> Hop:
+    def _endpoint(self, port: int | None) -> Endpoint:
         assert port is not None, self.status
-        return Hop(self.name, f"127.0.0.1:{port}")
+        return Endpoint(self.name, f"127.0.0.1:{port}")
 
     def program(self) -> psutil.Process:
         """The program behind it, found by the port that it listens on."""
-        port = int(self.hop.address.rpartition(":")[2])
+        port = int(self.endpoint.address.rpartition(":")[2])
         for child in psutil.Process().children():
             if any(one.laddr.port == port for one in child.net_connections("tcp") if one.status == psutil.CONN_LISTEN):
                 return child
@@ -165,26 +165,26 @@ async def running(*configs: WorkerConfig) -> AsyncIterator[list[RunningWorker]]:
 
 @asynccontextmanager
 async def client_of(worker: RunningWorker) -> AsyncIterator[WorkerClient]:
-    client = PEERS.worker(worker.hop)
+    client = PEERS.worker(worker.endpoint)
     try:
         yield client
     finally:
         await client.close()
 
 
-async def join(*workers: RunningWorker, hops: Sequence[Hop] | None = None) -> Epoch:
-    """Make a pipeline of them, in a new epoch. `hops`: where they reach each other, if not where they listen."""
+async def join(*workers: RunningWorker, endpoints: Sequence[Endpoint] | None = None) -> Epoch:
+    """Make a pipeline of them, in a new epoch. `endpoints`: where they reach each other, if not where they listen."""
     epoch = next_epoch()
-    hops, last = hops or [worker.stream_hop for worker in workers], len(workers) - 1
+    endpoints, last = endpoints or [worker.stream_endpoint for worker in workers], len(workers) - 1
     for stage in range(last, -1, -1):
         order = ConnectOrder(
             model_id=MODEL,
             epoch=epoch,
             stage=stage,
             num_stages=len(workers),
-            previous=hops[stage - 1] if stage else None,
-            tail=hops[last] if stage == 0 < last else None,
-            next_name=hops[(stage + 1) % len(hops)].name,
+            previous=endpoints[stage - 1] if stage else None,
+            tail=endpoints[last] if stage == 0 < last else None,
+            next_name=endpoints[(stage + 1) % len(endpoints)].name,
             is_exact=are_same_numbers([worker.status.report.numerics for worker in workers]),
         )
         await workers[stage].process.peer().connect(order, timeout_s=CONNECT_TIMEOUT_S)

@@ -15,7 +15,7 @@ from exo_lite.domain.errors import (
     StaleEpoch,
 )
 from exo_lite.domain.ids import Epoch, ModelId
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.step import HiddenStates, Step, StepMessage, StepResult
 from exo_lite.domain.trace import RequestTrace
@@ -113,7 +113,7 @@ async def stage_served(stage: ScriptedStage) -> AsyncIterator[str]:
 
 
 def steps_of(address: str, epoch: Epoch = EPOCH) -> InStream[StepMessage]:
-    return PEERS.steps(Hop("attic", address), epoch)
+    return PEERS.steps(Endpoint("attic", address), epoch)
 
 
 @asynccontextmanager
@@ -131,7 +131,7 @@ async def served(worker: ScriptedWorker) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def client_of(address: str) -> AsyncIterator[WorkerClient]:
-    client = PEERS.worker(Hop("attic", address))
+    client = PEERS.worker(Endpoint("attic", address))
     try:
         async with asyncio.timeout(DEADLINE_S):
             yield client

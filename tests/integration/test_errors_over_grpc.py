@@ -19,7 +19,7 @@ from exo_lite.domain.errors import (
     StaleEpoch,
 )
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
-from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.pipeline import Endpoint
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.transport import stage_server
 from exo_lite.transport.worker_client import WorkerClient
@@ -145,7 +145,7 @@ async def test_a_stage_that_dies_is_seen_by_whoever_waits_for_its_steps():
 
 async def test_a_connection_that_goes_silent_is_noticed_in_seconds_though_nobody_reads():
     async with stage_served(ScriptedStage()) as address, Wire(address) as wire, asyncio.timeout(3 * DEADLINE_S):
-        noticed = asyncio.ensure_future(IMPATIENT.until_silent(Hop("attic", wire.address)))
+        noticed = asyncio.ensure_future(IMPATIENT.until_silent(Endpoint("attic", wire.address)))
         await until(lambda: wire.num_connections > 0, "it watches")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2 * SILENCE_S):
@@ -160,7 +160,7 @@ async def test_a_connection_that_goes_silent_is_noticed_in_seconds_though_nobody
 
 async def test_a_process_that_is_gone_is_noticed_though_nobody_reads():
     async with stage_served(ScriptedStage()) as address, Wire(address) as wire, asyncio.timeout(3 * DEADLINE_S):
-        noticed = asyncio.ensure_future(IMPATIENT.until_silent(Hop("attic", wire.address)))
+        noticed = asyncio.ensure_future(IMPATIENT.until_silent(Endpoint("attic", wire.address)))
         await until(lambda: wire.num_connections > 0, "it watches")
         wire.tear()
         assert isinstance(await noticed, ConnectionRefused)
@@ -168,7 +168,7 @@ async def test_a_process_that_is_gone_is_noticed_though_nobody_reads():
 
 async def test_a_connection_that_breaks_and_comes_back_is_no_loss():
     async with stage_served(ScriptedStage()) as address, Wire(address) as wire, asyncio.timeout(3 * DEADLINE_S):
-        noticed = asyncio.ensure_future(IMPATIENT.until_silent(Hop("attic", wire.address)))
+        noticed = asyncio.ensure_future(IMPATIENT.until_silent(Endpoint("attic", wire.address)))
         for num_connections in (1, 2, 3):
             await until(lambda num=num_connections: wire.num_connections == num, "it watches")  # type: ignore[misc]
             wire.tear_connections()
@@ -240,7 +240,7 @@ async def test_a_stream_that_is_refused_breaks_nothing_off():
         async with reading(steps_of(address, Epoch(2))) as stale:
             with pytest.raises(StaleEpoch, match="no stage of epoch 2"):
                 await stale.next()
-        async with reading(PEERS.results(Hop("attic", address), EPOCH)) as results:
+        async with reading(PEERS.results(Endpoint("attic", address), EPOCH)) as results:
             with pytest.raises(MalformedMessage, match="there are none here"):
                 await results.next()
         assert stage.num_open == 1

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from exo_lite.domain.errors import ExoLiteError, MalformedMessage, MalformedStep, NodeLost, StaleEpoch
 from exo_lite.domain.ids import Epoch
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.step import Admission, Step, StepMessage, StepResult
 from exo_lite.node.joining import CONNECT_TIMEOUT_S
@@ -59,11 +59,11 @@ class Tail:
         self.epoch = next_epoch()
         self.front = await self._joined.enter_async_context(raw_stage())
         await self.worker.process.peer().connect(self.order(self.epoch), timeout_s=CONNECT_TIMEOUT_S)
-        stream = PEERS.results(self.worker.stream_hop, self.epoch)
+        stream = PEERS.results(self.worker.stream_endpoint, self.epoch)
         self.results = await self._joined.enter_async_context(reading(stream))
 
     def order(self, epoch: Epoch) -> ConnectOrder:
-        return ConnectOrder(MODEL, epoch, 1, 2, Hop("front", self.front.address), tail=None, next_name="front")
+        return ConnectOrder(MODEL, epoch, 1, 2, Endpoint("front", self.front.address), tail=None, next_name="front")
 
     async def aclose(self) -> None:
         await self._joined.aclose()
@@ -325,7 +325,7 @@ async def test_a_message_beyond_the_limit_ends_the_epoch_and_says_so(tail: Tail)
 
 
 async def test_the_last_stage_has_no_steps_for_anybody(tail: Tail):
-    async with reading(PEERS.steps(tail.worker.stream_hop, tail.epoch)) as read:
+    async with reading(PEERS.steps(tail.worker.stream_endpoint, tail.epoch)) as read:
         with pytest.raises(MalformedMessage, match="stage 1 of 2 computes no such thing"):
             await read.next()
     await check_alive(tail)
@@ -334,7 +334,7 @@ async def test_the_last_stage_has_no_steps_for_anybody(tail: Tail):
 async def test_what_goes_to_one_goes_to_nobody_else(tail: Tail):
     await check_alive(tail)
     for _ in range(20):  # more than there are threads for streams
-        async with reading(PEERS.results(tail.worker.stream_hop, tail.epoch)) as read:
+        async with reading(PEERS.results(tail.worker.stream_endpoint, tail.epoch)) as read:
             with pytest.raises(MalformedMessage, match=f"in epoch {tail.epoch} goes to somebody already"):
                 await read.next()
     await check_alive(tail)
@@ -342,7 +342,7 @@ async def test_what_goes_to_one_goes_to_nobody_else(tail: Tail):
 
 async def test_another_epochs_results_are_nobodys(tail: Tail):
     for epoch in (0, tail.epoch - 1, tail.epoch + 1, 2**64 - 1):
-        async with reading(PEERS.results(tail.worker.stream_hop, Epoch(epoch))) as read:
+        async with reading(PEERS.results(tail.worker.stream_endpoint, Epoch(epoch))) as read:
             with pytest.raises(StaleEpoch, match=f"back is stage 1 of epoch {tail.epoch}"):
                 await read.next()
     await check_alive(tail)

@@ -15,7 +15,7 @@ import torch
 
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
 from exo_lite.domain.load_options import LoadOptions
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import SequenceChunk
@@ -74,7 +74,7 @@ def config(model_dir: Path, shard: Shard) -> WorkerConfig:
 
 
 @asynccontextmanager
-async def joined_workers(model_dir: Path) -> AsyncIterator[Hop]:
+async def joined_workers(model_dir: Path) -> AsyncIterator[Endpoint]:
     """The first of two workers with a layer each, joined to a pipeline."""
     changed = asyncio.Event()
     workers = [
@@ -87,12 +87,14 @@ async def joined_workers(model_dir: Path) -> AsyncIterator[Hop]:
             assert all(worker.status.state != "lost" for worker in workers), [worker.status for worker in workers]
             changed.clear()
             await changed.wait()
-        first, tail = (Hop(worker.config.node_name, f"127.0.0.1:{worker.status.stream_port}") for worker in workers)
+        first, tail = (
+            Endpoint(worker.config.node_name, f"127.0.0.1:{worker.status.stream_port}") for worker in workers
+        )
         of_last = ConnectOrder(MODEL, Epoch(1), 1, 2, previous=first, tail=None, next_name=first.name)
         of_first = ConnectOrder(MODEL, Epoch(1), 0, 2, previous=None, tail=tail, next_name=tail.name)
         for worker, order in zip(workers[::-1], (of_last, of_first), strict=True):
             await worker.peer().connect(order, timeout_s=CONNECT_TIMEOUT_S)
-        yield Hop(first.name, f"127.0.0.1:{workers[0].status.worker_port}")
+        yield Endpoint(first.name, f"127.0.0.1:{workers[0].status.worker_port}")
     finally:
         for task in tasks:
             task.cancel()
@@ -154,8 +156,8 @@ def check_logprobs(token: Token, num_top: int | None, expected: torch.Tensor) ->
 
 async def test_two_workers_draw_what_one_model_alone_does(model_dir: Path) -> None:
     torch.set_num_threads(1)
-    async with asyncio.timeout(DEADLINE_S), joined_workers(model_dir) as hop:
-        first = PEERS.worker(hop)
+    async with asyncio.timeout(DEADLINE_S), joined_workers(model_dir) as endpoint:
+        first = PEERS.worker(endpoint)
         try:
             answers = await asyncio.gather(*(answered(first, *one) for one in enumerate(ASKED)))
         finally:

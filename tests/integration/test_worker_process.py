@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from exo_lite.domain.errors import InvalidRequest, MalformedMessage, NodeLost, NotReady, StaleEpoch
 from exo_lite.domain.ids import Epoch, ModelId
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.request import Sampling
 from exo_lite.node.joining import CONNECT_TIMEOUT_S
 from tests.integration.real_workers import (
@@ -145,7 +145,7 @@ async def test_of_two_connects_at_once_with_one_epoch_one_is_taken(workers: dict
     assert len(await answer(whole, request(order.epoch, PROMPT, 3))) == 3
 
 
-NOWHERE = Hop("nowhere", "127.0.0.1:9")
+NOWHERE = Endpoint("nowhere", "127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ async def test_whoever_asks_for_the_steps_of_others_disturbs_nothing(
     epoch = await join(first, workers["back"])
     undisturbed = asyncio.ensure_future(answer(first, request(epoch, PROMPT, 60)))
     for other in (epoch - 1, epoch + 1):
-        async with reading(PEERS.steps(first.stream_hop, Epoch(other))) as read:
+        async with reading(PEERS.steps(first.stream_endpoint, Epoch(other))) as read:
             with pytest.raises(StaleEpoch, match=f"front is stage 0 of epoch {epoch}, and was asked .* epoch {other}"):
                 await read.next()
     assert await undisturbed == tiny_llama.greedy(PROMPT, 60)

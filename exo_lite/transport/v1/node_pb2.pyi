@@ -343,7 +343,7 @@ class UnplaceReply(_message.Message):
 Global___UnplaceReply: _TypeAlias = UnplaceReply  # noqa: Y015
 
 @_typing.final
-class Hop(_message.Message):
+class Endpoint(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -367,7 +367,7 @@ class Hop(_message.Message):
     _WhichOneofArgType__node_id: _TypeAlias = _typing.Literal["_node_id", b"_node_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__node_id) -> _WhichOneofReturnType__node_id | None: ...
 
-Global___Hop: _TypeAlias = Hop  # noqa: Y015
+Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
 
 @_typing.final
 class ConnectRequest(_message.Message):
@@ -392,11 +392,11 @@ class ConnectRequest(_message.Message):
     """whom it is for, where another daemon is to pass it on"""
     is_exact: _builtins.bool
     @_builtins.property
-    def previous(self) -> Global___Hop:
+    def previous(self) -> Global___Endpoint:
         """absent on the first stage"""
 
     @_builtins.property
-    def tail(self) -> Global___Hop:
+    def tail(self) -> Global___Endpoint:
         """present on the first stage of several"""
 
     def __init__(
@@ -406,8 +406,8 @@ class ConnectRequest(_message.Message):
         epoch: _builtins.int = ...,
         stage: _builtins.int = ...,
         num_stages: _builtins.int = ...,
-        previous: Global___Hop | None = ...,
-        tail: Global___Hop | None = ...,
+        previous: Global___Endpoint | None = ...,
+        tail: Global___Endpoint | None = ...,
         next_name: _builtins.str = ...,
         node_id: _builtins.str = ...,
         is_exact: _builtins.bool = ...,

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-from exo_lite.domain.pipeline import Hop
+from exo_lite.domain.pipeline import Endpoint
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.node.peers import Peers
@@ -18,7 +18,7 @@ Generate = Callable[[GenerateRequest], AsyncGenerator[Token, None]]
 class DriverInMemory:
     """The worker of a first stage."""
 
-    hop: Hop
+    endpoint: Endpoint
     peers: PeersInMemory
     is_closed: bool = False
 
@@ -39,8 +39,8 @@ class PeersInMemory:
     asked: list[GenerateRequest] = field(default_factory=list)
     opened: list[DriverInMemory] = field(default_factory=list)
 
-    def worker(self, hop: Hop) -> DriverInMemory:
-        self.opened.append(DriverInMemory(hop, self))
+    def worker(self, endpoint: Endpoint) -> DriverInMemory:
+        self.opened.append(DriverInMemory(endpoint, self))
         return self.opened[-1]
 
 

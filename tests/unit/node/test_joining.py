@@ -9,13 +9,13 @@ import pytest
 
 from exo_lite.domain.errors import NodeLost, NotReady, PortSilent
 from exo_lite.domain.ids import InstanceId, NodeId
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.node.cluster import Cluster
 from exo_lite.node.joining import Joiner
 from tests.unit.node.cluster_states import EPOCH, INSTANCE, MODEL, cluster, member, node
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
-ORDER = ConnectOrder(MODEL, EPOCH, 1, 2, previous=Hop("node-b", ":17", B), tail=None, next_name="node-b")
+ORDER = ConnectOrder(MODEL, EPOCH, 1, 2, previous=Endpoint("node-b", ":17", B), tail=None, next_name="node-b")
 
 
 class FakePeers:
@@ -61,7 +61,7 @@ def joiner(peers: FakePeers, *, unreached: tuple[NodeId, ...] = (), has_worker: 
 async def test_this_nodes_worker_gets_the_hosts_by_which_this_node_reaches_its_neighbours():
     peers = FakePeers()
     await joiner(peers).join(A, ORDER)
-    assert peers.told == [("connect", replace(ORDER, previous=Hop("node-b", "10.0.0.98:17", B)))]
+    assert peers.told == [("connect", replace(ORDER, previous=Endpoint("node-b", "10.0.0.98:17", B)))]
 
 
 async def test_another_nodes_order_goes_there_or_to_one_on_the_way():
@@ -82,6 +82,6 @@ async def test_what_cannot_be_done_is_said():
         await joiner(FakePeers(), has_worker=False).join(A, ORDER)
     with pytest.raises(NodeLost, match="node d is gone"):
         await joiner(FakePeers()).join(NodeId("d"), ORDER)
-    unmet = replace(ORDER, previous=Hop("node-d", ":17", NodeId("d")))
+    unmet = replace(ORDER, previous=Endpoint("node-d", ":17", NodeId("d")))
     with pytest.raises(NodeLost, match="node-a has not met node d"):
         await joiner(FakePeers()).join(A, unmet)

@@ -9,7 +9,7 @@ import pytest
 
 from exo_lite.domain.errors import DeadlineExceeded, NodeLost, NotReady
 from exo_lite.domain.ids import NodeId
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.placement import Instance
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.node import proving
@@ -87,7 +87,7 @@ async def test_a_token_that_does_not_come_is_waited_for_only_so_long(monkeypatch
 
 def test_orders_go_to_the_last_stage_first_and_name_the_neighbours():
     state = both_ready()
-    first, second = Hop("node-a", ":17", NodeId("a")), Hop("node-b", ":16", NodeId("b"))
+    first, second = Endpoint("node-a", ":17", NodeId("a")), Endpoint("node-b", ":16", NodeId("b"))
     assert connect_orders(state, instance(FIRST, SECOND)) == [
         ("b", ConnectOrder(MODEL, EPOCH, 1, 2, previous=first, tail=None, next_name="node-a")),
         ("a", ConnectOrder(MODEL, EPOCH, 0, 2, previous=None, tail=second, next_name="node-b")),
@@ -100,7 +100,8 @@ def test_each_stage_knows_the_one_before_and_a_single_one_knows_nobody():
     three = cluster(node("a", shard_status(parts[0])), others, instance(*parts))
     orders = [order for _, order in connect_orders(three, instance(*parts))]
     names = [
-        (order.stage, *(hop and hop.name for hop in (order.previous, order.tail)), order.next_name) for order in orders
+        (order.stage, *(endpoint and endpoint.name for endpoint in (order.previous, order.tail)), order.next_name)
+        for order in orders
     ]
     assert names == [(2, "node-b", None, "node-a"), (1, "node-a", None, "node-c"), (0, None, "node-c", "node-b")]
     alone = part("a", 0, 3)

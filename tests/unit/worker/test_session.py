@@ -14,7 +14,7 @@ import pytest
 
 from exo_lite.domain.errors import ExoLiteError, MalformedMessage, MalformedStep, NodeLost, StaleEpoch
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling
 from exo_lite.domain.step import SampledToken, SequenceChunk, StageTiming, Step, StepMessage, StepResult
 from exo_lite.pipeline.driver import Driver
@@ -24,7 +24,7 @@ from exo_lite.worker import session as session_module
 from exo_lite.worker.session import Session
 from tests.waiting import until
 
-NOWHERE = Hop("nowhere", "127.0.0.1:9")
+NOWHERE = Endpoint("nowhere", "127.0.0.1:9")
 EPOCH = Epoch(1)
 Compute = Callable[[StepMessage], StageOutput]
 Item = TypeVar("Item")
@@ -49,13 +49,13 @@ class OtherStages:
     def __init__(self) -> None:
         self.before, self.tail = Stream[StepMessage](), Stream[StepResult]()
 
-    def steps(self, hop: Hop, epoch: Epoch) -> Stream[StepMessage]:
+    def steps(self, endpoint: Endpoint, epoch: Epoch) -> Stream[StepMessage]:
         return self.before
 
-    def results(self, hop: Hop, epoch: Epoch) -> Stream[StepResult]:
+    def results(self, endpoint: Endpoint, epoch: Epoch) -> Stream[StepResult]:
         return self.tail
 
-    async def until_silent(self, hop: Hop) -> NodeLost:
+    async def until_silent(self, endpoint: Endpoint) -> NodeLost:
         await asyncio.Event().wait()
         raise AssertionError("nobody watches a session alone")
 

@@ -9,7 +9,7 @@ from exo_lite.domain.heartbeat import Heartbeat
 from exo_lite.domain.ids import BootId, ModelId, NodeId
 from exo_lite.domain.load_options import LoadRequest
 from exo_lite.domain.node import NodeIdentity, NodeStatus
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.placement import Instance, ModelDescription
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
@@ -31,8 +31,8 @@ class SimulatedPeers:
     def node(self, address: str) -> NodeCalls:
         return NodeCalls(self._network, self._host, address)
 
-    def worker(self, hop: Hop) -> WorkerCalls:
-        return WorkerCalls(self._network, self._host, hop)
+    def worker(self, endpoint: Endpoint) -> WorkerCalls:
+        return WorkerCalls(self._network, self._host, endpoint)
 
     async def check_port(self, address: str, *, timeout_s: float) -> None:
         await self._network.check_port(self._host, address, timeout_s)
@@ -100,8 +100,8 @@ class NodeCalls:
 class WorkerCalls:
     """Fits node.peers.PeerWorker."""
 
-    def __init__(self, network: Network, caller: str, hop: Hop) -> None:
-        self.hop = hop
+    def __init__(self, network: Network, caller: str, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
         self._network = network
         self._caller = caller
 
@@ -119,11 +119,14 @@ class WorkerCalls:
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Token, None]:
         return self._network.stream(
-            self._caller, self.hop.address, lambda worker: worker.generate(request), silence_s=DEFAULT_HANG_TIMEOUT_S
+            self._caller,
+            self.endpoint.address,
+            lambda worker: worker.generate(request),
+            silence_s=DEFAULT_HANG_TIMEOUT_S,
         )
 
     async def _call(self, ask: Callable[[Any], Awaitable[T]], timeout_s: float) -> T:
-        return await self._network.call(self._caller, self.hop.address, ask, timeout_s=timeout_s)
+        return await self._network.call(self._caller, self.endpoint.address, ask, timeout_s=timeout_s)
 
 
 def _at_once(ask: Callable[[Any], T]) -> Callable[[Any], Awaitable[T]]:

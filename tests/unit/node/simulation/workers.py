@@ -11,7 +11,7 @@ from dataclasses import replace
 from exo_lite.domain.errors import ConnectionRefused, ExoLiteError, InvalidRequest, NodeLost, NotReady, StaleEpoch
 from exo_lite.domain.ids import Epoch
 from exo_lite.domain.node import ShardStatus
-from exo_lite.domain.pipeline import ConnectOrder, Hop
+from exo_lite.domain.pipeline import ConnectOrder, Endpoint
 from exo_lite.domain.request import GenerateRequest, Token
 from exo_lite.domain.trace import RequestTrace
 from exo_lite.domain.worker import WorkerConfig
@@ -102,8 +102,8 @@ class SimulatedWorker:
     def peer(self) -> WorkerCalls:
         if self.status.worker_port is None:
             raise NodeLost(f"the worker on {self.config.node_name} does not listen yet")
-        hop = Hop(self.config.node_name, f"{self.host}:{self.status.worker_port}")
-        return WorkerCalls(self._network, self.host, hop)
+        endpoint = Endpoint(self.config.node_name, f"{self.host}:{self.status.worker_port}")
+        return WorkerCalls(self._network, self.host, endpoint)
 
     async def on_connect(self, order: ConnectOrder) -> None:
         if not self._is_loaded:
@@ -157,13 +157,13 @@ class SimulatedWorker:
 
     def _ring(self, session: Session) -> Iterator[tuple[SimulatedWorker, SimulatedWorker]]:
         """Each stage with the one after it. Raises NodeLost where one is gone."""
-        stages, hop = [self], session.order.tail
-        while hop is not None:
-            stage = self._network.handler_at(hop.address)
+        stages, endpoint = [self], session.order.tail
+        while endpoint is not None:
+            stage = self._network.handler_at(endpoint.address)
             if stage is None or stage.session is None or stage.session.order.epoch != session.order.epoch:
-                raise NodeLost(f"{hop.name} is no stage of epoch {session.order.epoch}")
+                raise NodeLost(f"{endpoint.name} is no stage of epoch {session.order.epoch}")
             stages.insert(1, stage)
-            hop = stage.session.order.previous if stage.session.order.stage > 1 else None
+            endpoint = stage.session.order.previous if stage.session.order.stage > 1 else None
         return zip(stages, [*stages[1:], self], strict=True)
 
     async def _carry(self, session: Session, one: str, other: str) -> None:
@@ -184,7 +184,7 @@ class SimulatedWorker:
                 if session.num_requests == 0 and session.proved_at_s is not None:
                     await self._go_round(session)
 
-    async def _follow(self, session: Session, source: Hop) -> None:
+    async def _follow(self, session: Session, source: Endpoint) -> None:
         """End with the stage before, or once it is gone or silent."""
         other = host_of(source.address)
         while session.error is None:
@@ -199,7 +199,7 @@ class SimulatedWorker:
                 text = f"{source.name} ({source.address}) has not answered for {self.config.hang_timeout_s:g} s"
                 self._end(session, unanswered(NodeLost(text)))
 
-    def _what_ended(self, session: Session, source: Hop) -> ExoLiteError | None:
+    def _what_ended(self, session: Session, source: Endpoint) -> ExoLiteError | None:
         stage = self._network.handler_at(source.address)
         if stage is None:
             text = f"{source.name} ({source.address}) cannot be connected to any more: its process is gone"
