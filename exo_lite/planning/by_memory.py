@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from exo_lite.planning.apportion import apportion
-from exo_lite.planning.lineup import Lineup
+from exo_lite.planning.stage_order import StageOrder
 
 
-def split_by_memory(lineup: Lineup, n_layers: int) -> list[int]:
-    """Layers of each node in the line: at least one, never more than fit, else in proportion to its offer.
+def split_by_memory(order: StageOrder, n_layers: int) -> list[int]:
+    """Layers of each stage: at least one, never more than fit, else in proportion to its offer.
 
-    Needs a line that carries every layer.
+    Needs an order that carries every layer.
     """
-    return apportion(n_layers, [seat.node.memory_bytes for seat in lineup], [seat.capacity for seat in lineup])
+    return apportion(n_layers, [stage.node.memory_bytes for stage in order], [stage.capacity for stage in order])

@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import heapq
 
-from exo_lite.planning.lineup import Lineup
+from exo_lite.planning.stage_order import StageOrder
 
 _ANSWER_SHARE = 0.5
 """The share of answer tokens among all tokens in the pipeline."""
 
 
-def split_by_work(lineup: Lineup, n_layers: int, *, layer_bytes: int, head_bytes: int) -> list[int]:
-    """Layers of each node in the line: at least one, never more than fit, the slowest stage as fast as can be.
+def split_by_work(order: StageOrder, n_layers: int, *, layer_bytes: int, head_bytes: int) -> list[int]:
+    """Layers of each stage: at least one, never more than fit, the slowest stage as fast as can be.
 
-    layer_bytes, head_bytes: their weights. Needs a line that carries every layer.
+    layer_bytes, head_bytes: their weights. Needs an order that carries every layer.
     """
-    shares = [1] * len(lineup)
-    last = len(lineup) - 1
+    shares = [1] * len(order)
+    last = len(order) - 1
 
     def with_one_more(index: int) -> tuple[float, int]:
         return (shares[index] + 1) * layer_bytes + (_ANSWER_SHARE * head_bytes if index == last else 0.0), index
 
-    open_seats = [with_one_more(index) for index, seat in enumerate(lineup) if seat.capacity > 1]
-    heapq.heapify(open_seats)
-    for _ in range(n_layers - len(lineup)):
-        _, index = open_seats[0]
+    open_stages = [with_one_more(index) for index, stage in enumerate(order) if stage.capacity > 1]
+    heapq.heapify(open_stages)
+    for _ in range(n_layers - len(order)):
+        _, index = open_stages[0]
         shares[index] += 1
-        if shares[index] < lineup[index].capacity:
-            heapq.heapreplace(open_seats, with_one_more(index))
+        if shares[index] < order[index].capacity:
+            heapq.heapreplace(open_stages, with_one_more(index))
         else:
-            heapq.heappop(open_seats)
+            heapq.heappop(open_stages)
     return shares

@@ -1,4 +1,4 @@
-"""A node that may hold layers, with what the model takes of it in each place of the line."""
+"""A node that may hold layers, with what the model takes of it at each place in the pipeline."""
 
 from __future__ import annotations
 

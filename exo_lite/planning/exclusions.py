@@ -8,24 +8,24 @@ from exo_lite.domain.links import ALL_WORK, KnownLinks, link_names, unreachable
 from exo_lite.domain.plan import Exclusion
 from exo_lite.domain.units import format_bytes
 from exo_lite.planning.candidate import Candidate
-from exo_lite.planning.lineup import Lineup
+from exo_lite.planning.stage_order import StageOrder
 
 
 def excluded_from(
-    lineup: Lineup, candidates: Sequence[Candidate], links: KnownLinks = ALL_WORK
+    order: StageOrder, candidates: Sequence[Candidate], links: KnownLinks = ALL_WORK
 ) -> tuple[Exclusion, ...]:
-    """Every node without a seat in a line that carries the model, in the order of `candidates`."""
-    seated = {seat.node.node_id for seat in lineup}
+    """Every node without a stage in an order that carries the model, in the order of `candidates`."""
+    used = {stage.node.node_id for stage in order}
 
     def reason(node: Candidate) -> str:
-        return unusable_reason(node) or _unlinked_reason(node, lineup, links) or _spare_reason(node, lineup)
+        return unusable_reason(node) or _unlinked_reason(node, order, links) or _spare_reason(node, order)
 
-    return tuple(Exclusion(node.node_id, node.name, reason(node)) for node in candidates if node.node_id not in seated)
+    return tuple(Exclusion(node.node_id, node.name, reason(node)) for node in candidates if node.node_id not in used)
 
 
-def _unlinked_reason(node: Candidate, lineup: Lineup, links: KnownLinks) -> str | None:
+def _unlinked_reason(node: Candidate, order: StageOrder, links: KnownLinks) -> str | None:
     """Names the links that keep a node out of the ring; None where all work."""
-    names = {seat.node.node_id: seat.node.name for seat in lineup} | {node.node_id: node.name}
+    names = {stage.node.node_id: stage.node.name for stage in order} | {node.node_id: node.name}
     own = [pair for pair in links.broken if node.node_id in pair and pair <= names.keys()]
     if own:
         return "; ".join(unreachable(pair) for pair in link_names(own, names))
@@ -41,7 +41,7 @@ def unusable(candidates: Sequence[Candidate]) -> tuple[Exclusion, ...]:
 
 
 def unusable_reason(node: Candidate) -> str | None:
-    """Why a node cannot hold any layer, wherever in the line; None if it can."""
+    """Why a node cannot hold any layer, at whatever place; None if it can."""
     if node.offer.reason is not None:
         return node.offer.reason
     if node.memory_bytes <= 0:
@@ -57,13 +57,13 @@ def unusable_reason(node: Candidate) -> str | None:
     )
 
 
-def _spare_reason(node: Candidate, lineup: Lineup) -> str:
+def _spare_reason(node: Candidate, order: StageOrder) -> str:
     offered, sizes = format_bytes(node.memory_bytes), node.sizes
-    if len(lineup) == sizes.n_layers:
+    if len(order) == sizes.n_layers:
         noun = "layer is held by a node that offers" if sizes.n_layers == 1 else "layers are held by nodes that offer"
         return f"offers {offered}, and all of the model's {sizes.n_layers} {noun} as much or more"
     least = min(sizes.first_bytes, sizes.last_bytes) + sizes.layer_bytes
     return (
-        f"offers {offered}: beside {lineup[0].node.name}, which holds the model alone, it would need at least"
+        f"offers {offered}: beside {order[0].node.name}, which holds the model alone, it would need at least"
         f" {format_bytes(least, round_up=True)} for one layer with the embedding or the head"
     )

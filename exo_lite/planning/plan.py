@@ -18,9 +18,9 @@ from exo_lite.planning.by_memory import split_by_memory
 from exo_lite.planning.by_work import split_by_work
 from exo_lite.planning.candidate import Candidate, FootprintOf, ranked
 from exo_lite.planning.exclusions import excluded_from
-from exo_lite.planning.lineup import Lineup, best_lineup, carries
 from exo_lite.planning.refusal import refusal, refusal_for_links
 from exo_lite.planning.ring import best_ring
+from exo_lite.planning.stage_order import StageOrder, best_order, carries
 
 
 def plan(
@@ -39,20 +39,20 @@ def plan(
     _check_ids(offers)
     in_order = ranked(offers, footprint_of)
     willing = [node for node in in_order if node.offer.reason is None]
-    lineup = _lineup(willing, n_layers, links)
-    if not carries(lineup, n_layers):
+    order = _stage_order(willing, n_layers, links)
+    if not carries(order, n_layers):
         sizes = in_order[0].sizes if in_order else footprint_of(DEFAULT_ENGINE)
-        if links.broken and carries(best_lineup(willing, n_layers), n_layers):
+        if links.broken and carries(best_order(willing, n_layers), n_layers):
             return refusal_for_links(model_id, sizes, options, in_order, links.broken)
         return refusal(model_id, sizes, options, in_order)
-    assignments = tuple(_assignments(model_id, n_layers, options, lineup))
-    return Plan(model_id, n_layers, options, assignments, excluded_from(lineup, in_order, links))
+    assignments = tuple(_assignments(model_id, n_layers, options, order))
+    return Plan(model_id, n_layers, options, assignments, excluded_from(order, in_order, links))
 
 
-def _lineup(willing: Sequence[Candidate], n_layers: int, links: KnownLinks) -> Lineup:
+def _stage_order(willing: Sequence[Candidate], n_layers: int, links: KnownLinks) -> StageOrder:
     """One that leaves doubtful links alone, else one that uses them."""
     if links == ALL_WORK:
-        return best_lineup(willing, n_layers)
+        return best_order(willing, n_layers)
     careful = best_ring(willing, n_layers, links.broken | links.doubtful)
     return careful or best_ring(willing, n_layers, links.broken)
 
@@ -63,23 +63,23 @@ def _check_ids(offers: Sequence[NodeOffer]) -> None:
             raise InvalidRequest(f"node {node_id} stands {count} times among the offers: give each node once")
 
 
-def _assignments(model_id: ModelId, n_layers: int, options: LoadOptions, lineup: Lineup) -> Iterator[Assignment]:
+def _assignments(model_id: ModelId, n_layers: int, options: LoadOptions, order: StageOrder) -> Iterator[Assignment]:
     match options.strategy:
         case "by_memory":
-            shares = split_by_memory(lineup, n_layers)
+            shares = split_by_memory(order, n_layers)
         case "by_work":
-            sizes = lineup[0].node.sizes
+            sizes = order[0].node.sizes
             work = {"layer_bytes": sizes.layer.weight_bytes, "head_bytes": sizes.lm_head_bytes}
-            shares = split_by_work(lineup, n_layers, **work)
+            shares = split_by_work(order, n_layers, **work)
         case _:
             assert_never(options.strategy)
     ends = accumulate(shares)
-    for seat, share, end in zip(lineup, shares, ends, strict=True):
+    for stage, share, end in zip(order, shares, ends, strict=True):
         shard = Shard(model_id, end - share, end - 1, n_layers)
-        taken = seat.node.sizes.of(shard)
+        taken = stage.node.sizes.of(shard)
         yield Assignment(
-            node_id=seat.node.node_id,
-            name=seat.node.name,
+            node_id=stage.node.node_id,
+            name=stage.node.name,
             shard=shard,
             weight_bytes=taken.weight_bytes,
             kv_cache_bytes=taken.kv_cache_bytes,

@@ -14,7 +14,7 @@ from exo_lite.domain.shard import Shard
 from exo_lite.domain.units import format_bytes
 from exo_lite.planning.candidate import Candidate
 from exo_lite.planning.exclusions import unusable, unusable_reason
-from exo_lite.planning.lineup import Lineup, best_lineup, carries, num_layers_carried
+from exo_lite.planning.stage_order import StageOrder, best_order, carries, num_layers_carried
 
 MAX_NODES_NAMED = 8
 
@@ -25,10 +25,10 @@ def refusal(model_id: ModelId, sizes: Footprint, options: LoadOptions, candidate
     `needed_bytes` is the whole model on one node, by `sizes`; `available_bytes` what the willing nodes offer in all.
     """
     willing = _willing(candidates)
-    lineup = best_lineup(willing, sizes.n_layers)
+    order = best_order(willing, sizes.n_layers)
     sentences = [
-        f"{_needed(model_id, sizes, options)}; {_shortage(willing, lineup, sizes)}.",
-        *_rooms(candidates, lineup),
+        f"{_needed(model_id, sizes, options)}; {_shortage(willing, order, sizes)}.",
+        *_rooms(candidates, order),
         _way_out(willing, options),
     ]
     return Refusal(
@@ -81,7 +81,7 @@ def extra_bytes_to_fit(candidates: Sequence[Candidate]) -> int:
     while enough - too_little > 1:
         extra = (too_little + enough) // 2
         boosted = replace(largest, offer=replace(largest.offer, memory_bytes=largest.memory_bytes + extra))
-        if carries(best_lineup([boosted, *others], n_layers), n_layers):
+        if carries(best_order([boosted, *others], n_layers), n_layers):
             enough = extra
         else:
             too_little = extra
@@ -101,14 +101,14 @@ def _needed(model_id: ModelId, sizes: Footprint, options: LoadOptions) -> str:
     )
 
 
-def _shortage(willing: Sequence[Candidate], lineup: Lineup, sizes: Footprint) -> str:
+def _shortage(willing: Sequence[Candidate], order: StageOrder, sizes: Footprint) -> str:
     if not willing:
         return f"no node offers memory: short by {format_bytes(sizes.model_bytes)}"
     available_bytes = _total_bytes(willing)
     offered = f"{_offer(len(willing))} {format_bytes(available_bytes)} in all"
     if available_bytes < sizes.model_bytes:
         return f"{offered}: short by {format_bytes(sizes.model_bytes - available_bytes)}"
-    num_carried = num_layers_carried(lineup)
+    num_carried = num_layers_carried(order)
     num_missing = sizes.n_layers - num_carried
     return (
         f"{offered}, but in whole layers, each node with its own working space, only {num_carried} of"
@@ -117,15 +117,15 @@ def _shortage(willing: Sequence[Candidate], lineup: Lineup, sizes: Footprint) ->
     )
 
 
-def _rooms(candidates: Sequence[Candidate], lineup: Lineup) -> list[str]:
+def _rooms(candidates: Sequence[Candidate], order: StageOrder) -> list[str]:
     """A sentence per node: first those with a place, in their order, then the others, the largest first."""
-    seated = {seat.node.node_id for seat in lineup}
-    unseated = [node for node in candidates if node.node_id not in seated]
-    sentences = [*_seat_sentences(lineup), *map(_unseated_sentence, unseated)]
-    left_out = [*(seat.node for seat in lineup), *unseated][MAX_NODES_NAMED:]
+    used = {stage.node.node_id for stage in order}
+    unused = [node for node in candidates if node.node_id not in used]
+    sentences = [*_stage_sentences(order), *map(_unused_sentence, unused)]
+    left_out = [*(stage.node for stage in order), *unused][MAX_NODES_NAMED:]
     if not left_out:
         return sentences
-    num_layers = sum(seat.capacity for seat in lineup[MAX_NODES_NAMED:])
+    num_layers = sum(stage.capacity for stage in order[MAX_NODES_NAMED:])
     willing = [node for node in left_out if node.offer.reason is None]
     return [
         *sentences[:MAX_NODES_NAMED],
@@ -133,15 +133,15 @@ def _rooms(candidates: Sequence[Candidate], lineup: Lineup) -> list[str]:
     ]
 
 
-def _seat_sentences(lineup: Lineup) -> Iterable[str]:
-    for index, seat in enumerate(lineup):
-        edges = ["the embedding"] * (index == 0) + ["the head"] * (index == len(lineup) - 1)
+def _stage_sentences(order: StageOrder) -> Iterable[str]:
+    for index, stage in enumerate(order):
+        edges = ["the embedding"] * (index == 0) + ["the head"] * (index == len(order) - 1)
         beside = f" beside {' and '.join(edges)}" if edges else ""
-        offered = format_bytes(seat.node.memory_bytes)
-        yield f"{seat.node.name}: offers {offered}, room for {_layers(seat.capacity)}{beside}."
+        offered = format_bytes(stage.node.memory_bytes)
+        yield f"{stage.node.name}: offers {offered}, room for {_layers(stage.capacity)}{beside}."
 
 
-def _unseated_sentence(node: Candidate) -> str:
+def _unused_sentence(node: Candidate) -> str:
     reason, sizes = unusable_reason(node), node.sizes
     if reason is not None:
         return f"{node.name}: {reason}."

@@ -12,7 +12,7 @@ from itertools import combinations
 
 from exo_lite.domain.links import Link, link
 from exo_lite.planning.candidate import Candidate
-from exo_lite.planning.lineup import Lineup, Seat, best_lineup, carries
+from exo_lite.planning.stage_order import PossibleStage, StageOrder, best_order, carries
 
 MAX_UNCERTAIN = 8
 """Nodes with a broken link that are tried in and out; the smallest beyond that stay out."""
@@ -22,19 +22,19 @@ Ring = tuple[Candidate, ...]
 """Candidates in the order of the stages; the last one is a neighbour of the first."""
 
 
-def best_ring(candidates: Sequence[Candidate], n_layers: int, broken: Collection[Link]) -> Lineup:
-    """The line to use where all neighbours reach each other: of as many nodes as can be, else of one; else empty.
+def best_ring(candidates: Sequence[Candidate], n_layers: int, broken: Collection[Link]) -> StageOrder:
+    """The order to use where all neighbours reach each other: of as many nodes as can be, else of one; else empty.
 
     `candidates` stand in rank order. The first stage is, if possible, one that every node reaches.
     """
     usable = [one for one in candidates if one.in_middle]
     search = _Search(broken)
     for members in _memberships(usable[:n_layers], broken):
-        lineup = _on_ring(members, n_layers, search)
-        if lineup:
-            return lineup
-    alone = (best_lineup([one], n_layers) for one in usable)
-    return next((lineup for lineup in alone if carries(lineup, n_layers)), ())
+        order = _on_ring(members, n_layers, search)
+        if order:
+            return order
+    alone = (best_order([one], n_layers) for one in usable)
+    return next((order for order in alone if carries(order, n_layers)), ())
 
 
 def _memberships(usable: Sequence[Candidate], broken: Collection[Link]) -> Iterator[list[Candidate]]:
@@ -51,15 +51,15 @@ def _memberships(usable: Sequence[Candidate], broken: Collection[Link]) -> Itera
                 yield members
 
 
-def _on_ring(members: Sequence[Candidate], n_layers: int, search: _Search) -> Lineup:
-    """A line of exactly these nodes that carries the model; empty if none is found."""
+def _on_ring(members: Sequence[Candidate], n_layers: int, search: _Search) -> StageOrder:
+    """An order of exactly these nodes that carries the model; empty if none is found."""
     if sum(one.in_middle for one in members) < n_layers:
         return ()
     for cycle in search.cycles(members):
         for ring in sorted(_orders(cycle), key=lambda ring: search.num_broken(ring[0])):
-            lineup = _seats(ring)
-            if carries(lineup, n_layers):
-                return lineup
+            order = _stages(ring)
+            if carries(order, n_layers):
+                return order
     return ()
 
 
@@ -70,11 +70,15 @@ def _orders(cycle: Ring) -> Iterator[Ring]:
             yield (*direction[start:], *direction[:start])
 
 
-def _seats(ring: Ring) -> Lineup:
+def _stages(ring: Ring) -> StageOrder:
     """Empty where the first or the last has no room for what comes with its place."""
     first, *between, last = ring
-    seats = (Seat(first, first.as_first), *(Seat(one, one.in_middle) for one in between), Seat(last, last.as_last))
-    return seats if all(seat.capacity for seat in seats) else ()
+    stages = (
+        PossibleStage(first, first.as_first),
+        *(PossibleStage(one, one.in_middle) for one in between),
+        PossibleStage(last, last.as_last),
+    )
+    return stages if all(stage.capacity for stage in stages) else ()
 
 
 class _Search:

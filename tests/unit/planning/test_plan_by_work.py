@@ -12,17 +12,19 @@ from exo_lite.domain.plan import NodeOffer, Plan
 from exo_lite.engine.torch_c.footprint import footprint
 from exo_lite.planning.by_work import split_by_work
 from exo_lite.planning.candidate import Candidate
-from exo_lite.planning.lineup import Seat
+from exo_lite.planning.stage_order import PossibleStage
 from tests.bench.shapes import spec_of
 from tests.planned import plan
 
 GIB = 2**30
 
 
-def lineup_of(capacities: list[int]) -> tuple[Seat, ...]:
+def order_of(capacities: list[int]) -> tuple[PossibleStage, ...]:
     sizes = footprint(spec_of("1b"), LoadOptions("bfloat16"))
     offers = [NodeOffer(NodeId(str(n)), str(n), 1) for n in range(len(capacities))]
-    return tuple(Seat(Candidate(offer, sizes), capacity) for offer, capacity in zip(offers, capacities, strict=True))
+    return tuple(
+        PossibleStage(Candidate(offer, sizes), capacity) for offer, capacity in zip(offers, capacities, strict=True)
+    )
 
 
 def slowest(shares: tuple[int, ...] | list[int], layer: int, head: int) -> float:
@@ -36,7 +38,7 @@ def test_no_split_that_fits_has_a_faster_slowest_stage(
     capacities: list[int], layer: int, head: int, data: st.DataObject
 ) -> None:
     n_layers = data.draw(st.integers(len(capacities), sum(capacities)))
-    shares = split_by_work(lineup_of(capacities), n_layers, layer_bytes=layer, head_bytes=head)
+    shares = split_by_work(order_of(capacities), n_layers, layer_bytes=layer, head_bytes=head)
     assert sum(shares) == n_layers
     assert all(1 <= share <= capacity for share, capacity in zip(shares, capacities, strict=True))
     best = inf

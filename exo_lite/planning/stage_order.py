@@ -1,4 +1,4 @@
-"""The line-up: which nodes hold a model, in which order, and how many layers each could hold in its place.
+"""The order of stages: which nodes hold a model, in which order, and how many layers each could hold in its place.
 
 All layers are equal, so only three things decide whether a split exists: who comes first (embedding), who comes
 last (norm and head) and the layers that all can carry together. Among nodes of one engine, one of more memory can do
@@ -21,40 +21,40 @@ from exo_lite.planning.candidate import Candidate
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """A node at its place in the line, and the layers that fit it there."""
+class PossibleStage:
+    """A node at a place in the pipeline, and the number of layers that fit it there."""
 
     node: Candidate
     capacity: int
 
 
-Lineup = tuple[Seat, ...]
+StageOrder = tuple[PossibleStage, ...]
 
 
-def best_lineup(candidates: Sequence[Candidate], n_layers: int) -> Lineup:
-    """The line to use where a split exists, else the one that carries the most layers; empty if there is none.
+def best_order(candidates: Sequence[Candidate], n_layers: int) -> StageOrder:
+    """The order to use where a split exists, else the one that carries the most layers; empty if there is none.
 
-    `candidates` stand in rank order, which the line keeps unless only another first or last node fits.
+    `candidates` stand in rank order, which the order keeps unless only another first or last node fits.
     """
     usable = [one for one in candidates if one.in_middle]
-    return _shared_lineup(usable[:n_layers], n_layers) or _single_lineup(usable)
+    return _order_of_several(usable[:n_layers], n_layers) or _order_of_one(usable)
 
 
-def carries(lineup: Lineup, n_layers: int) -> bool:
+def carries(order: StageOrder, n_layers: int) -> bool:
     """Say whether the nodes together can hold every layer of the model."""
-    return num_layers_carried(lineup) >= n_layers
+    return num_layers_carried(order) >= n_layers
 
 
-def num_layers_carried(lineup: Lineup) -> int:
-    return sum(seat.capacity for seat in lineup)
+def num_layers_carried(order: StageOrder) -> int:
+    return sum(stage.capacity for stage in order)
 
 
-def _single_lineup(usable: Sequence[Candidate]) -> Lineup:
-    seats = [Seat(one, one.alone) for one in usable if one.alone]
-    return (max(seats, key=lambda seat: seat.capacity),) if seats else ()
+def _order_of_one(usable: Sequence[Candidate]) -> StageOrder:
+    stages = [PossibleStage(one, one.alone) for one in usable if one.alone]
+    return (max(stages, key=lambda stage: stage.capacity),) if stages else ()
 
 
-def _shared_lineup(usable: Sequence[Candidate], n_layers: int) -> Lineup:
+def _order_of_several(usable: Sequence[Candidate], n_layers: int) -> StageOrder:
     """Order `usable` by rank, but for a first and last node that fit; empty if no two can be that."""
     ends = _ends(usable, n_layers)
     if ends is None:
@@ -62,9 +62,9 @@ def _shared_lineup(usable: Sequence[Candidate], n_layers: int) -> Lineup:
     first, last = ends
     between = [index for index in range(len(usable)) if index not in ends]
     return (
-        Seat(usable[first], usable[first].as_first),
-        *(Seat(usable[index], usable[index].in_middle) for index in between),
-        Seat(usable[last], usable[last].as_last),
+        PossibleStage(usable[first], usable[first].as_first),
+        *(PossibleStage(usable[index], usable[index].in_middle) for index in between),
+        PossibleStage(usable[last], usable[last].as_last),
     )
 
 
