@@ -39,7 +39,7 @@ from exo_lite.node.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-UNTOLD_FOR_S = 0.5
+REPORT_WITHIN_S = 0.5
 """The wait after a failed warm-up: if a worker is gone, its daemon reports it in that time, which is the reason."""
 UNEXPLAINED_FOR_S = 2.5
 """The wait after a stream broke between two living nodes: any other reason is reported in that time."""
@@ -223,7 +223,7 @@ class Leader:
 
     async def _note_warm_up_failure(self, action: WarmUp, error: ExoLiteError) -> None:
         """The workers' own words, if they come in time, are the better ones."""
-        await asyncio.sleep(UNTOLD_FOR_S)
+        await asyncio.sleep(REPORT_WITHIN_S)
         if not self._is_current(action):
             return
         told = next((one for one in self._next_actions() if one.instance_id == action.instance_id), None)

@@ -24,7 +24,7 @@ AVERAGE_WEIGHT = 0.1
 MAX_RETRY_AFTER_S = 60
 
 
-News = Sequence[tuple[RequestId, Token | ExoLiteError]]
+Deliveries = Sequence[tuple[RequestId, Token | ExoLiteError]]
 
 
 class _Returned(NamedTuple):
@@ -32,7 +32,7 @@ class _Returned(NamedTuple):
 
     step: StepUnderWay
     result: StepResult
-    news: News
+    deliveries: Deliveries
     sent_at_s: float
     came_at_s: float
 
@@ -154,9 +154,9 @@ class Driver:
                 return
             now_s = self._clock()
             step = self._scheduler.step_under_way(result.step_id)
-            news = self._news_of(result, now_s)
+            deliveries = self._deliveries_of(result, now_s)
             self._pump()
-            self._unsettled.append(_Returned(step, result, news, sent_at_s, now_s))
+            self._unsettled.append(_Returned(step, result, deliveries, sent_at_s, now_s))
 
     def settle(self) -> None:
         """Hand out what the results since the last call brought, and write down what they tell of costs and times.
@@ -165,9 +165,9 @@ class Driver:
         leaves this to another one.
         """
         with self._lock:
-            for step, result, news, sent_at_s, now_s in self._unsettled:
-                if news:
-                    self._loop.call_soon_threadsafe(self._deliver, news)
+            for step, result, deliveries, sent_at_s, now_s in self._unsettled:
+                if deliveries:
+                    self._loop.call_soon_threadsafe(self._deliver, deliveries)
                 self._measure(result, now_s - sent_at_s)
                 self._scheduler.learn(step, result, (now_s - sent_at_s) * 1000)
                 for request_id in step.request_ids:
@@ -218,7 +218,7 @@ class Driver:
         self._sent_at_s[step.step_id] = self._clock()
         self._send(step)
 
-    def _news_of(self, result: StepResult, now_s: float) -> News:
+    def _deliveries_of(self, result: StepResult, now_s: float) -> Deliveries:
         """The tokens that a result brings, or the error that it brings, to each request of its step."""
         try:
             if result.failure is not None:
@@ -230,8 +230,8 @@ class Driver:
         self._token_times_s.extend([now_s] * len(tokens))
         return tokens
 
-    def _deliver(self, news: News) -> None:
-        for request_id, item in news:
+    def _deliver(self, deliveries: Deliveries) -> None:
+        for request_id, item in deliveries:
             if request_id in self._answers:
                 self._answers[request_id].put_nowait(item)
 

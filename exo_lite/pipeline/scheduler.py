@@ -341,10 +341,10 @@ class Scheduler:
         # no step draws from more rows than there may be sequences: so much room for logits was promised
         guesses = self._features.speculation and self._features.is_exact  # else an answer would hang on what is guessed
         num_guesses = (self._num_sequences - len(self._running)) // len(group) if guesses else 0
-        price = partial(self._costs.proposal_price, len(decoding), self._num_stages)
+        cost = partial(self._costs.proposal_cost, len(decoding), self._num_stages)
         parts: list[Part] = []
         for sequence in group:
-            proposed = sequence.proposals(num_guesses, price) if num_guesses else ()
+            proposed = sequence.proposals(num_guesses, cost) if num_guesses else ()
             self._num_proposed_tokens += len(proposed)
             parts.append((sequence, sequence.decode_chunk(proposed)))
             self._move_to_back(sequence)

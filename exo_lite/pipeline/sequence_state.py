@@ -14,7 +14,7 @@ from exo_lite.domain.step import (
     SequenceChunk,
 )
 from exo_lite.pipeline.block_pool import Key, next_key
-from exo_lite.pipeline.speculation import Price, Speculator
+from exo_lite.pipeline.speculation import GuessCost, Speculator
 
 
 @dataclass(slots=True)
@@ -77,11 +77,11 @@ class SequenceState:
             num_cached_tokens=self.num_cached_tokens,
         )
 
-    def proposals(self, most: int, price: Callable[[], Price]) -> tuple[int, ...]:
+    def proposals(self, most: int, cost: Callable[[], GuessCost]) -> tuple[int, ...]:
         """Guesses at the tokens after `next_token`, as far as the answer may go."""
         if self._speculator is None:
             self._speculator = Speculator([*self.request.asked.token_ids, *self.answer])
-        return self._speculator.propose(min(most, self.request.asked.max_tokens - len(self.answer) - 1), price)
+        return self._speculator.propose(min(most, self.request.asked.max_tokens - len(self.answer) - 1), cost)
 
     def decode_chunk(self, proposed: tuple[int, ...]) -> SequenceChunk:
         assert self.next_token is not None

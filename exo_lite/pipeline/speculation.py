@@ -24,7 +24,7 @@ _FORGETTING = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class GuessCost:
     """The cost of guesses: `row_ms` each, added to the `cycle_ms` in which each of `num_decoding` answers gets a token.
 
     Without measurements they are free.
@@ -66,12 +66,12 @@ class Speculator:
             self._next_place[tuple(self._tokens[-NGRAM:])] = len(self._tokens)
         self._tokens.append(token_id)
 
-    def propose(self, most: int, price: Callable[[], Price]) -> tuple[int, ...]:
-        """Return at most `most` guesses, as many as are worth their price; often none."""
+    def propose(self, most: int, cost: Callable[[], GuessCost]) -> tuple[int, ...]:
+        """Return at most `most` guesses, as many as are worth their cost; often none."""
         place = self._next_place.get(tuple(self._tokens[-NGRAM:]))
         if place is None or most < 1:
             return ()
-        number = price().num_worth(self._acceptance, min(most, self._limit))
+        number = cost().num_worth(self._acceptance, min(most, self._limit))
         if number == 0:
             self._acceptance += _FORGETTING * (_FIRST_ACCEPTANCE - self._acceptance)
         period = len(self._tokens) - place  # what has been repeated up to here is taken to go round once more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exo_lite.domain.step import PREFILL_CHUNK_TOKENS
-from exo_lite.pipeline.speculation import Price
+from exo_lite.pipeline.speculation import GuessCost
 
 MAX_SLOWDOWN = 1.6
 """The limit to which new prompts slow running answers: how many times longer a step with both may take,
@@ -55,10 +55,10 @@ class StepCosts:
         """How long a step with decodes alone was under way: until then its answers wait for their next token."""
         self._cycle.add(duration_ms)
 
-    def proposal_price(self, num_decoding: int, num_stages: int) -> Price:
+    def proposal_cost(self, num_decoding: int, num_stages: int) -> GuessCost:
         """A row more takes its time on each stage that nobody else keeps busy meanwhile."""
         num_alone = max(1, num_stages - num_decoding + 1)
-        return Price(num_decoding, self._cycle.value, num_alone * (self._proposal.value or 0.0))
+        return GuessCost(num_decoding, self._cycle.value, num_alone * (self._proposal.value or 0.0))
 
     def decodes_ms(self, num_decodes: int) -> float | None:
         """Return the cost of a step with this many decodes only, or with the nearest known number."""

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from exo_lite.pipeline.speculation import FIRST_PROPOSED, MAX_INDEXED_TOKENS, MAX_PROPOSED, Price, Speculator
+from exo_lite.pipeline.speculation import FIRST_PROPOSED, MAX_INDEXED_TOKENS, MAX_PROPOSED, GuessCost, Speculator
 
-FREE = Price
+FREE = GuessCost
 
 
 def test_what_followed_the_last_tokens_before_is_proposed():
@@ -56,21 +56,21 @@ def test_only_the_end_of_a_very_long_prompt_is_looked_through():
 
 
 def test_guesses_that_cost_more_than_they_bring_are_not_made():
-    over_slow_hops = Price(num_decoding=1, cycle_ms=40.0, row_ms=1.0)
-    on_a_busy_machine = Price(num_decoding=8, cycle_ms=40.0, row_ms=5.0)
+    over_slow_hops = GuessCost(num_decoding=1, cycle_ms=40.0, row_ms=1.0)
+    on_a_busy_machine = GuessCost(num_decoding=8, cycle_ms=40.0, row_ms=5.0)
     assert over_slow_hops.num_worth(0.9, 16) > 8
     assert over_slow_hops.num_worth(0.02, 16) == 0
     assert on_a_busy_machine.num_worth(0.9, 16) == 0
-    assert Price(num_decoding=1, cycle_ms=40.0).num_worth(0.5, 7) == 7
+    assert GuessCost(num_decoding=1, cycle_ms=40.0).num_worth(0.5, 7) == 7
     assert 0 < over_slow_hops.num_worth(0.5, 16) < over_slow_hops.num_worth(0.8, 16)
 
 
 def test_it_gives_up_where_guesses_are_wrong_and_tries_again_after_a_while():
-    price = Price(num_decoding=1, cycle_ms=20.0, row_ms=5.0)
+    cost = GuessCost(num_decoding=1, cycle_ms=20.0, row_ms=5.0)
     speculator = Speculator([1, 2, 3] * 10)
-    num_proposed = [len(speculator.propose(8, lambda: price)) for _ in range(1)]
+    num_proposed = [len(speculator.propose(8, lambda: cost)) for _ in range(1)]
     for _ in range(400):
         speculator.learn(num_proposed[-1], 0)
-        num_proposed.append(len(speculator.propose(8, lambda: price)))
+        num_proposed.append(len(speculator.propose(8, lambda: cost)))
     tries = sum(1 for number in num_proposed[20:] if number)
     assert 2 <= tries <= 40
