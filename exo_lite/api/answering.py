@@ -127,7 +127,7 @@ async def _answer(context: GenerationContext, model: HeldModel, job: Job, listen
                 if piece.finish_reason is not None:
                     observed.finished(piece.finish_reason)
                     return
-    raise ExoLiteError("the answer broke off without a reason: ask again, and report it if it stays")
+    raise ExoLiteError("the answer ended without a reason: try again, and report it if it happens again")
 
 
 def _first_error(error: BaseException) -> BaseException:

@@ -55,4 +55,4 @@ def check_num_values(content: bytes) -> None:
         return
     num_values = _TEXT.sub(b"", content).count(b",") + 1
     if num_values > MAX_VALUES:
-        raise HTTPException(413, f"The body holds {num_values} values, more than the {MAX_VALUES} that it may.")
+        raise HTTPException(413, f"The body holds {num_values} values, more than the {MAX_VALUES} allowed.")

@@ -82,7 +82,7 @@ def _of_exo_lite(error: ExoLiteError) -> Failure:
     expected_s = usual_s if error.retry_after_s is None else error.retry_after_s
     message = str(error)
     if expected_s is not None and expected_s > MAX_RETRY_AFTER_S:
-        message = f"{message} (there should be room in about {expected_s} s)"
+        message = f"{message} (try again in about {expected_s} s)"
     retry_after_s = None if expected_s is None else min(expected_s, MAX_RETRY_AFTER_S)
     return Failure(status, error.code, message, error.param, error.is_permanent, retry_after_s)
 
@@ -101,7 +101,7 @@ def _of_validation(problems: Sequence[dict[str, object]]) -> Failure:
     steps = [str(step) for step in place[1:]] if isinstance(place, tuple) else []
     known = list(takewhile(lambda step: not _is_union_member(step), steps))
     param = ".".join(known) or None
-    what = problem["msg"] if known == steps else "none of the forms that it may have"
+    what = problem["msg"] if known == steps else "it has none of the allowed forms"
     return Failure(400, "invalid_request", f"{param or 'body'}: {what}", param)
 
 

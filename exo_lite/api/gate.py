@@ -83,7 +83,9 @@ class Gate:
             yield
             return
         if self._num_requests >= self._max_requests:
-            raise DaemonBusy(f"this daemon answers {self._num_requests} requests, as many as it can: ask again")
+            raise DaemonBusy(
+                f"this daemon is answering {self._num_requests} requests, as many as it can: try again later"
+            )
         self._num_requests += 1
         try:
             yield

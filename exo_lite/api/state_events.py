@@ -39,7 +39,7 @@ def events_router(daemon: DaemonApi, *, max_streams: int = MAX_EVENT_STREAMS) ->
         nonlocal num_streams
         if num_streams >= max_streams:
             raise DaemonBusy(
-                f"{num_streams} clients follow this daemon's events, as many as it serves: try again later"
+                f"{num_streams} clients follow this daemon's events, as many as it can serve: try again later"
             )
         num_streams += 1
         try:

@@ -42,6 +42,6 @@ def _check_tied(checkpoint: Checkpoint, spec: ModelSpec, model_dir: Path) -> Non
         return
     if not is_same_matrix(checkpoint.entry(EMBEDDING_TENSOR, shape), checkpoint.entry(HEAD_TENSOR, shape)):
         raise InvalidModel(
-            f"{model_dir}: {HEAD_TENSOR} is another matrix than the embedding, and config.json says that they are one: "
-            f"`exo-lite rm {model_dir.name}` and import it again, which uses the head that is there"
+            f"{model_dir}: {HEAD_TENSOR} is another matrix than the embedding, but config.json says that they are one: "
+            f"`exo-lite rm {model_dir.name}` and import it again, so that the matrix in the file is used"
         )

@@ -46,14 +46,14 @@ shape_options: Decorator = grouped(
             type=click.IntRange(min=2),
             default=64,
             show_default=True,
-            help="Length of each answer, whatever ends.",
+            help="Length of each answer: end tokens are ignored.",
         ),
         "concurrency": click.option(
             "--concurrency",
             type=click.IntRange(1, min(MAX_CONCURRENCY, MAX_NUM_SLOTS)),
             default=1,
             show_default=True,
-            help="Streams at the same time.",
+            help="Streams that run at the same time.",
         ),
     },
     _shape,
@@ -64,7 +64,9 @@ shape_options: Decorator = grouped(
 @click.argument("model")
 @shape_options
 @click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Runs to measure.")
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed, the same prompts.  [default: random]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same prompts.  [default: random]"
+)
 @load_options
 @json_option
 @daemon_options
@@ -129,9 +131,11 @@ def _runs(client: DaemonClient, loaded: Document, shape: Shape, repeat: int, see
 
     if shape.context_length > loaded["context_length"]:
         room = f"{loaded['id']} is loaded with a context of {loaded['context_length']} tokens"
-        raise WrongUsage(f"{room}, prompt and answer take {shape.context_length}: load it with a greater --context")
+        raise WrongUsage(f"{room}, but prompt and answer take {shape.context_length}: load it with a greater --context")
     if shape.concurrency > loaded["slots"]:
-        note(f"{loaded['id']} is loaded with {loaded['slots']} slots: some streams wait for others; --slots gives more")
+        note(
+            f"{loaded['id']} is loaded with --slots {loaded['slots']}: some streams wait for others; load it with more"
+        )
     seed = secrets.randbits(32) if seed is None else seed
     warm_up = replace(shape, prompt_tokens=min(WARM_UP_PROMPT_TOKENS, shape.prompt_tokens), tokens=2)
     for name, one in [("warm-up", warm_up), *((str(number), shape) for number in range(repeat))]:

@@ -14,7 +14,7 @@ from exo_lite.cli.output import note
 from exo_lite.cli.question import Message, Question
 from exo_lite.domain.errors import ExoLiteError
 
-HELP = "/clear forgets the conversation, /bye or Ctrl-D leaves, Ctrl-C stops an answer."
+HELP = "/clear forgets the conversation, /bye or Ctrl-D ends it, Ctrl-C stops an answer."
 
 
 def chat(client: DaemonClient, model: str, question: Question) -> None:
@@ -31,7 +31,7 @@ def chat(client: DaemonClient, model: str, question: Question) -> None:
                 messages = question.first_messages()
                 note("The conversation is forgotten.")
             case command if command.startswith("/"):
-                note(f"There is no {command.split()[0]}. {HELP}")
+                note(f"Unknown command {command.split()[0]}. {HELP}")
             case text:
                 messages = _turn(client, model, question, [*messages, {"role": "user", "content": text}])
 

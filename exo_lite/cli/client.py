@@ -73,7 +73,7 @@ class DaemonClient:
             if "error" in chunk:
                 raise self._error(chunk, "in mid-answer")
             yield chunk
-        raise Failed(f"the daemon at {self._address} broke off in mid-answer")
+        raise Failed(f"the daemon at {self._address} ended in the middle of an answer")
 
     def _call(self, method: str, path: str, body: Document | None = None) -> Document:
         with self._translated():
@@ -98,7 +98,7 @@ class DaemonClient:
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise Failed(f"{self._address} did not answer as an exo-lite daemon does: {text[:200]!r}")
+            raise Failed(f"{self._address} did not answer like an exo-lite daemon: {text[:200]!r}")
         return document
 
     def _error(self, document: Document, when: str) -> ExoLiteError | Failed:

@@ -19,7 +19,7 @@ from exo_lite.domain.units import format_bytes
     "model_id",
     metavar="ID",
     required=True,
-    help="Id to keep it under, as in smollm2-135m, or another name of a model that `models` lists.",
+    help="Id to store it under, such as smollm2-135m, or another name of a model that `models` lists.",
 )
 @folder_options
 def import_model(path: Path, model_id: str, folders: Folders) -> None:

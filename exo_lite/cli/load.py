@@ -15,8 +15,10 @@ from exo_lite.domain.load_options import LoadRequest
 @click.command(cls=Verb)
 @click.argument("model")
 @load_options
-@keep_alive_option("How long it stays once nobody asks, as in 5m; 0: not at all, -1: for ever.  [default: for ever]")
-@click.option("--wait", "is_waiting", is_flag=True, help="Return when it is ready, with progress until then.")
+@keep_alive_option(
+    "How long it stays after its last request, such as 5m; 0: not at all, -1: for ever.  [default: for ever]"
+)
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait until it is ready, and show the progress.")
 @daemon_options
 def load(
     model: str, *, request: LoadRequest, keep_alive_s: float | None, is_waiting: bool, daemon: DaemonAddress

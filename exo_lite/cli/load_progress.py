@@ -49,7 +49,7 @@ def wait_until_ready(states: Iterable[Document], asked: Document, show: ShowProg
         model = find_model(state, model_id)
         if model is None:
             if was_seen or state["epoch"] > epoch:
-                raise Failed(f"{model_id} was taken out of memory while it was being loaded")
+                raise Failed(f"{model_id} was unloaded while it was being loaded")
             continue
         was_seen = True
         if model["epoch"] < epoch:
@@ -59,7 +59,7 @@ def wait_until_ready(states: Iterable[Document], asked: Document, show: ShowProg
         if model["state"] == "failed":
             raise Failed(f"{model_id} could not be loaded: {model['reason']}")
         show(f"{model['state']} {model_id}", loaded_fraction(model))
-    raise Failed(f"the daemon stopped telling of {model_id} before it was ready")
+    raise Failed(f"the daemon stopped reporting {model_id} before it was ready")
 
 
 def loaded_fraction(model: Document) -> float:

@@ -53,9 +53,9 @@ def _advertised(ctx: click.Context, param: click.Parameter, values: Sequence[str
 
 
 @click.command(cls=Verb)
-@click.option("--name", help="What people call this node.  [default: the machine's name]")
-@click.option("--cluster", default="default", show_default=True, help="Cluster to belong to.")
-@click.option("--host", help="Address to bind and to be reached at (gRPC).  [default: all of this machine's]")
+@click.option("--name", help="Name of this node.  [default: the machine's name]")
+@click.option("--cluster", default="default", show_default=True, help="Name of the cluster to join.")
+@click.option("--host", help="Address to bind and announce (gRPC).  [default: all of this machine's]")
 @click.option("--port", type=click.IntRange(0, 65535), help="gRPC port; 0 takes a free one.  [default: 52414]")
 @click.option(
     "--worker-ports",
@@ -63,19 +63,19 @@ def _advertised(ctx: click.Context, param: click.Parameter, values: Sequence[str
     default="52416-52479",
     show_default=True,
     callback=_port_range,
-    help="Ports where workers listen, two each; 0 takes free ones.",
+    help="Ports of the workers, two each; 0 takes free ones.",
 )
 @click.option(
     "--advertise",
     metavar="HOST[:PORT]",
     multiple=True,
     callback=_advertised,
-    help="Address to be reached at in place of those bound, as behind NAT. Repeatable.",
+    help="Address to announce instead of those bound, for example behind NAT. Repeatable.",
 )
 @click.option("--http", metavar="HOST:PORT", callback=address, help="HTTP address.  [default: 127.0.0.1:52415]")
 @click.option("--peer", "peers", metavar="HOST:PORT", multiple=True, callback=addresses, help="A peer. Repeatable.")
-@click.option("--no-mdns", is_flag=True, help="Do not look for peers on the network, nor be found there.")
-@click.option("--memory", metavar="SIZE", callback=size, help="Most to use for weights and KV cache, as in 6GiB.")
+@click.option("--no-mdns", is_flag=True, help="Neither look for peers by mDNS nor be found by it.")
+@click.option("--memory", metavar="SIZE", callback=size, help="Most memory for weights and KV cache, such as 6GiB.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads to compute with.")
 @click.option(
     "--device",
@@ -86,7 +86,7 @@ def _advertised(ctx: click.Context, param: click.Parameter, values: Sequence[str
     help="Device to compute on.",
 )
 @keep_alive_option(
-    "How long a model that a request brought in stays idle; 0: not at all, -1: for ever.  [default: 5m]", default="5m"
+    "How long a model loaded by a request stays idle; 0: not at all, -1: for ever.  [default: 5m]", default="5m"
 )
 @click.option(
     "--cores-may-sleep",
@@ -108,7 +108,7 @@ def _advertised(ctx: click.Context, param: click.Parameter, values: Sequence[str
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="For people or machines.",
+    help="Text is for people, JSON for programs.",
 )
 @api_key_option
 @click.option(
@@ -117,7 +117,7 @@ def _advertised(ctx: click.Context, param: click.Parameter, values: Sequence[str
     metavar="NAME",
     multiple=True,
     callback=host_names,
-    help="Another name of this machine in HTTP requests, where there is no API key; *: any. Repeatable.",
+    help="Host name to accept in HTTP requests without an API key; *: any. Repeatable.",
 )
 @click.pass_context
 def node(

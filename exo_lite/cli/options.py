@@ -114,7 +114,7 @@ def _api_key(_: click.Context, param: click.Parameter, value: str | None) -> str
 
 
 api_key_option: Decorator = click.option(
-    "--api-key", metavar="KEY", callback=_api_key, help="Key that the HTTP interface asks for."
+    "--api-key", metavar="KEY", callback=_api_key, help="API key of the HTTP interface."
 )
 
 daemon_options: Decorator = grouped(
@@ -141,9 +141,7 @@ def hang_timeout(_: click.Context, param: click.Parameter, value: str) -> float:
     except InvalidRequest as error:
         raise click.BadParameter(str(error), param=param) from error
     if seconds < MIN_HANG_TIMEOUT_S:
-        raise click.BadParameter(
-            f"{value} is less than the {MIN_HANG_TIMEOUT_S:g} s that it takes to tell", param=param
-        )
+        raise click.BadParameter(f"{value} is too short to tell: give at least {MIN_HANG_TIMEOUT_S:g} s", param=param)
     return seconds
 
 
@@ -172,4 +170,4 @@ folder_options: Decorator = grouped(
     _folders,
 )
 
-json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

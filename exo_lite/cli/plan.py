@@ -34,14 +34,14 @@ def _offers(_: click.Context, param: click.Parameter, values: Sequence[str]) -> 
     offers = tuple(_offer(param, text) for text in split_list(values))
     names = [offer.name for offer in offers]
     if len(set(names)) < len(names):
-        raise click.BadParameter(f"each name can stand only once: {', '.join(names)}", param=param)
+        raise click.BadParameter(f"give each name only once: {', '.join(names)}", param=param)
     return offers
 
 
 def _offer(param: click.Parameter, text: str) -> NodeOffer:
     name, _equals, memory = text.rpartition("=")
     if not name:
-        raise click.BadParameter(f"{text!r} is not NAME=SIZE, as in laptop=6GiB", param=param)
+        raise click.BadParameter(f"{text!r} is not NAME=SIZE, such as laptop=6GiB", param=param)
     try:
         return NodeOffer(NodeId(name), name, parse_bytes(memory))
     except InvalidRequest as error:
@@ -56,7 +56,7 @@ def _offer(param: click.Parameter, text: str) -> NodeOffer:
     metavar="NAME=SIZE",
     multiple=True,
     callback=_offers,
-    help="Plan for this machine instead of asking a daemon, as in laptop=6GiB. Repeatable.",
+    help="Plan for such a machine instead of asking a daemon: laptop=6GiB, for example. Repeatable.",
 )
 @load_options
 @json_option
@@ -113,7 +113,7 @@ def _plan_text(document: Document, limits: Mapping[str, int]) -> str:
     headings = ["NODE", "START_LAYER", "END_LAYER", "WEIGHTS", "KV CACHE", "WORKING", "TOTAL", "LIMIT"]
     rows = [_row(shard, limits) for shard in document["shards"]]
     headline = f"{document['model']}, {document['n_layers']} layers, {document['strategy']}"
-    excluded = [f"{one['node']} holds nothing: {one['reason']}" for one in document["excluded"]]
+    excluded = [f"{one['node']} holds no layers: {one['reason']}" for one in document["excluded"]]
     return "\n".join([headline, "", table(headings, rows, right=headings[1:]), *excluded])
 
 

@@ -26,29 +26,43 @@ question_options: Decorator = grouped(
         "system": click.option("--system", metavar="TEXT", help="System message."),
         "raw": click.option("--raw", is_flag=True, help="Continue the prompt as it is, without a chat template."),
         "max_tokens": click.option(
-            "--max-tokens", type=click.IntRange(min=1), help="Longest answer.  [default: what fits; 256 with --raw]"
+            "--max-tokens",
+            type=click.IntRange(min=1),
+            help="Most tokens of the answer.  [default: what fits; 256 with --raw]",
         ),
-        "temperature": click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest."),
-        "top_p": click.option("--top-p", type=click.FloatRange(0, 1), help="Nucleus to draw from."),
-        "top_k": click.option("--top-k", type=click.IntRange(min=0), help="Draw from the k likeliest; 0: all."),
+        "temperature": click.option(
+            "--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token."
+        ),
+        "top_p": click.option(
+            "--top-p",
+            type=click.FloatRange(0, 1),
+            help="Draw from the likeliest tokens that together have this probability.",
+        ),
+        "top_k": click.option("--top-k", type=click.IntRange(min=0), help="Draw from the k likeliest tokens; 0: all."),
         "min_p": click.option(
             "--min-p",
             type=click.FloatRange(0, 1),
-            help="Leave out what is less likely than this part of the likeliest.",
+            help="Leave out tokens less likely than this fraction of the likeliest.",
         ),
         "repetition_penalty": click.option(
             "--repetition-penalty",
             type=click.FloatRange(0.01, 100),
-            help="Above 1: fewer tokens of the prompt and the answer again.",
+            help="Above 1: tokens of the prompt and the answer so far become less likely.",
         ),
         "presence_penalty": click.option(
-            "--presence-penalty", type=click.FloatRange(-2, 2), help="Above 0: fewer tokens that the answer has."
+            "--presence-penalty",
+            type=click.FloatRange(-2, 2),
+            help="Above 0: tokens that the answer has become less likely.",
         ),
         "frequency_penalty": click.option(
-            "--frequency-penalty", type=click.FloatRange(-2, 2), help="Above 0: fewer, the more often it has them."
+            "--frequency-penalty",
+            type=click.FloatRange(-2, 2),
+            help="Above 0: the more often the answer has a token, the less likely.",
         ),
-        "seed": click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed, the same answer."),
-        "stop": click.option("--stop", metavar="TEXT", multiple=True, help="Text to end before. Repeatable."),
+        "seed": click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same answer."),
+        "stop": click.option(
+            "--stop", metavar="TEXT", multiple=True, help="Text before which the answer ends. Repeatable."
+        ),
     },
     Question,
 )
@@ -59,7 +73,7 @@ question_options: Decorator = grouped(
 @click.argument("prompt", required=False)
 @question_options
 @load_options
-@keep_alive_option("How long it stays once nobody asks, as in 5m; -1: for ever.  [default: the node's]")
+@keep_alive_option("How long it stays after its last request, such as 5m; -1: for ever.  [default: the node's]")
 @json_option
 @daemon_options
 def run(

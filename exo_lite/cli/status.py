@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Verb)
-@click.option("--watch", is_flag=True, help="Show it again whenever something changes, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show every change until Ctrl-C.")
 @json_option
 @daemon_options
 def status(watch: bool, as_json: bool, daemon: DaemonAddress) -> None:

@@ -29,7 +29,7 @@ def parse_keep_alive(value: KeepAlive) -> float:
     seconds = _seconds_of(value) if isinstance(value, str) else float(value)
     if seconds is None or math.isnan(seconds):
         raise InvalidRequest(
-            f"{str(value)[:40]!r} is no time to keep a model: write seconds, or a duration such as 5m or 1h30m; "
+            f"{str(value)[:40]!r} is not a duration: write seconds, or a duration such as 5m or 1h30m; "
             "0 unloads it as soon as it is idle, -1 keeps it for ever",
             param="keep_alive",
         )
@@ -40,7 +40,7 @@ def parse_duration(text: str) -> float:
     """Seconds of `300`, `4s` or `1h30m`. Raises InvalidRequest."""
     seconds = _seconds_of(text)
     if seconds is None:
-        raise InvalidRequest(f"{text[:40]!r} is no time: write seconds, or a duration as in 4s or 1h30m")
+        raise InvalidRequest(f"{text[:40]!r} is not a duration: write seconds, or something such as 4s or 1h30m")
     return seconds
 
 

@@ -33,7 +33,7 @@ class LoadOptions:
     """
 
     dtype: DType = field(
-        metadata={"help": "Type to compute in; auto: the checkpoint's own, where the device has it."},
+        metadata={"help": "Number type to compute in; auto: the checkpoint's own, if the device has it."},
     )
     quant: Quantization = field(
         default="none",
@@ -44,7 +44,7 @@ class LoadOptions:
         metadata={
             "alias": "context",
             "metavar": "TOKENS",
-            "help": "Longest sequence, prompt and answer.",
+            "help": "Most tokens of prompt and answer together.",
             "default_text": f"{DEFAULT_CONTEXT_LENGTH}, or the model's own limit if less",
         },
     )
@@ -54,14 +54,12 @@ class LoadOptions:
             "alias": "slots",
             "metavar": "N",
             "maximum": MAX_NUM_SLOTS,
-            "help": "Sequences under way at the same time.",
+            "help": "Memory for so many sequences of full context; shorter ones share it.",
         },
     )
     strategy: Strategy = field(
         default="by_memory",
-        metadata={
-            "help": "How layers are split: in proportion to memory, or so that all nodes, if as fast, take as long."
-        },
+        metadata={"help": "Split layers in proportion to memory, or so that all stages have equal work."},
     )
     prefix_cache: bool = field(
         default=True,
@@ -156,7 +154,7 @@ class LoadRequest:
         options = LoadOptions(**{**defaults, **self.asked})
         if not 1 <= options.context_length <= spec.context_length:
             raise InvalidRequest(
-                f"context {options.context_length} is not within 1 and the model's {spec.context_length} tokens",
+                f"context must lie between 1 and the model's {spec.context_length}, not {options.context_length}",
                 param="context",
             )
         for option in LOAD_OPTIONS:

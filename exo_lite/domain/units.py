@@ -46,7 +46,7 @@ def parse_bytes(text: str) -> int:
     unit_bytes = _UNIT_BYTES.get(match[2].lower()) if match else None
     if match is None or unit_bytes is None:
         raise InvalidRequest(
-            f"{text!r} is not a size: write a number and B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, as in 6GiB"
+            f"{text!r} is not a size: write a number and B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as 6GiB"
         )
     num_bytes = int(Decimal(match[1]) * unit_bytes)
     if num_bytes > _MAX_BYTES:

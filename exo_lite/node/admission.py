@@ -55,15 +55,17 @@ async def check_not_duplicate(peers: Peers, known: Member | None, theirs: NodeId
 
 def fix_for(error: ExoLiteError, ports: str) -> str:
     """The way out of what keeps a peer away. `ports`: those that a node needs, for people."""
-    open_ports = f"let {ports} in through the firewall, on both machines"
+    open_ports = f"allow {ports} through the firewall on both machines"
     fixes: dict[type[ExoLiteError], str] = {
         WrongCluster: "start both with the same --cluster, or remove the --peer",
         IncompatibleVersion: "install the same exo-lite version on both",
         DuplicateNode: "a data folder was copied: delete the file node_id in one of them and start it again",
         NotReachable: f"set --host or --advertise to an address that the others reach, and {open_ports}",
-        ConnectionRefused: "start `exo-lite node` there; if it runs, its port is another one: see its --port",
-        PortSilent: f"is the machine on? A firewall there? {open_ports}",
+        ConnectionRefused: "start `exo-lite node` there; if it runs, it uses another --port",
+        PortSilent: f"check that the machine is on and that no firewall blocks it: {open_ports}",
         LargePacketsLost: hints.fix_for(LargePacketsLost.code),
-        NoRoute: "are both machines on the same network? --host and --advertise set the address to be reached at",
+        NoRoute: "check that both machines are on the same network; --host and --advertise set the address of a node",
     }
-    return fixes.get(type(error), f"it takes connections and does not answer: is it busy? If not, {open_ports}")
+    return fixes.get(
+        type(error), f"it accepts connections but does not answer: it may be busy; if it is not, {open_ports}"
+    )

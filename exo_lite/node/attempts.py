@@ -114,7 +114,9 @@ class Attempts:
         current = self._drivers.instance(request.model_id)
         instance = self._cluster.state.find(InstanceId(request.model_id, request.epoch))
         if instance is None:
-            raise StaleEpoch(f"{current.model_id} is placed in epoch {current.epoch}, not {request.epoch}: ask again")
+            raise StaleEpoch(
+                f"{current.model_id} was placed again, in epoch {current.epoch}, not {request.epoch}: try again"
+            )
         return self.tokens(instance, request, num_relays=num_relays)
 
     @asynccontextmanager

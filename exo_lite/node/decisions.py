@@ -144,7 +144,7 @@ def _overfull_reason(state: ClusterState, instance: Instance) -> str | None:
         taken_bytes = sum(one.memory_bytes for one in (part, *others))
         if node.memory.limit_bytes < taken_bytes:
             limit, taken = format_bytes(node.memory.limit_bytes), format_bytes(taken_bytes)
-            return f"{part.name} offers {limit} now, and is to hold {taken}"
+            return f"{part.name} offers only {limit} now, but has to hold {taken}"
     return None
 
 
@@ -255,7 +255,7 @@ def _unwilling_reason(status: NodeStatus, model_id: ModelId, wanted: str | None)
         return None
     held = status.models.get(model_id)
     if held is None:
-        return f"does not have {model_id}: `exo-lite import` it there"
+        return f"does not have {model_id}: import it there with `exo-lite import`"
     if held != wanted:
-        return f"has other files of {model_id} ({held[:8]}, not {wanted[:8]}): import the same ones there"
+        return f"has different files of {model_id} ({held[:8]}, not {wanted[:8]}): import the same files there"
     return None

@@ -45,7 +45,7 @@ class Demand:
                 asked = await self._ask(model_id, keep_alive_s)
                 return await self._cluster.wait_for(lambda state: _ready(state, asked))
         except TimeoutError as error:
-            raise NotReady(f"{self._progress(model_id)} after {self._patience_s:.0f} s: ask again") from error
+            raise NotReady(f"{self._progress(model_id)} after {self._patience_s:.0f} s: try again later") from error
 
     async def _ask(self, model_id: ModelId, keep_alive_s: float | None) -> Instance:
         """The model as it is placed, or is from now on."""
@@ -69,7 +69,7 @@ def _ready(state: ClusterState, asked: Instance) -> Instance | None:
     """The instance, once it is ready. Raises NotReady where it fails or is unloaded meanwhile."""
     current = state.instance_of(asked.model_id)
     if current is None and state.epoch > asked.epoch:
-        raise NotReady(f"{asked.model_id} was unloaded before it was ready: send the request again")
+        raise NotReady(f"{asked.model_id} was unloaded before it was ready: try again")
     if current is not None and current.state == "failed" and current.epoch >= asked.epoch:
         raise NotReady(current.condition)
     return current if current is not None and current.state == "ready" else None

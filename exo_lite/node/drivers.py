@@ -81,7 +81,7 @@ class Drivers:
         """The model as it is placed. Raises NotReady where it is not."""
         instance = self._cluster.state.instance_of(model_id)
         if instance is None:
-            raise NotReady(f"{model_id} is not loaded any more: ask again")
+            raise NotReady(f"{model_id} is not loaded any more: try again")
         return instance
 
     def _placed_drivers(self) -> set[Endpoint]:

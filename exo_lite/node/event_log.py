@@ -78,7 +78,7 @@ def _describe_notes(before: list[Note], after: list[Note]) -> Iterator[tuple[str
             yield note.kind, note.text, note.fix
     for note in before:
         if note.kind == LINK_BROKEN and note not in after:
-            yield "link_mended", f"no longer true: {note.text}", None
+            yield "link_mended", f"resolved: {note.text}", None
 
 
 def _unloaded_text(after: ClusterState, gone: Instance) -> str:

@@ -102,5 +102,5 @@ def _word(other: Instance, *, is_idle: bool) -> str:
     if is_idle:
         return f"This counts the memory of {other.model_id}, which is idle, as free."
     if other.is_pinned:
-        return f"{other.model_id} stays, since it is pinned: `exo-lite unload {other.model_id}` makes room."
-    return f"{other.model_id} stays: it {'has requests' if other.state == 'ready' else f'is {other.state}'}."
+        return f"{other.model_id} is pinned and stays loaded: `exo-lite unload {other.model_id}` frees its memory."
+    return f"{other.model_id} stays loaded: it {'has requests' if other.state == 'ready' else f'is {other.state}'}."

@@ -90,7 +90,7 @@ class Failures:
         if given_up.broken - broken_links(state):
             return f"{_count(given_up.broken - broken_links(state))} again"
         if is_pinned and self._clock() >= given_up.retry_at_s:
-            return "it is pinned, and some time has passed"
+            return "it is pinned, and is tried again after a while"
         return None
 
 

@@ -9,7 +9,7 @@ from exo_lite.domain.errors import ExoLiteError
 from exo_lite.domain.plan import Refusal
 
 SAME_VERSION = "install the same exo-lite version on all nodes"
-_FILES = "import the very same files on the nodes named, or make their models folder available again"
+_FILES = "import the same files on the nodes named, or make their models folder available again"
 
 _FIXES: Mapping[type[ExoLiteError], str] = {
     errors.ModelDoesNotFit: "free memory, add a node or choose --quant",
@@ -17,29 +17,33 @@ _FIXES: Mapping[type[ExoLiteError], str] = {
     errors.ModelNotFound: _FILES,
     errors.InvalidModel: "the files are damaged or contradict themselves: import the model again",
     errors.UnsupportedModel: "this version cannot run files of that kind: import another build of the model",
-    errors.StorageError: "look at the models folder on that node: its disk, its mount and its permissions",
+    errors.StorageError: "check the models folder on that node: its disk, its mount and its permissions",
     errors.LinkBroken: (
-        "let the ports of exo-lite's nodes through the firewalls between the two, in both directions, "
-        "or join them by a network on which they reach each other"
+        "allow the ports of exo-lite's nodes through the firewalls between the two, in both directions, "
+        "or connect them by another network"
     ),
     errors.LargePacketsLost: (
-        "the way between the two carries less than their MTU says: set it to what it carries on both, such as "
-        "`ip link set dev eth0 mtu 1280`, or let ICMP through so that they find it out"
+        "the network between the two carries smaller packets than their MTU: lower the MTU on both, for example with "
+        "`ip link set dev eth0 mtu 1280`, or allow ICMP, by which they notice it themselves"
     ),
     errors.ConnectionRefused: (
-        "the daemon is reached and its worker's port is not: let the workers' ports through the firewall of that node"
+        "only the daemon can be reached: allow the ports of its workers through the firewall of that node"
     ),
     errors.PortSilent: (
-        "a firewall there? Let the workers' ports of that node in: 52416-52479/tcp, or what its --worker-ports says"
+        "a firewall may block that node: allow its workers' ports, 52416-52479/tcp or what its --worker-ports says"
     ),
-    errors.NoRoute: "see that both machines are on the same network; --host and --advertise set where one is reached",
-    errors.PortInUse: "let the node have more free ports for its workers, or end what takes them",
+    errors.NoRoute: (
+        "check that both machines are on the same network; --host and --advertise set the address of a node"
+    ),
+    errors.PortInUse: "give the node more ports with --worker-ports, or stop the programs that use them",
     errors.WorkerCannotStart: (
-        "its last words say why: mend the installation on that node, or lift the limits that it runs under"
+        "the worker's last output says why: repair the installation on that node, or raise its limits"
     ),
-    errors.WorkerFailed: "the worker's last words say why; the log of that node's daemon has the rest",
-    errors.WorkerHangs: "look at that machine: it is overloaded, swaps, or its device hangs",
-    errors.DeadlineExceeded: "a node is too slow or overloaded: see on the page where the time goes, or leave it out",
+    errors.WorkerFailed: "the worker's last output says why; the log of that node's daemon has more",
+    errors.WorkerHangs: "check that machine: it may be overloaded or swapping, or its device hangs",
+    errors.DeadlineExceeded: (
+        "a node is too slow or overloaded: the status page shows where the time goes; free that node, or stop it"
+    ),
     errors.IncompatibleVersion: SAME_VERSION,
     errors.MalformedMessage: SAME_VERSION,
     errors.NodeLost: "start the nodes that are lost again with `exo-lite node`, add another one, or choose --quant",

@@ -101,7 +101,7 @@ class HttpFace:
             return instance.condition
         proof_age_s = self._drivers.proof_age_s(instance)
         if proof_age_s is None or proof_age_s > PROOF_IS_FRESH_S:
-            return f"{instance.model_id}: nothing has gone through every hop for {PROOF_IS_FRESH_S:.0f} s"
+            return f"{instance.model_id}: nothing has passed through all of its nodes for {PROOF_IS_FRESH_S:.0f} s"
         return None
 
     async def load(self, model: str, request: LoadRequest) -> Instance:
@@ -134,7 +134,7 @@ class HttpFace:
     async def serve(self, model: str, keep_alive_s: float | None = None) -> AsyncGenerator[HeldModel]:
         """Loads it if need be. Raises ModelNotFound, ModelDoesNotFit, NotReady, and what reading its files raises."""
         if self._is_draining:
-            raise NotReady("this node is shutting down: ask another one")
+            raise NotReady("this node is shutting down: use another node")
         model_id = self._model_id(model)
         if self._cluster.state.instance_of(model_id) is None and model_id not in self._cluster.state.held_models:
             await self._descriptions.look(model_id)

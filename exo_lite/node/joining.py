@@ -62,5 +62,5 @@ class Joiner:
         """Raises NodeLost for a node that this one has not met."""
         address = self._cluster.state.address_of(node_id)
         if address is None:
-            raise NodeLost(f"{self._cluster.state.self_status.identity.name} has not met node {node_id}")
+            raise NodeLost(f"{self._cluster.state.self_status.identity.name} does not know node {node_id} yet")
         return split_address(address)[0]

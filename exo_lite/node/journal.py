@@ -73,6 +73,6 @@ class Journal:
         if attempt != self._attempt:
             return Drop()
         self._attempt = None
-        cause = error or NodeLost(f"the answer of {self._model_id} broke off without a reason: ask again")
+        cause = error or NodeLost(f"the answer of {self._model_id} ended without a reason: try again")
         goes_on = cause.is_recoverable and self._num_attempts < self._max_attempts
         return Resubmit() if goes_on else Fail(cause)

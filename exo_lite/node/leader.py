@@ -158,7 +158,7 @@ class Leader:
         if instance is None:
             return
         if not action.is_loss and self._failures.is_too_often(instance.model_id, action.reason, action.cause):
-            reason = f"it failed again and again, the last time: {action.reason}"
+            reason = f"it failed repeatedly, the last time: {action.reason}"
             self._give_up(action.instance_id, reason, action.cause)
             return
         model = ModelDescription(instance.model_id, instance.fingerprint, instance.spec)

@@ -56,7 +56,7 @@ async def try_engine(engine: str, wanted: str, *, timeout_s: float = TRY_TIMEOUT
         async with asyncio.timeout(timeout_s):
             answer, complaint = await process.communicate()
     except TimeoutError as error:
-        raise StartupError(f"{engine} did not find out within {timeout_s:.0f} s how it computes on {wanted}") from error
+        raise StartupError(f"{engine} did not report within {timeout_s:.0f} s how it computes on {wanted}") from error
     finally:
         if process.returncode is None:
             process.kill()

@@ -238,7 +238,7 @@ class Meetings:
     def _tell_of_unreached(self) -> None:
         for one in self.unreached():
             if not issubclass(one.error, HandshakeRefused):  # told of when it was refused
-                self._tell(one.address, "node_unreached", f"{one.who} is not reached: {one.reason}", one.fix)
+                self._tell(one.address, "node_unreached", f"{one.who} cannot be reached: {one.reason}", one.fix)
 
     def _tell(self, subject: str, kind: str, text: str, fix: str) -> None:
         """Say it once, and again when it is still so a good while later."""

@@ -45,6 +45,6 @@ class ModelTexts:
         except ModelNotFound as error:
             name = self._cluster.state.self_status.identity.name
             raise ModelNotFound(
-                f"{name} has no files of {model_id}, with which prompts are read: import them there "
-                f"(`exo-lite import PATH --as {model_id}`), or ask a node that has them"
+                f"{name} does not have the tokenizer of {model_id}: import the model there "
+                f"(`exo-lite import PATH --as {model_id}`), or send the request to a node that has it"
             ) from error

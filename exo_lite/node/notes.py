@@ -59,9 +59,9 @@ def _on_numerics(state: ClusterState) -> list[Note]:
     return [
         Note(
             NUMERICS_DIFFER,
-            f"{model_id} is not exact: its nodes compute in different ways, {mixed}. Answers may differ from those of "
-            "another placement, tokens are not guessed ahead, and prompts are reused in whole chunks only",
-            "compute alike on all its nodes, then load it again: a C compiler on each of them makes torch-c/c of all",
+            f"{model_id} is not exact: its nodes round differently, {mixed}. Answers may depend on the placement, "
+            "speculative decoding is off, and the prefix cache reuses whole chunks only",
+            "install a C compiler on each of its nodes, so that all compute with torch-c/c, and load it again",
         )
         for model_id, mixed in mixtures
         if mixed is not None

@@ -60,7 +60,7 @@ class MachineOffer:
     def _warning(self, group_bytes: int) -> str:
         return (
             f"--memory {format_bytes(self._wanted_bytes or 0)} is more than the {format_bytes(group_bytes)} that this "
-            "container or service leaves to models: a model of that size ends its worker"
+            "container or service leaves to models: the kernel would kill the worker of a model that large"
         )
 
 

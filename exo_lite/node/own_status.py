@@ -82,7 +82,7 @@ class OwnStatus:
         before = Offer(old.memory.limit_bytes, old.device.threads, self._offer_warning)
         if replace(offered, warning=None) != replace(before, warning=None):
             text = f"{old.identity.name} offers {format_bytes(offered.memory_bytes)} and {offered.threads} threads now"
-            self._events.add("offer_changed", f"{text}, as its limits were changed")
+            self._events.add("offer_changed", f"{text}, because its limits were changed")
         if offered.warning is not None and offered.warning != before.warning:
             self._events.add("memory_cap_too_high", offered.warning, "give less --memory, or raise the limit")
         self._offer_warning = offered.warning

@@ -17,6 +17,6 @@ async def check_large_messages(peers: Peers, client: PeerNode, name: str, *, tim
         async with peers.node(client.address) as another:  # what is lost blocks the connection for what comes after
             await another.identify(timeout_s=timeout_s)
         raise LargePacketsLost(
-            f"{name} at {client.address} answers small messages, and none of {LARGE_BYTES // 1024} KiB: "
-            f"large packets are lost on the way, which carries less than the MTU of the two says"
+            f"{name} at {client.address} answers small messages, but none of {LARGE_BYTES // 1024} KiB: "
+            "the network between the two loses packets as large as their MTU"
         ) from error

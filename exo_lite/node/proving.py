@@ -39,7 +39,7 @@ class Prover:
                     await self._join(node_id, order)
                 await self._send_token(instance)
         except TimeoutError as error:
-            raise DeadlineExceeded(f"no token came through within {WARM_UP_TIMEOUT_S:.0f} s") from error
+            raise DeadlineExceeded(f"no token has passed through all nodes within {WARM_UP_TIMEOUT_S:.0f} s") from error
 
     async def _send_token(self, instance: Instance) -> None:
         num_tokens = max(1, min(WARM_UP_TOKENS, instance.options.context_length - 1))

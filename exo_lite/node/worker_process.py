@@ -114,7 +114,7 @@ class WorkerProcess:
             await asyncio.wait({listening_to_it}, timeout=LAST_WORDS_WITHIN_S)
             self._lose(self._with_last_words(error))
         except Exception as error:  # a task's top: whatever it was, the shard is lost, and not the node
-            what = f"the worker on {self.config.node_name} cannot be followed: {type(error).__name__}: {error}"
+            what = f"the worker on {self.config.node_name} cannot be watched: {type(error).__name__}: {error}"
             self._lose(WorkerFailed(what))
             raise
         finally:
@@ -149,7 +149,7 @@ class WorkerProcess:
                 raise PortInUse(f"no worker can be started on {self.config.node_name}: {answer['error']}")
             return _Listening(int(answer["port"]), int(answer["stream_port"]))
         except (ValueError, KeyError, TypeError) as error:
-            said = f"the worker on {self.config.node_name} said {line!r} in place of its ports"
+            said = f"the worker on {self.config.node_name} said {line!r} instead of its ports"
             raise WorkerCannotStart(said) from error
 
     async def _pass_on_stderr(self, process: Process) -> None:
@@ -161,7 +161,7 @@ class WorkerProcess:
 
     def _with_last_words(self, error: NodeLost | PortInUse) -> NodeLost | PortInUse:
         words = self._last_words.text() if isinstance(error, WorkerFailed) else None
-        return error if words is None else type(error)(f"{error}; its last words: {words}")
+        return error if words is None else type(error)(f"{error}; its last output: {words}")
 
     async def _watch(self, process: Process, listening: _Listening, client: PeerWorker) -> None:
         exited = asyncio.ensure_future(process.wait())
@@ -195,7 +195,7 @@ class WorkerProcess:
         who = f"the worker on {self.config.node_name}"
         num_oom_kills = self._count_oom_kills()
         if return_code == -signal.SIGKILL and (num_oom_kills or 0) > (self._num_oom_kills or 0):
-            return OutOfMemory(f"{who} was ended by the kernel: the machine, or the container, was out of memory")
+            return OutOfMemory(f"{who} was killed by the kernel: the machine, or the container, ran out of memory")
         how = f"was killed by signal {-return_code}" if return_code < 0 else f"exited with code {return_code}"
         return cause(f"{who} {how}")
 

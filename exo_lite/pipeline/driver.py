@@ -193,7 +193,7 @@ class Driver:
             error.retry_after_s = self._retry_after_s()
             raise
         if displaced is not None:
-            made_room = QueueFull("the line was full, and others had a smaller share of it: try again later")
+            made_room = QueueFull("the queue was full, and other API keys had fewer requests in it: try again later")
             made_room.retry_after_s = self._retry_after_s()
             self._deliver([(displaced, made_room)])
 

@@ -151,7 +151,7 @@ class Scheduler:
             displaced = self._waiting.make_room(request.asked.tenant)
             if displaced is None:
                 raise QueueFull(
-                    f"{self.num_running} requests run and {self.num_waiting} wait, which is all: try again later"
+                    f"the queue is full, {self.num_running} requests run and {self.num_waiting} wait: try again later"
                 )
         self._waiting.add(request)
         return displaced
@@ -234,9 +234,11 @@ class Scheduler:
 
     def _check(self, request: GenerateRequest) -> None:
         if request.epoch != self._epoch:
-            raise StaleEpoch(f"request of epoch {request.epoch} came to epoch {self._epoch}: ask for the state anew")
+            raise StaleEpoch(
+                f"the request is for epoch {request.epoch}, and this pipeline has epoch {self._epoch}: try again"
+            )
         if request.request_id in self._running or request.request_id in self._waiting:
-            raise InvalidRequest(f"request {request.request_id} is under way already: give each its own id")
+            raise InvalidRequest(f"request {request.request_id} is already running: give each request its own id")
         if not request.asked.token_ids or request.asked.max_tokens < 1:
             raise InvalidRequest("a request needs at least one prompt token and max_tokens of at least 1")
         if len(request.answer_token_ids) >= request.asked.max_tokens:

@@ -65,5 +65,5 @@ def _spare_reason(node: Candidate, order: StageOrder) -> str:
     least = min(sizes.first_bytes, sizes.last_bytes) + sizes.layer_bytes
     return (
         f"offers {offered}: beside {order[0].node.name}, which holds the model alone, it would need at least"
-        f" {format_bytes(least, round_up=True)} for one layer with the embedding or the head"
+        f" {format_bytes(least, round_up=True)} for one layer with the embedding or the output head"
     )

@@ -60,8 +60,8 @@ def refusal_for_links(
         options=options,
         reason=(
             f"{_needed(model_id, sizes, options)}; {_offer(len(willing))} {format_bytes(available_bytes)} in all, "
-            f"which would do, but {' and '.join(map(unreachable, cut))}: those that can are too few. "
-            f"Let the port of exo-lite's nodes through the firewalls between them, or offer more memory elsewhere."
+            f"which would be enough, but {' and '.join(map(unreachable, cut))}, and the others have too little. "
+            f"Allow the ports of exo-lite's nodes through the firewalls between them, or offer more memory elsewhere."
         ),
         needed_bytes=sizes.model_bytes,
         available_bytes=available_bytes,
@@ -112,7 +112,7 @@ def _shortage(willing: Sequence[Candidate], order: StageOrder, sizes: Footprint)
     num_missing = sizes.n_layers - num_carried
     return (
         f"{offered}, but in whole layers, each node with its own working space, only {num_carried} of"
-        f" {sizes.n_layers} layers find room: short by {_layers(num_missing)} or"
+        f" {sizes.n_layers} layers fit: short by {_layers(num_missing)} or"
         f" {format_bytes(num_missing * sizes.layer_bytes)}"
     )
 
@@ -135,7 +135,7 @@ def _rooms(candidates: Sequence[Candidate], order: StageOrder) -> list[str]:
 
 def _stage_sentences(order: StageOrder) -> Iterable[str]:
     for index, stage in enumerate(order):
-        edges = ["the embedding"] * (index == 0) + ["the head"] * (index == len(order) - 1)
+        edges = ["the embedding"] * (index == 0) + ["the output head"] * (index == len(order) - 1)
         beside = f" beside {' and '.join(edges)}" if edges else ""
         offered = format_bytes(stage.node.memory_bytes)
         yield f"{stage.node.name}: offers {offered}, room for {_layers(stage.capacity)}{beside}."
@@ -148,7 +148,7 @@ def _unused_sentence(node: Candidate) -> str:
     return (
         f"{node.name}: offers {format_bytes(node.memory_bytes)}, room for {_layers(node.in_middle)} in the middle,"
         f" where one layer with the embedding takes {format_bytes(sizes.first_bytes + sizes.layer_bytes)}, with the"
-        f" head {format_bytes(sizes.last_bytes + sizes.layer_bytes)}."
+        f" output head {format_bytes(sizes.last_bytes + sizes.layer_bytes)}."
     )
 
 

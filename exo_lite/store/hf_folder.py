@@ -110,8 +110,8 @@ def _refuse_quantized(folder: Path) -> None:
 def _untied(values: Mapping[str, object], spec: ModelSpec) -> _Config:
     """A head that differs from the embedding is used, whatever config.json says of tying, as transformers does."""
     note = (
-        f"{CONFIG_FILE} says that the head is the embedding (tie_word_embeddings), and the weights hold another one: "
-        "that one is used"
+        f"{CONFIG_FILE} says that the output head is the embedding (tie_word_embeddings), but the weights "
+        "hold another one: that one is used"
     )
     content = (json.dumps({**values, "tie_word_embeddings": False}, indent=2) + "\n").encode()
     return _Config(content_file(CONFIG_FILE, content), replace(spec, tie_word_embeddings=False), (note,))

@@ -73,7 +73,7 @@ class AwakeCores:
             self._may_hold = False
             self._let_go()
             if isinstance(error, PermissionError):
-                fix = f"let this user write {self._latency_file}, see README"
+                fix = f"give this user write access to {self._latency_file}: see README"
                 log.info("cores may sleep between steps, which costs speed", extra={"cause": str(error), "fix": fix})
 
     def _max_wake_up_us(self) -> int:

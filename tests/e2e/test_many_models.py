@@ -115,7 +115,7 @@ def test_neither_a_busy_nor_a_pinned_model_is_evicted_and_the_refusal_says_so(
     assert (refused.status_code, refused.json()["error"]["code"]) == (507, "model_does_not_fit")
     message = refused.json()["error"]["message"]
     assert "short by" in message
-    assert "alpha stays: it has requests." in message
+    assert "alpha stays loaded: it has requests." in message
     stream.join()
     assert stream.is_done
 

@@ -71,7 +71,7 @@ async def way_to(handler: Any, *, drops_large: str) -> AsyncIterator[str]:
 async def test_a_way_that_loses_large_packets_is_told_by_that(direction: str):
     async with way_to(Answering(), drops_large=direction) as address, PEERS.node(address) as client:
         await client.identify(timeout_s=5.0)
-        with pytest.raises(LargePacketsLost, match=r"attic at .* answers small messages, and none of 8 KiB"):
+        with pytest.raises(LargePacketsLost, match=r"attic at .* answers small messages, but none of 8 KiB"):
             await check_large_messages(PEERS, client, "attic", timeout_s=TIMEOUT_S)
 
 

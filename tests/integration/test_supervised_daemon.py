@@ -167,5 +167,5 @@ async def test_a_worker_that_cannot_be_followed_is_a_lost_shard_and_no_more(
                 return instance.reason if instance and instance.state == "failed" else None
 
             text = await until(reason, "it is given up", timeout_s=30.0)
-            assert "cannot be followed: Broken: in place of ports" in text
+            assert "cannot be watched: Broken: in place of ports" in text
         assert seen_by(a) == {"a": "alive"}

@@ -16,8 +16,8 @@ from tests.integration.real_workers import config_for
 from tests.loopback import PEERS
 
 LISTENING = 'echo \'{"port": 9, "stream_port": 9}\''
-ABORTED = "the worker on attic was killed by signal 6; its last words: terminate called; what(): std::bad_alloc"
-BY_KERNEL = "the worker on attic was ended by the kernel: the machine, or the container, was out of memory"
+ABORTED = "the worker on attic was killed by signal 6; its last output: terminate called; what(): std::bad_alloc"
+BY_KERNEL = "the worker on attic was killed by the kernel: the machine, or the container, ran out of memory"
 
 
 async def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, oom_kills: Iterator[int]) -> ShardStatus:

@@ -350,7 +350,7 @@ async def test_a_worker_that_hangs_is_lost_and_ended(tiny_llama: TinyLlama):
     [
         ("/nowhere/python", "no worker can be started on attic: .*No such file"),
         (shutil.which("false"), "the worker on attic exited with code 1"),
-        (shutil.which("echo"), "the worker on attic said b'-m exo_lite.worker.*' in place of its ports"),
+        (shutil.which("echo"), "the worker on attic said b'-m exo_lite.worker.*' instead of its ports"),
     ],
     ids=["no-program", "ends-at-once", "says-something-else"],
 )

@@ -85,7 +85,7 @@ def _template_variables(body: ChatBody) -> dict[str, object]:
     for name, value in given.items():
         if name in RESERVED_VARIABLES:
             raise InvalidRequest(
-                f"chat_template_kwargs.{name} would hide what the template gets under that name: leave it out",
+                f"chat_template_kwargs.{name} would replace a variable of the template: leave it out",
                 param="chat_template_kwargs",
             )
         if _is_deeper(value, MAX_TEMPLATE_DEPTH):

@@ -145,7 +145,7 @@ def refuse_unsupported(body: BaseModel, *, place: str = "") -> None:
             raise InvalidRequest(f"{place}{name} is not supported yet: leave it out", param=f"{place}{name}")
         instead, harmless = RENAMED.get(name, ("", (value,)))
         if not _is_harmless(value, harmless):
-            raise InvalidRequest(f"{place}{name} is not known here: use {instead} instead", param=f"{place}{name}")
+            raise InvalidRequest(f"{place}{name} is not supported: use {instead} instead", param=f"{place}{name}")
 
 
 def unknown_parameters(body: BaseModel) -> list[str]:
@@ -155,7 +155,7 @@ def unknown_parameters(body: BaseModel) -> list[str]:
     for name in unknown:
         meant = get_close_matches(name, type(body).model_fields, n=1, cutoff=SIMILAR_ENOUGH)
         if meant:
-            raise InvalidRequest(f"{name[:64]} is not known here: did you mean {meant[0]}?", param=name[:64])
+            raise InvalidRequest(f"{name[:64]} is unknown: did you mean {meant[0]}?", param=name[:64])
     return unknown
 
 
@@ -164,7 +164,7 @@ def _extra(body: BaseModel, place: str = "") -> Mapping[str, object]:
     extra = body.model_extra or {}
     if len(extra) > MAX_EXTRA:
         what = f"{place}: " if place else ""
-        raise InvalidRequest(f"{what}{len(extra)} parameters are not known here, more than the {MAX_EXTRA} that may be")
+        raise InvalidRequest(f"{what}{len(extra)} unknown parameters are more than the {MAX_EXTRA} allowed")
     return extra
 
 

@@ -141,7 +141,7 @@ class CompletionBody(GenerateBody):
             raise InvalidRequest(f"best_of must be at least n, {wanted}, not {self.best_of}", param="best_of")
         if self.best_of > wanted and self.stream:
             raise InvalidRequest(
-                "which answers are the best shows only at the end: leave out best_of or stream", param="best_of"
+                "which answers are the best is known only at the end: leave out best_of or stream", param="best_of"
             )
         return self.best_of
 

@@ -123,7 +123,9 @@ class IntegerShard:
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Compute logits, as LlamaShard.logits does."""
         if self.norm is None or self.head is None:
-            raise InvalidShard(f"{self.shard} has no head: it is not the last one of {self.shard.n_layers} layers")
+            raise InvalidShard(
+                f"{self.shard} has no output head: it is not the last one of {self.shard.n_layers} layers"
+            )
         check_hidden_states(hidden_states, self.spec.hidden_size, self.dtype)
         eps = self.spec.rms_norm_eps
         if self._kernels is None:

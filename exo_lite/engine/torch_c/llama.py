@@ -106,7 +106,9 @@ class LlamaShard:
         Raises MalformedStep where they aren't finite, InvalidShard where there is no head.
         """
         if self.norm is None or self.head is None:
-            raise InvalidShard(f"{self.shard} has no head: it is not the last one of {self.shard.n_layers} layers")
+            raise InvalidShard(
+                f"{self.shard} has no output head: it is not the last one of {self.shard.n_layers} layers"
+            )
         check_hidden_states(hidden_states, self.spec.hidden_size, self.dtype)
         logits = self.head(rms_norm(hidden_states, self.norm, self.spec.rms_norm_eps)).float()
         check_logits(logits, self.dtype)

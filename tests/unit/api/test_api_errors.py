@@ -64,7 +64,7 @@ def test_nobody_is_kept_waiting_for_longer_than_a_user_would_but_the_message_is_
     busy.retry_after_s = 60
     failure = failure_of(busy)
     assert failure.retry_after_s == MAX_RETRY_AFTER_S == 5
-    assert failure.message == "the line is full (there should be room in about 60 s)"
+    assert failure.message == "the line is full (try again in about 60 s)"
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,6 @@ async def test_thousands_of_parameters_are_not_compared_with_those_that_there_ar
     extra = {f"p{number}": 1 for number in range(10_000)}
     response = await client.post(path, json={"model": MODEL, **fields, **extra})
     assert response.status_code == 400
-    assert "parameters are not known here" in response.json()["error"]["message"]
+    assert "unknown parameters are more than" in response.json()["error"]["message"]
     few = {f"p{number}": 1 for number in range(100)}
     assert (await client.post(path, json={"model": MODEL, **fields, **few})).status_code == 200

@@ -150,7 +150,7 @@ async def test_a_failed_model_comes_back_when_the_link_works_again():
     subject, seen = leader(three(unreached=CUT, placed=failed, limit=TIGHT_BYTES))
     running = asyncio.create_task(subject.run())
     try:
-        await until(lambda: "which would do, but" in (_only(seen).reason or ""), "it was tried, and given up")
+        await until(lambda: "which would be enough, but" in (_only(seen).reason or ""), "it was tried, and given up")
         assert (_only(seen).state, _only(seen).cause) == ("failed", "link_broken")
         mended = replace(seen.state.self_status, unreached=(), sequence=9)
         seen.apply(SelfChanged(mended))

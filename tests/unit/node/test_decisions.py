@@ -212,7 +212,7 @@ def test_nodes_without_the_very_same_files_offer_nothing_and_say_what_to_do():
     offered = {one.node_id: (one.memory_bytes, one.reason) for one in offers(state, MODEL, FINGERPRINT)}
     assert offered == {
         "a": (LIMIT_BYTES, None),
-        "b": (0, "does not have tiny: `exo-lite import` it there"),
-        "c": (0, "has other files of tiny (fedcba98, not 01234567): import the same ones there"),
+        "b": (0, "does not have tiny: import it there with `exo-lite import`"),
+        "c": (0, "has different files of tiny (fedcba98, not 01234567): import the same files there"),
     }
     assert [one.memory_bytes for one in offers(state, MODEL, None)] == [LIMIT_BYTES] * 3

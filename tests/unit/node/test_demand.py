@@ -106,7 +106,7 @@ async def test_one_that_is_unloaded_meanwhile_says_so():
 
 async def test_patience_ends_with_how_far_it_came():
     leader = Leader(PLACED, patience_s=0.0)
-    with pytest.raises(NotReady, match="tiny is loading, 0% of its layers are in memory, after 0 s: ask again"):
+    with pytest.raises(NotReady, match="tiny is loading, 0% of its layers are in memory, after 0 s: try again later"):
         await leader.demand.ready(MODEL)
 
 

@@ -125,7 +125,7 @@ def test_a_link_that_breaks_and_works_again_is_told_once_each():
     assert "firewall" in fix
     assert list(describe_change(cut, cut)) == []
     assert list(describe_change(cut, whole)) == [
-        ("link_mended", "no longer true: node-a and node-c cannot reach each other", None)
+        ("link_mended", "resolved: node-a and node-c cannot reach each other", None)
     ]
 
 

@@ -87,23 +87,23 @@ def test_as_few_leave_as_are_needed():
 
 def test_one_with_requests_is_never_evicted():
     assert leaving(held(("x", 1, None), ("y", 1, 1.0))) == ("y",)
-    assert "x stays: it has requests." in refusal(held(("x", 2, None)))
+    assert "x stays loaded: it has requests." in refusal(held(("x", 2, None)))
 
 
 def test_nor_one_that_somebody_has_just_asked_for_elsewhere():
     state = held(("x", 2, 100.0))
     asked = member(replace(node("b", models={}), num_requests={ModelId("x"): 1}))
-    assert "x stays: it has requests." in refusal(replace(state, members={asked.status.identity.node_id: asked}))
+    assert "x stays loaded: it has requests." in refusal(replace(state, members={asked.status.identity.node_id: asked}))
 
 
 def test_nor_a_pinned_one():
     pinned = held(("x", 2, 1000.0), keep_alive_s=float("inf"))
-    assert "x stays, since it is pinned: `exo-lite unload x` makes found." in refusal(pinned)
+    assert "x is pinned and stays loaded: `exo-lite unload x` frees its memory." in refusal(pinned)
 
 
 @pytest.mark.parametrize("state", ["loading", "warming"])
 def test_nor_one_that_is_on_its_way(state: InstanceState):
-    assert f"x stays: it is {state}." in refusal(held(("x", 2, 100.0), state=state))
+    assert f"x stays loaded: it is {state}." in refusal(held(("x", 2, 100.0), state=state))
 
 
 def test_a_failed_one_takes_no_room():

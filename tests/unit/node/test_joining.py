@@ -83,5 +83,5 @@ async def test_what_cannot_be_done_is_said():
     with pytest.raises(NodeLost, match="node d is gone"):
         await joiner(FakePeers()).join(NodeId("d"), ORDER)
     unmet = replace(ORDER, previous=Endpoint("node-d", ":17", NodeId("d")))
-    with pytest.raises(NodeLost, match="node-a has not met node d"):
+    with pytest.raises(NodeLost, match="node-a does not know node d yet"):
         await joiner(FakePeers()).join(A, unmet)

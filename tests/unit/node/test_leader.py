@@ -163,4 +163,4 @@ async def test_failures_that_come_together_are_one_and_the_third_is_the_last():
         running.cancel()
         await asyncio.wait({running})
     assert given_up.state == "failed"
-    assert given_up.reason == "it failed again and again, the last time: killed by signal 9"
+    assert given_up.reason == "it failed repeatedly, the last time: killed by signal 9"

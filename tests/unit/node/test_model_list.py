@@ -92,7 +92,7 @@ async def test_a_node_that_does_not_answer_holds_up_no_list(monkeypatch: pytest.
 async def test_a_node_without_the_files_says_so_and_not_where_it_looked(
     service_of: MakeService, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelNotFound, match="node-a has no files of tiny") as refused:
+    with pytest.raises(ModelNotFound, match="node-a does not have the tokenizer of tiny") as refused:
         async with service_of(both_ready()).serve(MODEL):
             pass
     assert str(tmp_path) not in str(refused.value)

@@ -141,7 +141,7 @@ def test_a_node_that_offers_less_than_before_gets_another_part():
     restored = replace(state, written=replace(state.written, is_restored=True))
     [action] = next_actions(restored)
     assert isinstance(action, Replan)
-    assert action.reason == "node-b offers 100 B now, and is to hold 123 B"
+    assert action.reason == "node-b offers only 100 B now, but has to hold 123 B"
     assert next_actions(state) == []
 
 
@@ -151,4 +151,7 @@ def test_what_was_loaded_before_goes_elsewhere_where_a_node_has_taken_another_mo
     for rival, mover in (taken, PINNED.model_id), (replace(taken, state="loading", epoch=Epoch(6)), OTHER):
         state = cluster(node("a"), [member(node("b", limit_bytes=200))], replace(PINNED, state="loading"), rival)
         [action] = [one for one in next_actions(state) if isinstance(one, Replan)]
-        assert (action.instance_id.model_id, action.reason) == (mover, "node-b offers 200 B now, and is to hold 246 B")
+        assert (action.instance_id.model_id, action.reason) == (
+            mover,
+            "node-b offers only 200 B now, but has to hold 246 B",
+        )

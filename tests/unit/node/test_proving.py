@@ -81,7 +81,7 @@ async def test_a_token_that_does_not_come_is_waited_for_only_so_long(monkeypatch
         await asyncio.Event().wait()
 
     prover = Prover(Cluster(both_ready(state="warming")), join_for_ever, Workers().generate)
-    with pytest.raises(DeadlineExceeded, match="no token came through within 0 s"):
+    with pytest.raises(DeadlineExceeded, match="no token has passed through all nodes within 0 s"):
         await prover.prove(PLACED)
 
 

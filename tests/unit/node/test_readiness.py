@@ -39,7 +39,7 @@ def test_a_model_with_a_fresh_proof_makes_it_ready(service_of: MakeService):
 @pytest.mark.parametrize("age_s", [None, PROOF_IS_FRESH_S + 0.1])
 def test_an_old_proof_or_none_does_not(service_of: MakeService, age_s: float | None):
     reason = service_of(with_proof(both_ready(), age_s)).not_ready_reason()
-    assert reason == "tiny: nothing has gone through every hop for 10 s"
+    assert reason == "tiny: nothing has passed through all of its nodes for 10 s"
 
 
 def test_a_proof_of_an_older_epoch_is_none(service_of: MakeService):

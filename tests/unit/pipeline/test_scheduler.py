@@ -87,7 +87,7 @@ def test_more_requests_than_fit_wait_and_then_are_refused():
     subject.submit(request("a", max_tokens=1))
     first = next_step(subject)
     subject.submit(request("b"))
-    with pytest.raises(QueueFull, match="1 requests run and 1 wait"):
+    with pytest.raises(QueueFull, match="the queue is full, 1 requests run and 1 wait"):
         subject.submit(request("c"))
     subject.complete(result(first))
     assert [one.sequence_index for one in next_step(subject).admissions] == [first.chunks[0].sequence_index]

@@ -110,7 +110,7 @@ def test_who_can_hold_neither_end_is_left_out_beside_one_that_holds_all(
     assert isinstance(result, Plan)
     assert result.excluded[0].reason == (
         "offers 1.0 GiB: beside a, which holds the model alone, it would need at least 1.6 GiB for one layer with"
-        " the embedding or the head"
+        " the embedding or the output head"
     )
 
 

@@ -25,7 +25,7 @@ def test_a_refusal_shows_its_arithmetic(llama_3_8b: ModelSpec, bfloat16: LoadOpt
         "llama-3-8b needs 17.1 GiB: 15.0 GiB of weights, 2.0 GiB of KV cache for 8 x 2048 tokens and 147.2 MiB of"
         " working space; 3 nodes offer 12.2 GiB in all: short by 4.9 GiB."
         " a: offers 8.0 GiB, room for 14 layers beside the embedding."
-        " b: offers 4.0 GiB, room for 6 layers beside the head."
+        " b: offers 4.0 GiB, room for 6 layers beside the output head."
         " c: offers 256.0 MiB, but a single layer takes 611.6 MiB: 480.0 MiB of weights and KV cache, 131.5 MiB of"
         " working space."
         " d: offers no memory."
@@ -48,7 +48,7 @@ def test_whole_layers_may_be_what_is_short(llama_3_8b: ModelSpec, bfloat16: Load
     ]
     assert (
         "2 nodes offer 17.2 GiB in all, but in whole layers, each node with its own working space, only 31 of 32"
-        " layers find room: short by 1 layer or 480.0 MiB." in refused(llama_3_8b, bfloat16, offers).reason
+        " layers fit: short by 1 layer or 480.0 MiB." in refused(llama_3_8b, bfloat16, offers).reason
     )
 
 
@@ -59,7 +59,7 @@ def test_without_a_node_for_the_ends_their_needs_are_named(
     assert "only 0 of 32 layers find room" in reason
     assert (
         "n00: offers 1.0 GiB, room for 1 layer in the middle, where one layer with the embedding takes 1.6 GiB,"
-        " with the head 1.6 GiB." in reason
+        " with the output head 1.6 GiB." in reason
     )
 
 

@@ -75,7 +75,7 @@ def test_memory_enough_and_no_ring_is_told_by_the_links():
     outcome = planned("abc", 4, "ac")
     assert isinstance(outcome, Refusal)
     assert outcome.broken_links == (("node-a", "node-c"),)
-    assert "which would do, but node-a and node-c cannot reach each other" in outcome.reason
+    assert "which would be enough, but node-a and node-c cannot reach each other" in outcome.reason
     assert "firewalls" in outcome.reason
 
 
