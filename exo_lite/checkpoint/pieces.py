@@ -1,4 +1,4 @@
-"""The pieces of a model that a node can need by themselves: the embedding, each layer, the head.
+"""The pieces of a model that a node can need by themselves: the embedding, each layer, the output head.
 
 Every tensor of the model is in one piece. A piece's hash is that of its tensors' names, types, shapes and bytes, and
 does not depend on how they are spread over files: two nodes have the same layer if its hashes are equal.
@@ -11,12 +11,12 @@ import json
 from dataclasses import dataclass
 
 from exo_lite.checkpoint.safetensors_file import TensorEntry
-from exo_lite.checkpoint.tensor_names import EMBEDDING_TENSOR, HEAD_TENSOR, NORM_TENSOR, Shape, layer_tensors
+from exo_lite.checkpoint.tensor_names import EMBEDDING_TENSOR, LM_HEAD_TENSOR, NORM_TENSOR, Shape, layer_tensors
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.shard import Shard
 
 EMBEDDING_PIECE = "embedding"
-HEAD_PIECE = "head"
+LM_HEAD_PIECE = "head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ def layer_piece(layer: int) -> str:
 def expected_pieces(spec: ModelSpec) -> dict[str, dict[str, Shape]]:
     """The tensors of each piece of a model, in the order of loading."""
     outer = (spec.vocab_size, spec.hidden_size)
-    head = {} if spec.tie_word_embeddings else {HEAD_TENSOR: outer}
+    lm_head = {} if spec.tie_word_embeddings else {LM_HEAD_TENSOR: outer}
     return {
         EMBEDDING_PIECE: {EMBEDDING_TENSOR: outer},
         **{layer_piece(layer): layer_tensors(spec, layer) for layer in range(spec.n_layers)},
-        HEAD_PIECE: {NORM_TENSOR: (spec.hidden_size,), **head},
+        LM_HEAD_PIECE: {NORM_TENSOR: (spec.hidden_size,), **lm_head},
     }
 
 
@@ -67,5 +67,5 @@ def shard_pieces(spec: ModelSpec, shard: Shard) -> list[str]:
     return [
         *([EMBEDDING_PIECE] if needs_embedding else []),
         *(layer_piece(layer) for layer in shard.layers),
-        *([HEAD_PIECE] if shard.is_last else []),
+        *([LM_HEAD_PIECE] if shard.is_last else []),
     ]

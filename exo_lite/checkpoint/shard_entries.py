@@ -8,7 +8,7 @@ from exo_lite.checkpoint.checkpoint import Checkpoint
 from exo_lite.checkpoint.safetensors_file import TensorEntry
 from exo_lite.checkpoint.tensor_names import (
     EMBEDDING_TENSOR,
-    HEAD_TENSOR,
+    LM_HEAD_TENSOR,
     expected_tensors,
     unexpected_tensors,
 )
@@ -36,12 +36,12 @@ def shard_entries(model_dir: Path, spec: ModelSpec, shard: Shard) -> dict[str, T
 
 
 def _check_tied(checkpoint: Checkpoint, spec: ModelSpec, model_dir: Path) -> None:
-    """Earlier versions dropped a head that is another matrix than the embedding, and answered with other tokens."""
+    """Earlier versions dropped an lm_head that is another matrix than the embedding, and answered with other tokens."""
     shape = (spec.vocab_size, spec.hidden_size)
-    if HEAD_TENSOR not in checkpoint.names:
+    if LM_HEAD_TENSOR not in checkpoint.names:
         return
-    if not is_same_matrix(checkpoint.entry(EMBEDDING_TENSOR, shape), checkpoint.entry(HEAD_TENSOR, shape)):
+    if not is_same_matrix(checkpoint.entry(EMBEDDING_TENSOR, shape), checkpoint.entry(LM_HEAD_TENSOR, shape)):
         raise InvalidModel(
-            f"{model_dir}: {HEAD_TENSOR} is another matrix than the embedding, but config.json says that they are one: "
-            f"`exo-lite rm {model_dir.name}` and import it again, so that the matrix in the file is used"
+            f"{model_dir}: {LM_HEAD_TENSOR} is another matrix than the embedding, but config.json says that they are "
+            f"one: `exo-lite rm {model_dir.name}` and import it again, so that the matrix in the file is used"
         )

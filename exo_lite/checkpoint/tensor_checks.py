@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from exo_lite.checkpoint.tensor_names import HEAD_TENSOR, Shape, all_tensors, is_ignored
+from exo_lite.checkpoint.tensor_names import LM_HEAD_TENSOR, Shape, all_tensors, is_ignored
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
 from exo_lite.domain.model_spec import ModelSpec
 
@@ -53,5 +53,5 @@ def _refuse_missing_files(missing_files: Sequence[str]) -> None:
 
 
 def _follows(name: str, spec: ModelSpec) -> bool:
-    """Say whether a tensor follows from others: a tied model may carry a copy of its embedding as its head."""
-    return is_ignored(name) or (name == HEAD_TENSOR and spec.tie_word_embeddings)
+    """Say whether a tensor follows from others: a tied model may carry a copy of its embedding as its output head."""
+    return is_ignored(name) or (name == LM_HEAD_TENSOR and spec.tie_word_embeddings)

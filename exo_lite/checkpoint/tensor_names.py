@@ -13,10 +13,10 @@ Shape = tuple[int, ...]
 
 EMBEDDING = "model.embed_tokens"
 NORM = "model.norm"
-HEAD = "lm_head"
+LM_HEAD = "lm_head"
 EMBEDDING_TENSOR = f"{EMBEDDING}.weight"
 NORM_TENSOR = f"{NORM}.weight"
-HEAD_TENSOR = f"{HEAD}.weight"
+LM_HEAD_TENSOR = f"{LM_HEAD}.weight"
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _IGNORED = "rotary_emb.inv_freq"  # old checkpoints carry the frequencies, which follow from the config
@@ -26,9 +26,9 @@ def layer_prefix(layer: int) -> str:
     return f"model.layers.{layer}."
 
 
-def head_name(spec: ModelSpec) -> str:
+def lm_head_name(spec: ModelSpec) -> str:
     """Return the name of the matrix that scores tokens: a tied model's embedding does."""
-    return EMBEDDING if spec.tie_word_embeddings else HEAD
+    return EMBEDDING if spec.tie_word_embeddings else LM_HEAD
 
 
 def expected_tensors(spec: ModelSpec, shard: Shard) -> dict[str, Shape]:
@@ -38,7 +38,7 @@ def expected_tensors(spec: ModelSpec, shard: Shard) -> dict[str, Shape]:
     for layer in shard.layers:
         tensors |= layer_tensors(spec, layer)
     if shard.is_last:
-        tensors |= {NORM_TENSOR: (spec.hidden_size,), f"{head_name(spec)}.weight": outer}
+        tensors |= {NORM_TENSOR: (spec.hidden_size,), f"{lm_head_name(spec)}.weight": outer}
     return tensors
 
 

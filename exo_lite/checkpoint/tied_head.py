@@ -1,4 +1,4 @@
-"""The check that a checkpoint's head beside a tied embedding is the same matrix."""
+"""The check that a checkpoint's output head beside a tied embedding is the same matrix."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ class ShardBytes:
 class Footprint:
     """The memory that a model takes with one engine, under its load options.
 
-    A node with k layers takes k times `layer` and what its place adds: working space, embedding, norm and head. `only`
-    is the place of a node that is first and last, with all layers. lm_head_bytes: weights of the output head.
+    A node with k layers takes k times `layer` and what its place adds: working space, embedding, norm and output head.
+    `only` is the place of a node that is first and last, with all layers. lm_head_bytes: weights of the output head.
     """
 
     n_layers: int

@@ -104,6 +104,6 @@ class ModelSpec:
 
     @property
     def num_parameters(self) -> int:
-        """The number of all parameters, a tied head counted once."""
+        """The number of all parameters, a tied output head counted once."""
         num_matrices = 1 if self.tie_word_embeddings else 2
         return self.n_layers * self.layer_parameters + num_matrices * self.embedding_parameters + self.hidden_size

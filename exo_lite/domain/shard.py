@@ -12,7 +12,7 @@ from exo_lite.domain.ids import ModelId
 class Shard:
     """The decoder layers [start_layer, end_layer] of a model that one node holds, both ends inclusive, from 0.
 
-    The first shard also holds the embedding, the last one the final norm and the head.
+    The first shard also holds the embedding, the last one the final norm and the output head.
     Raises InvalidShard.
     """
 

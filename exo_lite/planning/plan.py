@@ -69,7 +69,7 @@ def _assignments(model_id: ModelId, n_layers: int, options: LoadOptions, order: 
             shares = split_by_memory(order, n_layers)
         case "by_work":
             sizes = order[0].node.sizes
-            work = {"layer_bytes": sizes.layer.weight_bytes, "head_bytes": sizes.lm_head_bytes}
+            work = {"layer_bytes": sizes.layer.weight_bytes, "lm_head_bytes": sizes.lm_head_bytes}
             shares = split_by_work(order, n_layers, **work)
         case _:
             assert_never(options.strategy)

@@ -1,7 +1,7 @@
 """The order of stages: which nodes hold a model, in which order, and how many layers each could hold in its place.
 
 All layers are equal, so only three things decide whether a split exists: who comes first (embedding), who comes
-last (norm and head) and the layers that all can carry together. Among nodes of one engine, one of more memory can do
+last (norm and lm_head) and the layers that all can carry together. Among nodes of one engine, one of more memory can do
 all that one of less can. From that follow, for n nodes in time n log n:
 
 - every node that carries a layer in the middle is worth having: it only adds layers;

@@ -10,7 +10,7 @@ from pathlib import Path
 from exo_lite.catalog.hf_config import spec_from_config
 from exo_lite.checkpoint.json_files import read_json_object
 from exo_lite.checkpoint.tensor_checks import check_tensors
-from exo_lite.checkpoint.tensor_names import EMBEDDING_TENSOR, HEAD_TENSOR, all_tensors
+from exo_lite.checkpoint.tensor_names import EMBEDDING_TENSOR, LM_HEAD_TENSOR, all_tensors
 from exo_lite.checkpoint.tied_head import is_same_matrix
 from exo_lite.checkpoint.weight_index import INDEX_FILE
 from exo_lite.domain.errors import InvalidModel, UnsupportedModel
@@ -108,7 +108,7 @@ def _refuse_quantized(folder: Path) -> None:
 
 
 def _untied(values: Mapping[str, object], spec: ModelSpec) -> _Config:
-    """A head that differs from the embedding is used, whatever config.json says of tying, as transformers does."""
+    """An lm_head that differs from the embedding is used, whatever config.json says of tying, as transformers does."""
     note = (
         f"{CONFIG_FILE} says that the output head is the embedding (tie_word_embeddings), but the weights "
         "hold another one: that one is used"
@@ -118,8 +118,8 @@ def _untied(values: Mapping[str, object], spec: ModelSpec) -> _Config:
 
 
 def _is_tied(weights: Weights) -> bool:
-    embedding, head = weights.tensors.get(EMBEDDING_TENSOR), weights.tensors.get(HEAD_TENSOR)
-    return embedding is None or head is None or is_same_matrix(embedding, head)
+    embedding, lm_head = weights.tensors.get(EMBEDDING_TENSOR), weights.tensors.get(LM_HEAD_TENSOR)
+    return embedding is None or lm_head is None or is_same_matrix(embedding, lm_head)
 
 
 def _tokenizer_files(folder: Path) -> list[str]:

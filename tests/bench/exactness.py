@@ -54,7 +54,7 @@ def attention_layer(spec: ModelSpec) -> IntegerShard:
         layers=(layer,),
         embedding=None,
         norm=None,
-        head=None,
+        lm_head=None,
         kv_dtype=torch.bfloat16,
         device=torch.device("cpu"),
         kernels=NativeKernels(library),

@@ -35,6 +35,6 @@ def load_whole(folder: Path, request: LoadRequest) -> WholeModel:
 def decode_weight_bytes(shard: LlamaShard | IntegerShard) -> int:
     """Of weights that each decode step reads: all but the embedding, of which it reads a row, unless it is the head."""
     assert shard.embedding is not None
-    assert shard.head is not None
-    is_head = any(tensor.data_ptr() == shard.embedding.data_ptr() for tensor in shard.head.tensors)
-    return shard.num_bytes - (0 if is_head else shard.embedding.nbytes)
+    assert shard.lm_head is not None
+    is_lm_head = any(tensor.data_ptr() == shard.embedding.data_ptr() for tensor in shard.lm_head.tensors)
+    return shard.num_bytes - (0 if is_lm_head else shard.embedding.nbytes)

@@ -18,7 +18,7 @@ Matrix = tuple[int, int]
 
 
 def footprint(spec: ModelSpec, options: LoadOptions) -> Footprint:
-    """Return the bytes of a layer and of each place: the embedding on the first shard, norm and head on the last."""
+    """Return the bytes of a layer and of each place: the embedding on the first shard, norm and lm_head on the last."""
 
     def place(*, is_first: bool, is_last: bool) -> ShardBytes:
         edges = _edge_weight_bytes(spec, options, is_first=is_first, is_last=is_last)
@@ -52,9 +52,9 @@ def _layer_kv_cache_bytes(spec: ModelSpec, options: LoadOptions) -> int:
 
 
 def _edge_weight_bytes(spec: ModelSpec, options: LoadOptions, *, is_first: bool, is_last: bool) -> int:
-    """Embedding on the first shard, final norm and head on the last.
+    """Embedding on the first shard, final norm and output head on the last.
 
-    A tied head shares the embedding's memory only where both are on one shard and neither is quantized: the
+    A tied output head shares the embedding's memory only where both are on one shard and neither is quantized: the
     embedding is looked up in the compute type, a quantized head is a matrix of its own, int8 also beside int4 layers.
     """
     embedding = spec.embedding_parameters * DTYPE_BYTES[options.dtype] if is_first else 0

@@ -60,7 +60,7 @@ class IntegerShard:
         layers: tuple[IntegerLayer, ...],
         embedding: Tensor | None,
         norm: Tensor | None,
-        head: QuantizedLinear | None,
+        lm_head: QuantizedLinear | None,
         kv_dtype: torch.dtype,
         device: torch.device,
         kernels: NativeKernels | None,
@@ -71,7 +71,7 @@ class IntegerShard:
         self.layers = layers
         self.embedding = embedding
         self.norm = norm
-        self.head = head
+        self.lm_head = lm_head
         self.device = device
         self._kv_dtype = kv_dtype
         self._activation_bytes = activation_bytes
@@ -86,7 +86,7 @@ class IntegerShard:
 
     @property
     def num_bytes(self) -> int:
-        tensors = [self.embedding, self.norm, *(self.head.tensors if self.head else ())]
+        tensors = [self.embedding, self.norm, *(self.lm_head.tensors if self.lm_head else ())]
         for layer in self.layers:
             tensors += [layer.attention_norm, layer.mlp_norm, layer.qk_norm]
             for linear in (layer.qkv, layer.output, layer.gate_up, layer.down):
@@ -122,17 +122,17 @@ class IntegerShard:
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Compute logits, as LlamaShard.logits does."""
-        if self.norm is None or self.head is None:
+        if self.norm is None or self.lm_head is None:
             raise InvalidShard(
                 f"{self.shard} has no output head: it is not the last one of {self.shard.n_layers} layers"
             )
         check_hidden_states(hidden_states, self.spec.hidden_size, self.dtype)
         eps = self.spec.rms_norm_eps
         if self._kernels is None:
-            logits = portable.linear(self.head, self._quantize(hidden_states, self.norm))
+            logits = portable.linear(self.lm_head, self._quantize(hidden_states, self.norm))
         else:
             logits = self._kernels.linear(
-                self.head, hidden_states.contiguous(), self.norm, eps, activation_bytes=self._activation_bytes
+                self.lm_head, hidden_states.contiguous(), self.norm, eps, activation_bytes=self._activation_bytes
             )
         check_logits(logits, self._kv_dtype)
         return logits

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exo_lite.checkpoint.pieces import HEAD_PIECE, layer_piece
+from exo_lite.checkpoint.pieces import LM_HEAD_PIECE, layer_piece
 from exo_lite.checkpoint.shard_entries import shard_entries
-from exo_lite.checkpoint.tensor_names import EMBEDDING, NORM, head_name, layer_prefix
+from exo_lite.checkpoint.tensor_names import EMBEDDING, NORM, layer_prefix, lm_head_name
 from exo_lite.domain.model_spec import DType, ModelSpec
 from exo_lite.domain.shard import Shard
 from exo_lite.engine.torch_c.dtypes import TORCH_DTYPES
@@ -57,7 +57,7 @@ def load_integer_shard(
         layers=layers,
         embedding=embedding,
         norm=loader.vector(f"{NORM}.weight") if shard.is_last else None,
-        head=_head(loader.of_kind("int8"), spec) if shard.is_last else None,
+        lm_head=_lm_head(loader.of_kind("int8"), spec) if shard.is_last else None,
         kv_dtype=TORCH_DTYPES[dtype],
         device=torch.device(device),
         kernels=NativeKernels(library) if library is not None else None,
@@ -85,12 +85,12 @@ def _qk_norm(loader: _Loader, spec: ModelSpec, prefix: str) -> Tensor:
     return torch.cat((query, key))
 
 
-def _head(loader: _Loader, spec: ModelSpec) -> QuantizedLinear:
+def _lm_head(loader: _Loader, spec: ModelSpec) -> QuantizedLinear:
     """A matrix of its own also where it is tied: what is looked up stays float, what is multiplied is integer.
 
     int8 also beside layers of int4: of a model's weights, the head's errors cost the most.
     """
-    return loader.linears(HEAD_PIECE, {"head": (head_name(spec),)})["head"]
+    return loader.linears(LM_HEAD_PIECE, {"head": (lm_head_name(spec),)})["head"]
 
 
 class _Loader:

@@ -41,9 +41,9 @@ class DecoderLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LlamaShard:
-    """The layers of one shard; on the first one the embedding, on the last one the final norm and the head.
+    """The layers of one shard; on the first one the embedding, on the last one the final norm and the output head.
 
-    embedding: [vocab_size, hidden_size], the head's own weight where both are here and tied. few_rows: a faster way
+    embedding: [vocab_size, hidden_size], lm_head's own weight where both are here and tied. few_rows: a faster way
     through the layers for steps of few rows.
     """
 
@@ -54,7 +54,7 @@ class LlamaShard:
     layers: tuple[DecoderLayer, ...]
     embedding: Tensor | None = None
     norm: Tensor | None = None
-    head: Linear | None = None
+    lm_head: Linear | None = None
     few_rows: FloatLayers | None = None
 
     @property
@@ -103,14 +103,14 @@ class LlamaShard:
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Scores of every next token: [rows, hidden_size] to float32 [rows, vocab_size], on the last shard.
 
-        Raises MalformedStep where they aren't finite, InvalidShard where there is no head.
+        Raises MalformedStep where they aren't finite, InvalidShard where there is no output head.
         """
-        if self.norm is None or self.head is None:
+        if self.norm is None or self.lm_head is None:
             raise InvalidShard(
                 f"{self.shard} has no output head: it is not the last one of {self.shard.n_layers} layers"
             )
         check_hidden_states(hidden_states, self.spec.hidden_size, self.dtype)
-        logits = self.head(rms_norm(hidden_states, self.norm, self.spec.rms_norm_eps)).float()
+        logits = self.lm_head(rms_norm(hidden_states, self.norm, self.spec.rms_norm_eps)).float()
         check_logits(logits, self.dtype)
         return logits
 
@@ -125,5 +125,5 @@ class LlamaShard:
         for layer in self.layers:
             yield from layer.tensors
         yield from (tensor for tensor in (self.embedding, self.norm) if tensor is not None)
-        if self.head is not None:
-            yield from self.head.tensors
+        if self.lm_head is not None:
+            yield from self.lm_head.tensors

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exo_lite.checkpoint.safetensors_file import TensorEntry
 from exo_lite.checkpoint.shard_entries import shard_entries
-from exo_lite.checkpoint.tensor_names import EMBEDDING, NORM, head_name, layer_prefix
+from exo_lite.checkpoint.tensor_names import EMBEDDING, NORM, layer_prefix, lm_head_name
 from exo_lite.domain.errors import InvalidModel
 from exo_lite.domain.model_spec import DTYPE_BYTES, DType, ModelSpec
 from exo_lite.domain.shard import Shard
@@ -47,7 +47,7 @@ def load_shard(
     embedding = reader.tensor(f"{EMBEDDING}.weight") if shard.is_first else None
     layers = tuple(_layer(reader, spec, layer) for layer in shard.layers)
     norm = reader.tensor(f"{NORM}.weight") if shard.is_last else None
-    head = _head(reader, spec, embedding) if shard.is_last else None
+    lm_head = _lm_head(reader, spec, embedding) if shard.is_last else None
     few_rows = few_rows_for([layer.mlp.gate_up.weight for layer in layers])
     return LlamaShard(
         spec,
@@ -57,7 +57,7 @@ def load_shard(
         layers,
         embedding,
         norm,
-        head and replace(head, few_rows=few_rows),
+        lm_head and replace(lm_head, few_rows=few_rows),
         FloatLayers(few_rows, spec, layers) if few_rows is not None and fits(spec) else None,
     )
 
@@ -92,10 +92,10 @@ def _qk_norm(reader: TensorReader, spec: ModelSpec, prefix: str) -> Tensor:
     return torch.cat((query, key))
 
 
-def _head(reader: TensorReader, spec: ModelSpec, embedding: Tensor | None) -> Linear:
+def _lm_head(reader: TensorReader, spec: ModelSpec, embedding: Tensor | None) -> Linear:
     if spec.tie_word_embeddings and embedding is not None:
         return Linear(embedding)
-    return reader.linear(head_name(spec))
+    return reader.linear(lm_head_name(spec))
 
 
 class TensorReader:

@@ -27,25 +27,25 @@ def order_of(capacities: list[int]) -> tuple[PossibleStage, ...]:
     )
 
 
-def slowest(shares: tuple[int, ...] | list[int], layer: int, head: int) -> float:
-    """Time of the slowest stage, half of the tokens being prompts', which need no head."""
-    return max(share * layer + head / 2 * (index == len(shares) - 1) for index, share in enumerate(shares))
+def slowest(shares: tuple[int, ...] | list[int], layer: int, lm_head: int) -> float:
+    """Time of the slowest stage, half of the tokens being prompts', which need no output head."""
+    return max(share * layer + lm_head / 2 * (index == len(shares) - 1) for index, share in enumerate(shares))
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(1, 9), st.integers(0, 40), st.data())
 @settings(deadline=None)
 def test_no_split_that_fits_has_a_faster_slowest_stage(
-    capacities: list[int], layer: int, head: int, data: st.DataObject
+    capacities: list[int], layer: int, lm_head: int, data: st.DataObject
 ) -> None:
     n_layers = data.draw(st.integers(len(capacities), sum(capacities)))
-    shares = split_by_work(order_of(capacities), n_layers, layer_bytes=layer, head_bytes=head)
+    shares = split_by_work(order_of(capacities), n_layers, layer_bytes=layer, lm_head_bytes=lm_head)
     assert sum(shares) == n_layers
     assert all(1 <= share <= capacity for share, capacity in zip(shares, capacities, strict=True))
     best = inf
     for other in product(*(range(1, capacity + 1) for capacity in capacities)):
         if sum(other) == n_layers:
-            best = min(best, slowest(other, layer, head))
-    assert slowest(shares, layer, head) == best
+            best = min(best, slowest(other, layer, lm_head))
+    assert slowest(shares, layer, lm_head) == best
 
 
 def test_a_large_head_counts_as_layers() -> None:

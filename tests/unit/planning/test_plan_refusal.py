@@ -56,7 +56,7 @@ def test_without_a_node_for_the_ends_their_needs_are_named(
     llama_3_8b: ModelSpec, bfloat16: LoadOptions, offers_of: OffersOf
 ) -> None:
     reason = refused(llama_3_8b, bfloat16, offers_of(**{f"n{index:02}": 1 for index in range(40)})).reason
-    assert "only 0 of 32 layers find room" in reason
+    assert "only 0 of 32 layers fit" in reason
     assert (
         "n00: offers 1.0 GiB, room for 1 layer in the middle, where one layer with the embedding takes 1.6 GiB,"
         " with the output head 1.6 GiB." in reason

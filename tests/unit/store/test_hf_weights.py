@@ -26,7 +26,7 @@ from tests.unit.store.tiny_models import SPEC, Arrays, split_in_two
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def quiet(num_written: int, num_bytes: int) -> None:
@@ -121,21 +121,21 @@ def test_a_head_beside_a_tied_embedding_is_used_where_it_differs(
     """As transformers does (huggingface/transformers#42612)."""
     if is_split:
         split_in_two(hf_folder)
-    head = tensors[EMBEDDING] * np.float32(2)
+    lm_head = tensors[EMBEDDING] * np.float32(2)
     file = hf_folder / (SECOND if is_split else WEIGHTS)
-    save_file(load_file(file) | {HEAD: head}, file)
+    save_file(load_file(file) | {LM_HEAD: lm_head}, file)
     notes: list[str] = []
     model = store.import_path(hf_folder, "tiny", quiet, notes.append)
     assert not model.spec.tie_word_embeddings
-    assert np.array_equal(loaded(model)[HEAD], head)
-    assert model.weight_bytes == 4 * model.spec.num_parameters == 4 * (SPEC.num_parameters + head.size)
+    assert np.array_equal(loaded(model)[LM_HEAD], lm_head)
+    assert model.weight_bytes == 4 * model.spec.num_parameters == 4 * (SPEC.num_parameters + lm_head.size)
     assert "the weights hold another one: that one is used" in notes[0]
 
 
 def test_a_head_beside_a_tied_embedding_that_is_its_copy_stays_tied(
     store: ModelStore, hf_folder: Path, tensors: Arrays
 ) -> None:
-    save_file(tensors | {HEAD: tensors[EMBEDDING].copy()}, hf_folder / WEIGHTS)
+    save_file(tensors | {LM_HEAD: tensors[EMBEDDING].copy()}, hf_folder / WEIGHTS)
     notes: list[str] = []
     model = store.import_path(hf_folder, "tiny", quiet, notes.append)
     assert model.spec == SPEC
@@ -144,7 +144,7 @@ def test_a_head_beside_a_tied_embedding_that_is_its_copy_stays_tied(
 
 
 def test_the_same_head_is_used_as_in_transformers(store: ModelStore, hf_folder: Path, tensors: Arrays) -> None:
-    save_file(tensors | {HEAD: tensors[EMBEDDING][::-1].copy()}, hf_folder / WEIGHTS, {"format": "pt"})
+    save_file(tensors | {LM_HEAD: tensors[EMBEDDING][::-1].copy()}, hf_folder / WEIGHTS, {"format": "pt"})
     model = store.import_path(hf_folder, "tiny", quiet)
     reference = LlamaForCausalLM.from_pretrained(hf_folder, dtype=torch.float32)
     with torch.inference_mode():
@@ -159,7 +159,7 @@ def test_the_same_head_is_used_as_in_transformers(store: ModelStore, hf_folder: 
 def test_a_head_of_another_shape_than_the_tied_embedding_is_refused(
     store: ModelStore, hf_folder: Path, tensors: Arrays
 ) -> None:
-    save_file(tensors | {HEAD: tensors[EMBEDDING][1:].copy()}, hf_folder / WEIGHTS)
+    save_file(tensors | {LM_HEAD: tensors[EMBEDDING][1:].copy()}, hf_folder / WEIGHTS)
     with pytest.raises(InvalidModel, match=r"lm_head\.weight has the shape"):
         store.import_path(hf_folder, "tiny", quiet)
 

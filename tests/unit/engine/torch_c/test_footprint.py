@@ -42,9 +42,9 @@ def test_a_whole_model_takes_its_parameters(dtype: DType) -> None:
 @pytest.mark.parametrize("split", range(1, 32))
 def test_shards_of_an_untied_model_add_up_to_the_whole(split: int) -> None:
     whole = bytes_of(LLAMA_3_8B, 0, 31, BFLOAT16)
-    head, tail = bytes_of(LLAMA_3_8B, 0, split - 1, BFLOAT16), bytes_of(LLAMA_3_8B, split, 31, BFLOAT16)
-    assert head.weight_bytes + tail.weight_bytes == whole.weight_bytes
-    assert head.kv_cache_bytes + tail.kv_cache_bytes == whole.kv_cache_bytes
+    first, last = bytes_of(LLAMA_3_8B, 0, split - 1, BFLOAT16), bytes_of(LLAMA_3_8B, split, 31, BFLOAT16)
+    assert first.weight_bytes + last.weight_bytes == whole.weight_bytes
+    assert first.kv_cache_bytes + last.kv_cache_bytes == whole.kv_cache_bytes
 
 
 def test_tied_weights_count_where_they_are_held() -> None:

@@ -116,7 +116,7 @@ def test_a_proof_without_chunks_passes_every_shard(random_model):
 
 def test_only_the_last_shard_has_logits(random_model):
     shard = random_model().shard(0, 1)
-    with pytest.raises(InvalidShard, match=r"random\[0\.\.1\] has no head"):
+    with pytest.raises(InvalidShard, match=r"random\[0\.\.1\] has no output head"):
         shard.logits(torch.zeros(1, 32))
 
 

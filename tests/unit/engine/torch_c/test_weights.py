@@ -68,10 +68,10 @@ def test_converts_the_checkpoint_s_type(stored, dtype, random_model):
 def test_a_tied_head_is_shared_where_both_ends_are_here(random_model):
     model = random_model(tie_word_embeddings=True)
     whole, first, last = load(model), load(model, 0, 1), load(model, 2, 2)
-    assert whole.head.weight is whole.embedding
-    assert first.head is None
+    assert whole.lm_head.weight is whole.embedding
+    assert first.lm_head is None
     assert last.embedding is None
-    assert torch.equal(last.head.weight, first.embedding)
+    assert torch.equal(last.lm_head.weight, first.embedding)
     assert whole.num_bytes == 4 * model.spec.num_parameters
 
 
@@ -80,11 +80,11 @@ def test_a_head_beside_a_tied_embedding_must_be_its_copy(random_model):
     model = random_model(tie_word_embeddings=True)
     embedding = load_file(model.path / SINGLE_FILE)["model.embed_tokens.weight"]
     rewrite(model, lambda tensors: tensors.update({"lm_head.weight": embedding.clone()}))
-    assert load(model).head.weight is not None
+    assert load(model).lm_head.weight is not None
     rewrite(model, lambda tensors: tensors.update({"lm_head.weight": -embedding}))
     with pytest.raises(InvalidModel, match=r"lm_head\.weight is another matrix than the embedding.*import it again"):
         load(model, 2, 2)
-    assert load(model, 0, 1).head is None
+    assert load(model, 0, 1).lm_head is None
 
 
 def test_counts_the_bytes_that_it_keeps(random_model):
