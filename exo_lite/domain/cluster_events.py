@@ -142,7 +142,7 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
         case RefusedConnection(node_id):
             return _refused(state, node_id)
         case TimePassed(at_s):
-            return _with_strangers(_with_aged_members(state, at_s), at_s)
+            return _with_unmet_nodes(_with_aged_members(state, at_s), at_s)
         case MemberLeft(node_id, at_s):
             member = state.members.get(node_id)
             return state if member is None else _with_member(state, replace(member, state="dead", left_at_s=at_s))
@@ -252,15 +252,15 @@ def _with_aged_members(state: ClusterState, at_s: float) -> ClusterState:
     return state if kept == state.members else replace(state, members=kept)
 
 
-def _with_strangers(state: ClusterState, at_s: float) -> ClusterState:
+def _with_unmet_nodes(state: ClusterState, at_s: float) -> ClusterState:
     named = {node_id for instance in state.written.all_instances for node_id in instance.node_ids}
     unmet = named - state.members.keys() - {state.self_id}
-    strangers = {node_id: state.strangers.get(node_id, at_s) for node_id in unmet}
+    unmet_since_s = {node_id: state.unmet_since_s.get(node_id, at_s) for node_id in unmet}
     patience_s = RESTORED_PATIENCE_S if state.written.is_restored else DEAD_AFTER_S
-    missing = frozenset(node_id for node_id, since_s in strangers.items() if at_s - since_s >= patience_s)
-    if strangers == state.strangers and missing == state.missing:
+    missing = frozenset(node_id for node_id, since_s in unmet_since_s.items() if at_s - since_s >= patience_s)
+    if unmet_since_s == state.unmet_since_s and missing == state.missing:
         return state
-    return replace(state, strangers=strangers, missing=missing)
+    return replace(state, unmet_since_s=unmet_since_s, missing=missing)
 
 
 def _aged(member: Member, at_s: float) -> Member:

@@ -76,10 +76,10 @@ class ClusterState:
     members: Mapping[NodeId, Member] = field(default_factory=dict)
     written: Placement = field(default_factory=Placement.empty)
     """The placement as its leader wrote it, for those who write, merge and send it. Others read `instances`."""
-    strangers: Mapping[NodeId, float] = field(default_factory=dict)
+    unmet_since_s: Mapping[NodeId, float] = field(default_factory=dict)
     """Nodes that the placement names and this one has not met yet, each with when that was noticed."""
     missing: frozenset[NodeId] = frozenset()
-    """The strangers that should have been met by now."""
+    """Those of them that should have been met by now."""
 
     @property
     def identity(self) -> NodeIdentity:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from exo_lite.domain.errors import MalformedMessage
 from exo_lite.domain.ids import ModelId, parse_model_id
-from exo_lite.transport.words import read_word
+from exo_lite.transport.literals import read_literal
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -94,7 +94,7 @@ def _read(value: Any, hint: Any, name: str) -> Any:
 
 def _read_generic(value: Any, origin: Any, arguments: tuple[Any, ...], name: str) -> Any:
     if origin is Literal:
-        return read_word(value, arguments)
+        return read_literal(value, arguments)
     if origin in (Union, types.UnionType):
         return _read_optional(value, arguments, name)
     if origin is tuple:

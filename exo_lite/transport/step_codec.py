@@ -25,6 +25,7 @@ from exo_lite.domain.step import (
     StepResult,
 )
 from exo_lite.domain.trace import RequestTrace, StepTrace
+from exo_lite.transport.literals import read_literal
 from exo_lite.transport.sampling_codec import (
     logprobs_from_proto,
     logprobs_to_proto,
@@ -34,7 +35,6 @@ from exo_lite.transport.sampling_codec import (
     scores_to_proto,
 )
 from exo_lite.transport.v1 import worker_pb2
-from exo_lite.transport.words import read_word
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -97,7 +97,7 @@ def token_to_proto(token: Token) -> worker_pb2.Token:
 
 def token_from_proto(message: worker_pb2.Token) -> Token:
     """Raises MalformedMessage."""
-    reason = read_word(message.finish_reason, _FINISH_REASONS) if message.HasField("finish_reason") else None
+    reason = read_literal(message.finish_reason, _FINISH_REASONS) if message.HasField("finish_reason") else None
     return Token(
         message.index,
         message.token_id,

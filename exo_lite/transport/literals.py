@@ -10,7 +10,7 @@ from exo_lite.domain.errors import MalformedMessage
 W = TypeVar("W", bound=str)
 
 
-def read_word(word: str, known: Collection[W]) -> W:
+def read_literal(word: str, known: Collection[W]) -> W:
     """Return the word that it is. Raises MalformedMessage for one that this version does not know."""
     for one in known:
         if one == word:
