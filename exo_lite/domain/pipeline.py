@@ -12,7 +12,7 @@ from exo_lite.domain.ids import Epoch, InstanceId, ModelId, NodeId
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where another stage's worker answers. `name` is its node's, for people.
+    """The address of another stage's worker. `name` is its node's, for people.
 
     In a leader's order `node_id` says which node it is on, and only the port of `address` counts: the daemon that takes
     the order puts in the host by which it reaches that node itself.

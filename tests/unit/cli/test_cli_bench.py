@@ -147,7 +147,7 @@ def test_a_model_that_came_with_less_context_is_refused(ask, daemon, documents):
     loadable(daemon, documents, context_length=16)
     result = ask("bench", "tiny", *FLAGS)
     assert result.exit_code == 2
-    assert "loaded with a context of 16 tokens, prompt and answer take 24" in result.stderr
+    assert "loaded with a context of 16 tokens, but prompt and answer take 24" in result.stderr
 
 
 def test_too_few_slots_are_said(ask, daemon, documents):
@@ -155,7 +155,7 @@ def test_too_few_slots_are_said(ask, daemon, documents):
     daemon.streams("POST", COMPLETIONS, answer(2), answer(2), answer(4))
     result = ask("bench", "tiny", *FLAGS, "--concurrency", 2, "--slots", 1, "--repeat", 1)
     assert result.exit_code == 0, result.stderr
-    assert "tiny is loaded with 1 slots: some streams wait for others" in result.stderr
+    assert "tiny is loaded with --slots 1: some streams wait for others" in result.stderr
 
 
 def test_an_error_in_a_stream_ends_the_run(ask, ready, documents):

@@ -59,7 +59,7 @@ def test_keeps_the_conversation_until_it_is_cleared(ready):
         ["Count.", "third"],
     ]
     assert stderr.count(b"tokens/s") == 3
-    assert b"There is no /help" in stderr
+    assert b"Unknown command /help" in stderr
 
 
 def test_ctrl_d_leaves(ready):

@@ -103,7 +103,7 @@ def test_without_nodes_the_daemon_is_asked(ask, daemon, documents, document):
     assert daemon.bodies("/api/v1/plan") == [expected]
     shown = ask("plan", "tiny").stdout.splitlines()
     assert " ".join(shown[3].split()) == "node-a 0 3 1.0 MiB 2.0 MiB 1.0 MiB 4.0 MiB 512.0 MiB"
-    assert shown[4] == "node-b holds nothing: offers less than one layer takes"
+    assert shown[4] == "node-b holds no layers: offers less than one layer takes"
 
 
 def test_a_daemon_s_refusal_exits_4(ask, daemon, documents, document):

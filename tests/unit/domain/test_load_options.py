@@ -29,7 +29,7 @@ def test_the_context_ends_where_stretched_positions_end(scaling: RopeScaling, co
     spec = replace(VICUNA, rope_scaling=scaling)
     assert spec.context_length == context_length
     assert LoadRequest(context_length=context_length).resolve(spec).context_length == context_length
-    with pytest.raises(InvalidRequest, match=f"not within 1 and the model's {context_length} tokens"):
+    with pytest.raises(InvalidRequest, match=f"between 1 and the model's {context_length}, not"):
         LoadRequest(context_length=context_length + 1).resolve(spec)
 
 

@@ -83,7 +83,7 @@ async def test_with_one_attempt_a_loss_ends_the_answer() -> None:
 
 
 async def test_an_answer_that_ends_without_its_last_token_has_failed() -> None:
-    with pytest.raises(NodeLost, match="broke off without a reason"):
+    with pytest.raises(NodeLost, match="ended without a reason"):
         await told(answers_of(broken(None))[0])
 
 

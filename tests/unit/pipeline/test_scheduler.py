@@ -146,7 +146,7 @@ def test_a_name_is_taken_while_its_request_waits_or_runs():
     first = next_step(subject)
     subject.submit(request("b"))
     for name in "ab":
-        with pytest.raises(InvalidRequest, match=f"request {name} is under way already"):
+        with pytest.raises(InvalidRequest, match=f"request {name} is already running"):
             subject.submit(request(name))
     subject.complete(result(first, STOP))
     subject.submit(request("a"))
