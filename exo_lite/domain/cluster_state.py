@@ -79,7 +79,7 @@ class ClusterState:
     unmet_since_s: Mapping[NodeId, float] = field(default_factory=dict)
     """Nodes that the placement names and this one has not met yet, each with when that was noticed."""
     missing: frozenset[NodeId] = frozenset()
-    """Those of them that should have been met by now."""
+    """The unmet nodes that should have been met by now."""
 
     @property
     def identity(self) -> NodeIdentity:
