@@ -1,4 +1,4 @@
-"""GET /api/v1/models/{id}/traces: where the time of a model's last steps went, each and in the middle."""
+"""GET /api/v1/models/{id}/traces: where the time of a model's last steps went, step by step and as medians."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This node's workers: brought in line with the placement, whatever that takes."""
+"""This node's workers: started and stopped to match the placement."""
 
 from __future__ import annotations
 

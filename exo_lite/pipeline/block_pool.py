@@ -75,7 +75,7 @@ class BlockPool:
         return taken
 
     def fill(self, block: int, key: Key) -> None:
-        """An owned block is full, and every stage has written it; of two with the same tokens the first is known."""
+        """Register an owned block that every stage has filled; of two with the same tokens the first is found again."""
         if key not in self._blocks:
             self._blocks[key] = block
             self._keys[block] = key

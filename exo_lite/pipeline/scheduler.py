@@ -1,14 +1,14 @@
 """The scheduler: a state machine with requests and results in, steps out.
 
-With S stages up to S steps are under way, so that no stage waits while there is work. Each step carries one group of
-decodes, an S-th of the running sequences, and prompts: a whole chunk's worth where nobody decodes, or where numbers
-are not exact, else as much as slows the running answers by no more than a set share. A sequence's decode is in one step
-at a time; the chunks of a prompt follow each other without waiting. Tenants take turns, requests of one tenant go in
-order.
+With S stages up to S steps are under way, so that no stage waits while there is work. Each step decodes 1/S of the
+running sequences and prefills prompt tokens. The prefill budget is a whole chunk when nothing decodes, or when numbers
+are not exact and so depend on the size of chunks; otherwise it is limited so that decode steps slow down by at most
+MAX_SLOWDOWN. A sequence decodes in one step at a time; the chunks of a prompt follow each other without waiting.
+Tenants take turns; requests of one tenant go in order.
 
-Blocks of the KV cache that all stages are known to have filled are found again by what they hold, so that a prompt is
-computed only from where it differs from those before. Where numbers are not exact, only blocks of whole chunks count:
-what follows is then computed in the very shapes, and so to the very bits, of a prompt that comes to an idle driver.
+The prefix cache finds blocks of the KV cache by the tokens that they hold, once all stages have filled them, so that a
+prompt is computed only from where it differs from earlier ones. Where numbers are not exact, only blocks of whole
+chunks are reused: the rest is then computed in the same shapes, and so to the same bits, as by an idle driver.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from exo_lite.pipeline.block_pool import BlockPool, Key, block_keys, first_key
 from exo_lite.pipeline.chunk_size import ChunkSize
 from exo_lite.pipeline.drawn_tokens import drawn_by_chunk, scores_by_chunk
 from exo_lite.pipeline.fair_share import FairShare
+from exo_lite.pipeline.request_queue import RequestQueue
 from exo_lite.pipeline.sequence_state import SequenceState
 from exo_lite.pipeline.step_costs import StepCosts
-from exo_lite.pipeline.waiting_line import WaitingLine
 
 DEFAULT_MAX_WAITING = 64
 
@@ -95,7 +95,7 @@ class Scheduler:
         self._context_length = context_length
         self._vocab_size = vocab_size
         self._features = features
-        self._waiting = WaitingLine(max_waiting)
+        self._waiting = RequestQueue(max_waiting)
         self._free_indices = list(range(num_sequences))[::-1]
         self._blocks = BlockPool(num_sequences * num_kv_blocks(context_length) if num_blocks is None else num_blocks)
         self._running: dict[RequestId, SequenceState] = {}
@@ -148,7 +148,7 @@ class Scheduler:
         self._check(request)
         displaced = None
         if self._waiting.is_full and not self._has_room(request):
-            displaced = self._waiting.make_room(request.asked.tenant)
+            displaced = self._waiting.displace_for(request.asked.tenant)
             if displaced is None:
                 raise QueueFull(
                     f"the queue is full, {self.num_running} requests run and {self.num_waiting} wait: try again later"
@@ -175,7 +175,7 @@ class Scheduler:
         group_size = -(-len(decoding) // self._num_stages)  # of each step under way: spread evenly over them
         parts = self._decodes(decoding, group_size)
         num_decodes = len(parts)
-        if prompts and not (parts and self._costs.is_decodes_turn()):
+        if prompts and not (parts and self._costs.should_measure_decodes()):
             parts += self._prompts(prompts, group_size, len(decoding))
         return self._issue(parts, num_decodes, admissions) if parts else None
 

@@ -30,7 +30,7 @@ class MovingAverage:
 class StepCosts:
     """The milliseconds of decodes alone, by their number, and of each proposal or prompt token that goes with them.
 
-    The latter are measured where they stand, so that a budget finds its place on a machine of any kind.
+    Costs per prompt token are measured at the current batch size, so the budget adapts to any machine.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class StepCosts:
         self._cycle.add(duration_ms)
 
     def proposal_cost(self, num_decoding: int, num_stages: int) -> GuessCost:
-        """A row more takes its time on each stage that nobody else keeps busy meanwhile."""
+        """Return what guesses cost: an extra row costs its time on every stage that would otherwise be idle."""
         num_alone = max(1, num_stages - num_decoding + 1)
         return GuessCost(num_decoding, self._cycle.value, num_alone * (self._proposal.value or 0.0))
 
@@ -65,7 +65,7 @@ class StepCosts:
         known = min(self._decodes, key=lambda number: abs(number - num_decodes), default=None)
         return None if known is None else self._decodes[known].value
 
-    def is_decodes_turn(self) -> bool:
+    def should_measure_decodes(self) -> bool:
         """Say whether the next step should decode only, to be measured. Call once for each step with decodes."""
         self._num_mixed = (self._num_mixed + 1) % (MAX_MIXED_IN_A_ROW + 1)
         return self._num_mixed == 0

@@ -122,7 +122,7 @@ def test_neither_a_busy_nor_a_pinned_model_is_evicted_and_the_refusal_says_so(
     node.load(ALPHA)
     wait_until(lambda: loaded(node)[ALPHA]["keep_alive_s"] is None, "alpha is pinned")
     pinned = ask(node, BETA)
-    assert (pinned.status_code, "alpha stays, since it is pinned" in pinned.text) == (507, True)
+    assert (pinned.status_code, "alpha is pinned and stays loaded" in pinned.text) == (507, True)
     assert loaded(node)[ALPHA]["state"] == "ready"
     assert node.post(f"/api/v1/models/{ALPHA}/load", {"keep_alive": "5m"}).status_code == 202
     answered(node, BETA)

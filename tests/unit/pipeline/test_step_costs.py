@@ -72,6 +72,6 @@ def test_decodes_of_a_number_never_seen_are_taken_to_cost_what_the_nearest_do():
 
 def test_now_and_then_decodes_go_alone():
     costs = StepCosts()
-    turns = [costs.is_decodes_turn() for _ in range(2 * (MAX_MIXED_IN_A_ROW + 1))]
+    turns = [costs.should_measure_decodes() for _ in range(2 * (MAX_MIXED_IN_A_ROW + 1))]
     assert turns.count(True) == 2
     assert turns[MAX_MIXED_IN_A_ROW]

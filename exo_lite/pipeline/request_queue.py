@@ -1,4 +1,4 @@
-"""Requests that wait for a place: in order within a tenant, in turn between tenants."""
+"""The queue of waiting requests: in order within a tenant, in turn between tenants."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class _Waiting:
     num_overtaken: int = 0
 
 
-class WaitingLine:
-    """Full with `max_waiting` requests; a tenant with more than its share of them then makes room for others."""
+class RequestQueue:
+    """Holds up to `max_waiting` requests; when full, a tenant with more than its share gives a place to others."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
@@ -46,8 +46,8 @@ class WaitingLine:
     def add(self, request: GenerateRequest) -> None:
         self._waiting[request.request_id] = _Waiting(request)
 
-    def make_room(self, tenant: str) -> RequestId | None:
-        """Take out the last request of the tenant that has the most; None where `tenant` has its share already."""
+    def displace_for(self, tenant: str) -> RequestId | None:
+        """Take out the last request of the tenant with the most of them; None where `tenant` has its share already."""
         counts = Counter(request.asked.tenant for request in self.requests)
         greedy, count = next(iter(counts.most_common(1)), ("", 0))
         if counts[tenant] + 1 >= count:
