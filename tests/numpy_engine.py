@@ -20,7 +20,6 @@ from exo_lite.domain.load_options import LoadOptions
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import KV_BLOCK_TOKENS, HiddenStates, SequenceChunk, num_kv_blocks
-from exo_lite.engine.engine import Logits
 
 Floats = NDArray[np.float32]
 FLOAT_BYTES = 4
@@ -159,9 +158,23 @@ class NumpyRows:
     def hidden_states(self) -> HiddenStates:
         return HiddenStates("float32", len(self.hidden), self.hidden.shape[1], self.hidden.tobytes())
 
-    def logits(self, rows: Sequence[int]) -> Logits:
-        values = self.shard.logits(self.hidden[[*rows]])
-        return Logits(values, values.argmax(axis=-1).tolist())
+    def logits(self, rows: Sequence[int]) -> NumpyLogits:
+        return NumpyLogits(self.shard.logits(self.hidden[[*rows]]))
+
+
+@dataclass(frozen=True, slots=True)
+class NumpyLogits:
+    """Fits engine.Logits."""
+
+    values: Floats
+
+    @property
+    def greatest(self) -> list[int]:
+        token_ids: list[int] = self.values.argmax(axis=-1).tolist()
+        return token_ids
+
+    def log_sum(self, row: int) -> float:
+        return float(np.logaddexp.reduce(self.values[row].astype(np.float64)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from exo_lite.domain.engine import Detected
 from exo_lite.domain.footprint import Footprint
@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Logits(NamedTuple):
-    """Finite scores of every next token, float32 [rows, vocab_size], and where each row has its greatest.
+class Logits(Protocol):
+    """Finite scores of every next token, in rows. What is asked for is computed then, where the engine has the rows."""
 
-    `greatest` are token ids, the lowest among equals: an engine finds them without giving up the interpreter's lock,
-    or on its device.
-    """
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """All rows: [rows, vocab_size]."""
 
-    values: NDArray[np.float32]
-    greatest: list[int]
+    @property
+    def greatest(self) -> list[int]:
+        """The token with the greatest score of each row, the lowest among equals."""
+
+    def log_sum(self, row: int) -> float:
+        """Return the logarithm of the sum of a row's exponentials, computed in float64. No other row affects it."""
 
 
 class ComputedRows(Protocol):

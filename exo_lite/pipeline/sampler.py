@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.request import Logprobs, Sampling
 from exo_lite.domain.step import Admission, SampledToken, SequenceChunk
 from exo_lite.engine.engine import Logits
-from exo_lite.pipeline.sampling.drawing import Floats, sample
+from exo_lite.pipeline.sampling.drawing import draw_token
 from exo_lite.pipeline.sampling.logprobs import logprobs_of
-from exo_lite.pipeline.sampling.penalties import ScoreChanges, changed_scores
+from exo_lite.pipeline.sampling.penalties import ScoreChanges
 
 
 class Sampler:
@@ -45,43 +44,43 @@ class Sampler:
 
         logits: of the draws of all chunks, a row each. Every chunk has its `sample_index`.
         """
-        first_rows = [0, *accumulate(chunk.num_draws for chunk in chunks)]
-        drawn: list[list[SampledToken]] = [[] for _ in chunks]
-        going, depth = list(range(len(chunks))), 0
-        while going:
-            rows = _some(logits, [first_rows[one] + depth for one in going])
-            for one, token in zip(going, self._draw_next(rows, [chunks[one] for one in going], depth), strict=True):
-                drawn[one].append(token)
-            going = [one for one in going if _is_right(chunks[one], depth, drawn[one][-1])]
-            depth += 1
-        return tuple(token for tokens in drawn for token in tokens)
+        drawn: list[SampledToken] = []
+        first_row = 0
+        for chunk in chunks:
+            for depth in range(chunk.num_draws):
+                token = self._draw_one(
+                    chunk.sequence_index, logits, first_row + depth, (chunk.sample_index or 0) + depth
+                )
+                drawn.append(token)
+                if not _is_right(chunk, depth, token):
+                    break
+            first_row += chunk.num_draws
+        return tuple(drawn)
 
-    def _draw_next(self, logits: Logits, chunks: Sequence[SequenceChunk], depth: int) -> list[SampledToken]:
-        """The token at `depth` after each chunk's `sample_index`. logits: of a row per chunk."""
-        indices = [chunk.sequence_index for chunk in chunks]
-        samplings = [self._samplings[one] for one in indices]
-        scores = changed_scores(logits.values, [self._changes.get(one) for one in indices])
-        greatest = [
-            None if index in self._changes else one for index, one in zip(indices, logits.greatest, strict=True)
-        ]
-        token_ids = sample(scores, samplings, [(chunk.sample_index or 0) + depth for chunk in chunks], greatest)
-        for index, token_id in zip(indices, token_ids, strict=True):
-            if index in self._changes:
-                self._changes[index].add(token_id)
-        logprobs = logprobs_of(logits.values, samplings, token_ids)
-        return [SampledToken(*one) for one in zip(indices, token_ids, logprobs, strict=True)]
+    def _draw_one(self, sequence_index: int, logits: Logits, row: int, index: int) -> SampledToken:
+        """Token `index` of a sequence's answer, from a row of logits. Greedy needs none of its values."""
+        sampling, changes = self._samplings[sequence_index], self._changes.get(sequence_index)
+        if changes is not None:
+            token_id = draw_token(changes.applied(logits.values[row]), sampling, index)
+            changes.add(token_id)
+        elif sampling.is_greedy:
+            token_id = logits.greatest[row]
+        else:
+            token_id = draw_token(logits.values[row], sampling, index)
+        num_top = sampling.logprobs
+        logprobs = None if num_top is None else logprobs_of(logits, row, token_id, num_top)
+        return SampledToken(sequence_index, token_id, logprobs)
 
-    def score(self, logits: Floats, sequence_index: int, token_ids: Sequence[int]) -> list[Logprobs]:
-        """How likely each token is after the row of its place. logits: float32 [tokens, vocab_size].
+    def score(self, logits: Logits, sequence_index: int, token_ids: Sequence[int]) -> list[Logprobs]:
+        """How likely each token is after the row of its place. logits: a row per token.
 
         Raises MalformedStep.
         """
-        sampling = self._samplings[sequence_index]
+        num_top = self._samplings[sequence_index].logprobs
         greatest = max(token_ids, default=0)
-        if sampling.logprobs is None or greatest >= self._vocab_size:
+        if num_top is None or greatest >= self._vocab_size:
             raise MalformedStep(f"sequence {sequence_index}: token id {greatest} can't be scored, or was not to be")
-        found = logprobs_of(logits, [sampling] * len(token_ids), token_ids)
-        return [one for one in found if one is not None]
+        return [logprobs_of(logits, row, token_id, num_top) for row, token_id in enumerate(token_ids)]
 
     def check_admitted(self, chunks: Sequence[SequenceChunk]) -> None:
         """Raises MalformedStep."""
@@ -96,13 +95,6 @@ class Sampler:
             greatest = max(token_ids, default=0)
             if greatest >= self._vocab_size:
                 raise MalformedStep(f"token id {greatest} is not within the vocabulary, 0..{self._vocab_size - 1}")
-
-
-def _some(logits: Logits, rows: Sequence[int]) -> Logits:
-    """Some of the rows, ascending."""
-    if len(rows) == len(logits.greatest):
-        return logits
-    return Logits(logits.values[[*rows]], [logits.greatest[row] for row in rows])
 
 
 def _is_right(chunk: SequenceChunk, depth: int, token: SampledToken) -> bool:

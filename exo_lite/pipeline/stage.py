@@ -105,7 +105,7 @@ class Stage:
             for first in range(0, len(chunk.scored_token_ids), num_rows):
                 token_ids = chunk.scored_token_ids[first : first + num_rows]
                 rows = range(start + first, start + first + len(token_ids))
-                found += sampler.score(computed.logits(rows).values, chunk.sequence_index, token_ids)
+                found += sampler.score(computed.logits(rows), chunk.sequence_index, token_ids)
             scores.append(PromptScores(chunk.sequence_index, tuple(found)))
         return tuple(scores)
 

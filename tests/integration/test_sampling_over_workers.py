@@ -25,7 +25,7 @@ from exo_lite.engine.torch_c.llama import LlamaShard
 from exo_lite.engine.torch_c.weights import load_shard
 from exo_lite.node.joining import CONNECT_TIMEOUT_S
 from exo_lite.node.worker_process import WorkerProcess
-from exo_lite.pipeline.sampling.drawing import sample
+from exo_lite.pipeline.sampling.drawing import draw_token
 from exo_lite.transport.worker_client import WorkerClient
 from tests.loopback import PEERS
 from tests.unit.store.tiny_models import SPEC as TINY
@@ -125,7 +125,7 @@ class Alone:
             chunk = SequenceChunk(0, position, len(pending))
             logits = self.shard.logits(self.shard.forward(torch.tensor(pending), [chunk], cache)[-1:])
             scores = self.changed(logits[0].double().tolist(), [token_id for token_id, _ in drawn])
-            [token_id] = sample([np.array(scores)], [self.sampling], [index])
+            token_id = draw_token(np.array(scores), self.sampling, index)
             drawn.append((token_id, logits[0].double().log_softmax(-1)))
             position += len(pending)
             pending = [token_id]

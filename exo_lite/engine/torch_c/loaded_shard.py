@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from exo_lite.domain.model_spec import ModelSpec
 from exo_lite.domain.shard import Shard
 from exo_lite.domain.step import HiddenStates, SequenceChunk
-from exo_lite.engine.engine import Logits
 from exo_lite.engine.torch_c.integer_shard import IntegerShard
 from exo_lite.engine.torch_c.kv_cache import KVCache
 from exo_lite.engine.torch_c.llama import LlamaShard
@@ -66,9 +67,35 @@ class TorchRows:
     def hidden_states(self) -> HiddenStates:
         return to_hidden_states(self._hidden)
 
-    @torch.inference_mode()
-    def logits(self, rows: Sequence[int]) -> Logits:
+    def logits(self, rows: Sequence[int]) -> TorchLogits:  # no inference_mode: to enter it takes longer than it saves
         chosen = self._hidden if len(rows) == len(self._hidden) else self._hidden[[*rows]]
-        logits = self._shard.logits(chosen)
-        tokens = greatest(logits) if is_quick(logits) else logits.argmax(dim=-1).tolist()
-        return Logits(logits.cpu().numpy(), tokens)
+        return TorchLogits(self._shard.logits(chosen))
+
+
+class TorchLogits:
+    """Fits engine.Logits. rows: float32 [rows, vocab_size]."""
+
+    __slots__ = ("_greatest", "_rows", "_values")
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+        self._greatest: list[int] | None = None
+        self._values: NDArray[np.float32] | None = None
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        if self._values is None:
+            self._values = self._rows.cpu().numpy()
+        return self._values
+
+    @property
+    def greatest(self) -> list[int]:
+        rows, found = self._rows, self._greatest
+        if found is None:
+            found = self._greatest = greatest(rows) if is_quick(rows) else rows.argmax(dim=-1).tolist()
+        return found
+
+    def log_sum(self, row: int) -> float:
+        wide = self._rows[row].cpu().double()  # not every device has float64
+        top = wide.max()
+        return float(wide.sub_(top).exp_().sum().log_().add_(top))

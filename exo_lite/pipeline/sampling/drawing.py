@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,11 @@ from exo_lite.domain.request import Sampling
 
 NUM_CANDIDATES = 512
 """Most likely tokens looked at first: sorting a whole vocabulary of 128k takes thirty times as long."""
+MORE_CANDIDATES = 16
+"""Times as many are looked at next, before all are."""
+
+COLUMN_VALUES = 32
+"""Values of which at first only the greatest counts."""
 
 Floats = NDArray[np.floating[Any]]
 """float32 logits, or float64 scores."""
@@ -27,41 +31,34 @@ def uniform(seed: int, index: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def sample(
-    scores: Sequence[Floats],
-    samplings: Sequence[Sampling],
-    indices: Sequence[int],
-    greatest: Sequence[int | None] | None = None,
-) -> list[int]:
-    """Draw one token per row. scores: finite, of [vocab_size] each; `indices` count the tokens of each answer.
+def draw_token(scores: Floats, sampling: Sampling, index: int) -> int:
+    """Draw token `index` of an answer. scores: finite, [vocab_size].
 
-    Greedy takes the greatest score, the lowest id among equals; `greatest` has it where it is known already. Otherwise
-    tokens stand in falling order of probability at the given temperature (equals by id); top_k, then top_p,
-    then min_p keep the first of them, and `uniform` picks by cumulated probability. Bias and penalties come before this
-    (`penalties`).
+    Greedy takes the greatest score, the lowest id among equals. Otherwise tokens stand in falling order of probability
+    at the given temperature (equals by id); top_k, then top_p, then min_p keep the first of them, and `uniform` picks
+    by cumulated probability. Bias and penalties come before this (`penalties`).
     """
-    rows = zip(scores, samplings, indices, greatest or [None] * len(samplings), strict=True)
-    return [_token(*row) for row in rows]
-
-
-def _token(scores: Floats, sampling: Sampling, index: int, greatest: int | None) -> int:
     if sampling.is_greedy:
-        return int(scores.argmax()) if greatest is None else greatest
+        return int(scores.argmax())
     return _draw(scores, sampling, uniform(sampling.seed, index))
 
 
 def _draw(scores: Floats, sampling: Sampling, draw: float) -> int:
     """The token of one row on which a number in [0, 1) falls. scores: [vocab_size]."""
     weights = _weights(scores, sampling.temperature)
-    ranking = _ranking(scores, weights)
-    position = _position(ranking, sampling, draw)
-    return _draw_from_all(weights, sampling, draw) if position is None else ranking.ids[position]
+    for count in (NUM_CANDIDATES, NUM_CANDIDATES * MORE_CANDIDATES):
+        ranking = _ranking(scores, weights, count)
+        position = _position(ranking, sampling, draw)
+        if position is not None:
+            return ranking.ids[position]
+    return _draw_from_all(weights, sampling, draw)
 
 
 def _weights(scores: Floats, temperature: float) -> NDArray[np.float64]:
     """Probabilities times their sum: float64 [vocab_size]. The greatest score becomes 0 first, which none overflows."""
+    greatest = scores.max()
     wide = scores.astype(np.float64)
-    wide -= wide.max()
+    wide -= greatest
     with np.errstate(over="ignore", under="ignore"):  # -inf, of which the exponential is 0
         wide /= temperature
         return np.exp(wide, out=wide)
@@ -74,9 +71,23 @@ def likeliest(values: Floats, count: int) -> NDArray[np.intp]:
     """
     if count >= len(values):
         return np.arange(len(values))
-    last = np.partition(values, -count)[-count]
-    above, equal = np.flatnonzero(values > last), np.flatnonzero(values == last)
+    ids = _candidates(values, count)
+    found = values[ids]
+    last = np.partition(found, -count)[-count]
+    above, equal = ids[found > last], ids[found == last]
     return np.sort(np.concatenate((above, equal[: count - len(above)])))
+
+
+def _candidates(values: Floats, count: int) -> NDArray[np.intp]:
+    """Ids of values among which the `count` greatest are, ascending; mostly few more.
+
+    The greatest values of `count` columns are a bound from below. To find them takes a tenth of a partition's time.
+    """
+    num_columns = len(values) // COLUMN_VALUES
+    if num_columns <= count:
+        return np.arange(len(values))
+    greatest = values[: num_columns * COLUMN_VALUES].reshape(COLUMN_VALUES, num_columns).max(axis=0)
+    return np.flatnonzero(values >= np.partition(greatest, -count)[-count])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +103,16 @@ class _Ranking:
     num_certain: int
 
 
-def _ranking(scores: Floats, weights: NDArray[np.float64]) -> _Ranking:
-    """The most likely tokens.
+def _ranking(scores: Floats, weights: NDArray[np.float64], count: int) -> _Ranking:
+    """The `count` most likely tokens.
 
     Tokens as likely as the last candidate may be missing, so those are not certain unless all tokens are here.
     """
-    ids = likeliest(scores, NUM_CANDIDATES)
+    ids = likeliest(scores, count)
     values = weights[ids] / weights.sum()
     order = np.argsort(-values, kind="stable")
     values = values[order]
-    num_certain = int((values > values[-1]).sum()) if len(scores) > NUM_CANDIDATES else len(scores)
+    num_certain = int((values > values[-1]).sum()) if len(scores) > count else len(scores)
     return _Ranking(ids[order].tolist(), values, values.cumsum().tolist(), num_certain)
 
 

@@ -36,7 +36,11 @@ class ScoreChanges:
         self._num_answered += 1
 
     def applied(self, logits: Floats) -> NDArray[np.float64]:
-        """The scores of one row, [vocab_size], with the changes: wide enough for any penalty on any finite logit."""
+        """The scores of one row, [vocab_size], with the changes: wide enough for any penalty on any finite logit.
+
+        Repetition as in CTRL (Keskar et al. 2019, arXiv:1909.05858), but so that it lowers negative scores too. All ids
+        must lie within the vocabulary.
+        """
         sampling, scores = self._sampling, logits.astype(np.float64)
         np.add.at(scores, self._bias_ids, self._biases)
         if sampling.needs_prompt:
@@ -52,15 +56,6 @@ class ScoreChanges:
     def _answer_ids(self) -> NDArray[np.int64]:
         """Tokens of the answer, each once."""
         return np.fromiter(self._answer, dtype=np.int64, count=len(self._answer))
-
-
-def changed_scores(logits: Floats, changes: Sequence[ScoreChanges | None]) -> list[Floats]:
-    """Rows of scores with each row's changes; the very logits where a row has none. logits: [rows, vocab_size].
-
-    Repetition as in CTRL (Keskar et al. 2019, arXiv:1909.05858), but so that it lowers negative scores too. All ids
-    must lie within the vocabulary.
-    """
-    return [row if one is None else one.applied(row) for row, one in zip(logits, changes, strict=True)]
 
 
 def _repeat_less(scores: NDArray[np.float64], token_ids: NDArray[np.int64], penalty: float) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.request import Sampling
 from exo_lite.domain.step import Admission, SequenceChunk
-from exo_lite.engine.engine import Logits
 from exo_lite.pipeline.sampler import Sampler
+from tests.numpy_engine import NumpyLogits
 
 GREEDY = Sampling(temperature=0.0)
 SCORES = (0.0, 3.0, 2.9, 2.8)
 
 
-def logits_of(*rows: ArrayLike) -> Logits:
-    values = np.array(rows, np.float32)
-    return Logits(values, values.argmax(axis=-1).tolist())
+def logits_of(*rows: ArrayLike) -> NumpyLogits:
+    return NumpyLogits(np.array(rows, np.float32))
 
 
 LOGITS = logits_of(SCORES)
@@ -61,6 +62,25 @@ def test_an_answer_does_not_end_before_its_time(temperature: float):
     assert not {1, 3} & set(tokens[:2])
     sampler.admit([Admission(1, sampling, answer_token_ids=(2, 2, 2))])
     assert drawn(sampler, 1, sequence_index=1, start=3) == [1]
+
+
+class GreatestAlone:
+    """Fits engine.Logits, but that there are no values."""
+
+    greatest: ClassVar = [3, 1]
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        raise AssertionError("they are of no use here")
+
+    def log_sum(self, row: int) -> float:
+        raise AssertionError("it is of no use here")
+
+
+def test_nothing_asked_for_costs_nothing():
+    sampler = Sampler(4)
+    sampler.admit([Admission(0, GREEDY), Admission(1, GREEDY)])
+    assert [token.token_id for token in sampler.draw(GreatestAlone(), [chunk(0, 0), chunk(1, 0)])] == [3, 1]
 
 
 @pytest.mark.parametrize("late", [(4,), (0, 2**31)])

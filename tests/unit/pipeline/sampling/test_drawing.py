@@ -10,14 +10,14 @@ from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from exo_lite.domain.request import Sampling
 from exo_lite.pipeline.sampling import drawing as module
-from exo_lite.pipeline.sampling.drawing import uniform
+from exo_lite.pipeline.sampling.drawing import draw_token, uniform
 
 PROBABILITIES = torch.tensor([0.05, 0.4, 0.1, 0.25, 0.2])
 LOGITS = PROBABILITIES.log()
 
 
 def sample(scores, samplings, indices):
-    return module.sample(scores.numpy(), samplings, indices)
+    return [draw_token(*row) for row in zip(scores.numpy(), samplings, indices, strict=True)]
 
 
 def draws(logits, parameters, count=4000):

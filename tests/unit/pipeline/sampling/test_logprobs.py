@@ -9,9 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_lite.domain.request import MAX_TOP_LOGPROBS, Sampling
-from exo_lite.pipeline.sampling.logprobs import logprobs_of
+from exo_lite.engine.torch_c.loaded_shard import TorchLogits
+from exo_lite.pipeline.sampling import logprobs as module
 
 ASKED = st.none() | st.integers(0, MAX_TOP_LOGPROBS)
+
+
+def logprobs_of(values, samplings, token_ids):
+    logits = TorchLogits(torch.from_numpy(values))
+    return [
+        None if sampling.logprobs is None else module.logprobs_of(logits, row, token_id, sampling.logprobs)
+        for row, (sampling, token_id) in enumerate(zip(samplings, token_ids, strict=True))
+    ]
 
 
 def test_they_are_those_of_the_raw_softmax():

@@ -14,11 +14,19 @@ from numpy.typing import NDArray
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from exo_lite.domain.request import Sampling
-from exo_lite.pipeline.sampling.drawing import sample
-from exo_lite.pipeline.sampling.penalties import ScoreChanges, changed_scores
+from exo_lite.pipeline.sampling.drawing import draw_token
+from exo_lite.pipeline.sampling.penalties import ScoreChanges
 
 VOCAB_SIZE = 40
 Logits = NDArray[np.float32]
+
+
+def changed_scores(logits, changes):
+    return [row if one is None else one.applied(row) for row, one in zip(logits, changes, strict=True)]
+
+
+def sample(scores, samplings, indices):
+    return [draw_token(*row) for row in zip(scores, samplings, indices, strict=True)]
 
 
 def random_logits(num_rows: int, seed: int) -> Logits:
@@ -104,9 +112,7 @@ def test_counting_one_by_one_is_counting_at_once():
     assert np.array_equal(changed_scores(logits, [grown]), changed_scores(logits, [replayed]))
 
 
-def test_nothing_asked_for_costs_nothing():
-    logits = random_logits(2, 3)
-    assert all(row.base is logits for row in changed_scores(logits, [None, None]))
+def test_a_distribution_alone_changes_no_scores():
     assert not Sampling(temperature=0.3, top_k=4, top_p=0.5, min_p=0.1, logprobs=3).changes_scores
 
 
