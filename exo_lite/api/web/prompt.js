@@ -89,7 +89,7 @@ class Answer {
       if (chunk.error) throw new Error(chunk.error.message);
       for (const choice of chunk.choices) this.take(choice);
     }
-    throw new Error("The connection ended in mid-answer.");
+    throw new Error("The connection ended in the middle of the answer.");
   }
 
   take(choice) {
