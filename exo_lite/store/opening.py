@@ -7,8 +7,6 @@ from typing import NoReturn
 
 from exo_lite.domain.errors import InvalidModel, InvalidRequest, UnsupportedModel
 from exo_lite.store.file_kinds import PICKLE_SUFFIXES, refuse_pointer, starts_like_gguf
-from exo_lite.store.gguf.parts import choose_gguf
-from exo_lite.store.gguf.source import open_gguf
 from exo_lite.store.hf_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_text, open_hf_folder
 from exo_lite.store.hf_weights import has_weights
 from exo_lite.store.hub_cache import check_stays_within, hub_snapshot, hub_source_name, is_hub_root
@@ -43,20 +41,32 @@ def _open_contents(folder: Path, *, name: str) -> ModelSource:
     if (folder / CONFIG_FILE).is_file() and (has_weights(folder) or not gguf_files):
         return open_hf_folder(folder, name=name)
     if gguf_files:
-        chosen = choose_gguf(folder, gguf_files)
-        for path in gguf_files:
-            check_stays_within(path, folder)
-        return open_gguf(chosen)
+        return _open_gguf_of(folder, gguf_files)
     _refuse_folder(folder)
+
+
+def _open_gguf_of(folder: Path, gguf_files: list[Path]) -> ModelSource:
+    from exo_lite.store.gguf.parts import choose_gguf
+
+    chosen = choose_gguf(folder, gguf_files)
+    for path in gguf_files:
+        check_stays_within(path, folder)
+    return _open_gguf(chosen)
+
+
+def _open_gguf(path: Path) -> ModelSource:
+    from exo_lite.store.gguf.source import open_gguf  # takes numpy along, without which daemons start faster
+
+    return open_gguf(path)
 
 
 def _open_file(path: Path) -> ModelSource:
     refuse_pointer(path)
     if path.suffix.lower() == ".gguf" or starts_like_gguf(path):
-        return open_gguf(path)
+        return _open_gguf(path)
     blob = ollama_blob(path)
     if blob is not None:
-        return open_gguf(blob)
+        return _open_gguf(blob)
     _refuse_file(path)
 
 

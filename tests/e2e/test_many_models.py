@@ -21,7 +21,7 @@ ORIGINAL = "smollm2-135m"
 ALPHA, BETA, GAMMA = "alpha", "beta", "gamma"
 ROOM_FOR_ONE, ROOM_FOR_TWO = "700MiB", "1350MiB"
 SMALL: dict[str, Any] = {"quant": "int8", "context": 256, "slots": 2}
-CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +48,18 @@ def start(daemons: Daemons, alike: Path, *names: str, memory: str, keep_alive: s
     return nodes
 
 
-def chat_body(model: str, **options: object) -> dict[str, object]:
-    messages = [{"role": "user", "content": "Tell me a long story about a lighthouse."}]
-    return {"model": model, "messages": messages, "temperature": 0, "max_tokens": 4, **options}
+def request_body(model: str, **options: object) -> dict[str, object]:
+    return {"model": model, "prompt": "Once upon a time", "temperature": 0, "max_tokens": 4, **options}
 
 
 def ask(node: Node, model: str, **options: object) -> httpx2.Response:
-    return node.post(CHAT, chat_body(model, **options))
+    return node.post(COMPLETIONS, request_body(model, **options))
 
 
 def answered(node: Node, model: str, **options: object) -> str:
     reply = ask(node, model, **options)
     assert reply.status_code == 200, reply.text
-    text: str = reply.json()["choices"][0]["message"]["content"]
+    text: str = reply.json()["choices"][0]["text"]
     return text
 
 
@@ -75,7 +74,7 @@ def texts(node: Node) -> list[str]:
 def test_a_request_loads_its_model_and_others_share_the_load(own_daemons: Daemons, alike: Path) -> None:
     """From both nodes at once, streamed and not."""
     nodes = start(own_daemons, alike, "a", "b", memory=ROOM_FOR_ONE)
-    streams = [Stream(node, CHAT, chat_body(ALPHA)) for node in nodes]
+    streams = [Stream(node, COMPLETIONS, request_body(ALPHA)) for node in nodes]
     with ThreadPoolExecutor() as pool:
         answers = list(pool.map(lambda node: answered(node, ALPHA), [*nodes, *nodes]))
     for stream in streams:
@@ -109,7 +108,7 @@ def test_neither_a_busy_nor_a_pinned_model_is_evicted_and_the_refusal_says_so(
 ) -> None:
     [node] = start(own_daemons, alike, "a", memory=ROOM_FOR_ONE)
     answered(node, ALPHA)
-    stream = Stream(node, CHAT, chat_body(ALPHA, max_tokens=150, ignore_eos=True))
+    stream = Stream(node, COMPLETIONS, request_body(ALPHA, max_tokens=150, ignore_eos=True))
     stream.wait_tokens(3)
     refused = ask(node, BETA)
     assert (refused.status_code, refused.json()["error"]["code"]) == (507, "model_does_not_fit")
@@ -176,7 +175,7 @@ def test_answers_go_on_while_another_model_loads(own_daemons: Daemons, alike: Pa
 def test_a_client_that_goes_away_while_it_waits_leaves_no_trace(own_daemons: Daemons, alike: Path) -> None:
     [node] = start(own_daemons, alike, "a", memory=ROOM_FOR_ONE, keep_alive="0")
     with pytest.raises(httpx2.ReadTimeout):
-        node.client.post(f"http://{node.http}{CHAT}", json=chat_body(ALPHA), timeout=0.05)
+        node.client.post(f"http://{node.http}{COMPLETIONS}", json=request_body(ALPHA), timeout=0.05)
     began_s = time.monotonic()
     wait_until(lambda: "alpha was evicted: idle" in texts(node), "alpha is loaded, and evicted")
     assert time.monotonic() - began_s < 30

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from exo_lite.store.model_store import ModelStore
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(900)]
 
 SLACK_BYTES = 48 * 2**20
 """Allocator, thread stacks, code loaded on demand: what does not grow with the model."""
