@@ -27,7 +27,7 @@ _FORGETTING = 0.005
 class GuessCost:
     """The cost of guesses: `row_ms` each, added to the `cycle_ms` in which each of `num_decoding` answers gets a token.
 
-    Without measurements they are free.
+    Without measurements, or with a clock that is too coarse for them, they are free.
     """
 
     num_decoding: int = 1
@@ -36,7 +36,7 @@ class GuessCost:
 
     def num_worth(self, acceptance: float, most: int) -> int:
         """How many guesses in a row give the most tokens per second, each being right with the chance `acceptance`."""
-        if self.cycle_ms is None:
+        if not self.cycle_ms:
             return most
         best, best_rate = 0, self.num_decoding / self.cycle_ms
         num_expected, chance = float(self.num_decoding), 1.0

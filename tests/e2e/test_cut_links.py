@@ -121,7 +121,7 @@ def test_a_way_that_loses_large_packets_is_told_by_that(tmp_path: Path, smollm2_
         nodes = daemons.start_on_all()
 
         def told(node: Node) -> bool:
-            events = [event for event in node.state()["events"] if "large packets are lost" in event["text"]]
+            events = [event for event in node.state()["events"] if "loses packets as large as" in event["text"]]
             return any("MTU" in event["fix"] for event in events)
 
         wait_until(lambda: any(map(told, nodes)), "the cause is told", timeout_s=MEET_TIMEOUT_S)

@@ -62,6 +62,7 @@ def test_guesses_that_cost_more_than_they_bring_are_not_made():
     assert over_slow_hops.num_worth(0.02, 16) == 0
     assert on_a_busy_machine.num_worth(0.9, 16) == 0
     assert GuessCost(num_decoding=1, cycle_ms=40.0).num_worth(0.5, 7) == 7
+    assert GuessCost(num_decoding=1, cycle_ms=0.0, row_ms=1.0).num_worth(0.5, 7) == 7
     assert 0 < over_slow_hops.num_worth(0.5, 16) < over_slow_hops.num_worth(0.8, 16)
 
 
