@@ -144,9 +144,9 @@ class Driver:
                 self._pump()
 
     def on_result(self, result: StepResult) -> None:
-        """Take what came back from the tail, and send the next steps. Results of unknown steps change nothing.
+        """Take what came back from the tail, and send the next step. Results of unknown steps change nothing.
 
-        Tokens are handed out by `settle`: the stages need not wait for that.
+        Tokens are handed out, and further steps sent, by `settle`: the stages need not wait for that.
         """
         with self._lock:
             sent_at_s = self._sent_at_s.pop(result.step_id, None)
@@ -155,7 +155,7 @@ class Driver:
             now_s = self._clock()
             step = self._scheduler.step_under_way(result.step_id)
             deliveries = self._deliveries_of(result, now_s)
-            self._pump()
+            self._send_next()
             self._unsettled.append(_Returned(step, result, deliveries, sent_at_s, now_s))
 
     def settle(self) -> None:
@@ -165,6 +165,7 @@ class Driver:
         leaves this to another one.
         """
         with self._lock:
+            self._pump()
             for step, result, deliveries, sent_at_s, now_s in self._unsettled:
                 if deliveries:
                     self._loop.call_soon_threadsafe(self._deliver, deliveries)
@@ -211,8 +212,15 @@ class Driver:
         self._last_end_s = now_s
 
     def _pump(self) -> None:
-        while self._error is None and (step := self._scheduler.next_step()) is not None:
+        while self._send_next():
+            pass
+
+    def _send_next(self) -> bool:
+        """Send a step if there is one to send."""
+        step = None if self._error is not None else self._scheduler.next_step()
+        if step is not None:
             self._send_step(step)
+        return step is not None
 
     def _send_step(self, step: Step) -> None:
         self._sent_at_s[step.step_id] = self._clock()
