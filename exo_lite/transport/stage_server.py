@@ -123,9 +123,9 @@ def _give_up_later(context: grpc.ServicerContext) -> None:
 
 
 def _timed(to_proto: Callable[[Item], Message], item: Item) -> Message:
-    """The message, which carries in the last of its timings what it took to build."""
+    """The message, which carries as the last of its timings what it took to build."""
     started_at_s = time.perf_counter()
     message = to_proto(item)
-    if message.timings:
-        message.timings[-1].serialize_ms = (time.perf_counter() - started_at_s) * 1000
+    if message.timings_ms:
+        message.timings_ms[-1] = (time.perf_counter() - started_at_s) * 1000
     return message

@@ -6,7 +6,9 @@ caches, and keywords and copies of parts took a third of its time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Sequence
+from itertools import chain
+from typing import get_args
 
 from exo_lite.domain.errors import MalformedStep
 from exo_lite.domain.ids import Epoch, ModelId, RequestId
@@ -35,9 +37,6 @@ from exo_lite.transport.sampling_codec import (
     scores_to_proto,
 )
 from exo_lite.transport.v1 import worker_pb2
-
-if TYPE_CHECKING:
-    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 _FINISH_REASONS: tuple[FinishReason, ...] = get_args(FinishReason)
 _DTYPES: tuple[tuple[DType, worker_pb2.DType.ValueType], ...] = (
@@ -125,7 +124,7 @@ def step_to_proto(message: StepMessage) -> worker_pb2.StepMessage:
         proto.admissions.append(_admission_to_proto(admission))
     if message.hidden_states is not None:
         _write_hidden_states(message.hidden_states, proto.hidden_states)
-    _write_timings(message.timings, proto.timings)
+    proto.timings_ms.extend(chain.from_iterable(message.timings))
     _write_failure(message.failure, proto)
     return proto
 
@@ -135,7 +134,7 @@ def step_from_proto(message: worker_pb2.StepMessage) -> StepMessage:
     chunks = tuple(map(_chunk_from_proto, message.chunks))
     admissions = tuple(map(_admission_from_proto, message.admissions))
     hidden_states = _hidden_states_from_proto(message.hidden_states) if message.HasField("hidden_states") else None
-    timings = tuple(map(_timing_from_proto, message.timings))
+    timings = _timings_from(message.timings_ms)
     step = Step(Epoch(message.epoch), message.step_id, chunks, admissions)
     return StepMessage(step, hidden_states, timings, _failure_from_proto(message), message.sent_at_s)
 
@@ -176,14 +175,14 @@ def result_to_proto(result: StepResult) -> worker_pb2.StepResult:
         proto.tokens.add(sequence_index=index, token_id=token_id, logprobs=logprobs_to_proto(logprobs))
     for index, scores in result.scores:
         proto.scores.add(sequence_index=index, logprobs=scores_to_proto(scores))
-    _write_timings(result.timings, proto.timings)
+    proto.timings_ms.extend(chain.from_iterable(result.timings))
     _write_failure(result.failure, proto)
     return proto
 
 
 def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
     tokens = tuple(map(_sampled_from_proto, message.tokens))
-    timings = tuple(map(_timing_from_proto, message.timings))
+    timings = _timings_from(message.timings_ms)
     scores = tuple(PromptScores(one.sequence_index, scores_from_proto(one.logprobs)) for one in message.scores)
     return StepResult(Epoch(message.epoch), message.step_id, tokens, timings, _failure_from_proto(message), scores)
 
@@ -210,27 +209,23 @@ def trace_to_proto(trace: RequestTrace) -> worker_pb2.RequestTrace:
     proto = worker_pb2.RequestTrace(age_s=trace.age_s)
     for step in trace.steps:
         to = proto.steps.add(start_ms=step.start_ms, duration_ms=step.duration_ms, num_tokens=step.num_tokens)
-        _write_timings(step.stages, to.stages)
+        to.timings_ms.extend(chain.from_iterable(step.stages))
     return proto
 
 
 def trace_from_proto(message: worker_pb2.RequestTrace) -> RequestTrace:
     steps = tuple(
-        StepTrace(step.start_ms, step.duration_ms, step.num_tokens, tuple(map(_timing_from_proto, step.stages)))
+        StepTrace(step.start_ms, step.duration_ms, step.num_tokens, _timings_from(step.timings_ms))
         for step in message.steps
     )
     return RequestTrace(message.age_s, steps)
 
 
-def _write_timings(
-    timings: tuple[StageTiming, ...], to: RepeatedCompositeFieldContainer[worker_pb2.StageTiming]
-) -> None:
-    for queue_ms, compute_ms, serialize_ms in timings:
-        to.add(queue_ms=queue_ms, compute_ms=compute_ms, serialize_ms=serialize_ms)
-
-
-def _timing_from_proto(message: worker_pb2.StageTiming) -> StageTiming:
-    return StageTiming(message.queue_ms, message.compute_ms, message.serialize_ms)
+def _timings_from(values_ms: Sequence[float]) -> tuple[StageTiming, ...]:
+    """Three numbers of each stage. Raises MalformedStep where some are missing."""
+    if len(values_ms) % 3:
+        raise MalformedStep(f"timings have 3 numbers a stage: {len(values_ms)} are too few or too many")
+    return tuple(map(StageTiming, values_ms[::3], values_ms[1::3], values_ms[2::3]))
 
 
 def _write_failure(failure: StepFailure | None, to: worker_pb2.StepMessage | worker_pb2.StepResult) -> None:

@@ -26,15 +26,15 @@ from exo_lite.transport.v1 import cluster_pb2 as exo__lite_dot_transport_dot_v1_
 from exo_lite.transport.v1 import node_pb2 as exo__lite_dot_transport_dot_v1_dot_node__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"exo_lite/transport/v1/worker.proto\x12\x15\x65xo_lite.transport.v1\x1a#exo_lite/transport/v1/cluster.proto\x1a exo_lite/transport/v1/node.proto\"\x0f\n\rStatusRequest\"\x0f\n\rTracesRequest\"D\n\x0bTracesReply\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.exo_lite.transport.v1.RequestTrace\"N\n\x0cRequestTrace\x12\r\n\x05\x61ge_s\x18\x01 \x01(\x01\x12/\n\x05steps\x18\x02 \x03(\x0b\x32 .exo_lite.transport.v1.StepTrace\"z\n\tStepTrace\x12\x10\n\x08start_ms\x18\x01 \x01(\x01\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\x01\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12\x32\n\x06stages\x18\x04 \x03(\x0b\x32\".exo_lite.transport.v1.StageTiming\"\x1e\n\rStreamRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\xe6\x02\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\r\n\x05min_p\x18\x05 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x01\x12\x34\n\nlogit_bias\x18\t \x03(\x0b\x32 .exo_lite.transport.v1.LogitBias\x12\x15\n\x08logprobs\x18\n \x01(\rH\x01\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x0b \x01(\r\x12\x16\n\x0elate_token_ids\x18\x0c \x03(\r\x12\x17\n\x0fprompt_logprobs\x18\r \x01(\x08\x42\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobs\"+\n\tLogitBias\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04\x62ias\x18\x02 \x01(\x01\"L\n\x08Logprobs\x12\x0e\n\x06\x63hosen\x18\x01 \x01(\x01\x12\x30\n\x03top\x18\x02 \x03(\x0b\x32#.exo_lite.transport.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\x99\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.exo_lite.transport.v1.Sampling\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x16\n\ttimeout_s\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10\x61nswer_token_ids\x18\x0b \x03(\rB\x0c\n\n_timeout_s\"\xf0\x01\n\x05Token\x12\r\n\x05index\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x1a\n\rfinish_reason\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x36\n\x08logprobs\x18\x04 \x01(\x0b\x32\x1f.exo_lite.transport.v1.LogprobsH\x01\x88\x01\x01\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\x12\x38\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x1f.exo_lite.transport.v1.LogprobsB\x10\n\x0e_finish_reasonB\x0b\n\t_logprobs\"\xb5\x01\n\rSequenceChunk\x12\x16\n\x0esequence_index\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12\x19\n\x0csample_index\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\x12proposed_token_ids\x18\x06 \x03(\r\x12\x18\n\x10scored_token_ids\x18\x07 \x03(\rB\x0f\n\r_sample_indexJ\x04\x08\x04\x10\x05\"\xb5\x01\n\tAdmission\x12\x16\n\x0esequence_index\x18\x01 \x01(\r\x12\x0e\n\x06\x62locks\x18\x0f \x03(\r\x12\x31\n\x08sampling\x18\x02 \x01(\x0b\x32\x1f.exo_lite.transport.v1.Sampling\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12\x18\n\x10\x61nswer_token_ids\x18\x04 \x03(\r\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\"r\n\x0cHiddenStates\x12+\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1c.exo_lite.transport.v1.DType\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x13\n\x0bhidden_size\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"I\n\x0bStageTiming\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\ncompute_ms\x18\x02 \x01(\x01\x12\x14\n\x0cserialize_ms\x18\x03 \x01(\x01\"(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xf6\x02\n\x0bStepMessage\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\x12\x34\n\x06\x63hunks\x18\x03 \x03(\x0b\x32$.exo_lite.transport.v1.SequenceChunk\x12\x34\n\nadmissions\x18\x04 \x03(\x0b\x32 .exo_lite.transport.v1.Admission\x12?\n\rhidden_states\x18\x05 \x01(\x0b\x32#.exo_lite.transport.v1.HiddenStatesH\x00\x88\x01\x01\x12\x33\n\x07timings\x18\x06 \x03(\x0b\x32\".exo_lite.transport.v1.StageTiming\x12\x34\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x1e.exo_lite.transport.v1.FailureH\x01\x88\x01\x01\x12\x11\n\tsent_at_s\x18\x08 \x01(\x01\x42\x10\n\x0e_hidden_statesB\n\n\x08_failure\"}\n\x0cSampledToken\x12\x16\n\x0esequence_index\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x36\n\x08logprobs\x18\x03 \x01(\x0b\x32\x1f.exo_lite.transport.v1.LogprobsH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"Y\n\x0cPromptScores\x12\x16\n\x0esequence_index\x18\x01 \x01(\r\x12\x31\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1f.exo_lite.transport.v1.Logprobs\"\x8d\x02\n\nStepResult\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\x12\x33\n\x06tokens\x18\x03 \x03(\x0b\x32#.exo_lite.transport.v1.SampledToken\x12\x33\n\x07timings\x18\x04 \x03(\x0b\x32\".exo_lite.transport.v1.StageTiming\x12\x34\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1e.exo_lite.transport.v1.FailureH\x00\x88\x01\x01\x12\x33\n\x06scores\x18\x06 \x03(\x0b\x32#.exo_lite.transport.v1.PromptScoresB\n\n\x08_failure*X\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x32\xdc\x02\n\x06Worker\x12S\n\x06Status\x12$.exo_lite.transport.v1.StatusRequest\x1a#.exo_lite.transport.v1.WorkerReport\x12U\n\x07\x43onnect\x12%.exo_lite.transport.v1.ConnectRequest\x1a#.exo_lite.transport.v1.ConnectReply\x12R\n\x06Traces\x12$.exo_lite.transport.v1.TracesRequest\x1a\".exo_lite.transport.v1.TracesReply\x12R\n\x08Generate\x12&.exo_lite.transport.v1.GenerateRequest\x1a\x1c.exo_lite.transport.v1.Token0\x01\x32\xb2\x01\n\x05Stage\x12S\n\x05Steps\x12$.exo_lite.transport.v1.StreamRequest\x1a\".exo_lite.transport.v1.StepMessage0\x01\x12T\n\x07Results\x12$.exo_lite.transport.v1.StreamRequest\x1a!.exo_lite.transport.v1.StepResult0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"exo_lite/transport/v1/worker.proto\x12\x15\x65xo_lite.transport.v1\x1a#exo_lite/transport/v1/cluster.proto\x1a exo_lite/transport/v1/node.proto\"\x0f\n\rStatusRequest\"\x0f\n\rTracesRequest\"D\n\x0bTracesReply\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.exo_lite.transport.v1.RequestTrace\"N\n\x0cRequestTrace\x12\r\n\x05\x61ge_s\x18\x01 \x01(\x01\x12/\n\x05steps\x18\x02 \x03(\x0b\x32 .exo_lite.transport.v1.StepTrace\"Z\n\tStepTrace\x12\x10\n\x08start_ms\x18\x01 \x01(\x01\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\x01\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12\x12\n\ntimings_ms\x18\x04 \x03(\x01\"\x1e\n\rStreamRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\xe6\x02\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\r\n\x05min_p\x18\x05 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x01\x12\x34\n\nlogit_bias\x18\t \x03(\x0b\x32 .exo_lite.transport.v1.LogitBias\x12\x15\n\x08logprobs\x18\n \x01(\rH\x01\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x0b \x01(\r\x12\x16\n\x0elate_token_ids\x18\x0c \x03(\r\x12\x17\n\x0fprompt_logprobs\x18\r \x01(\x08\x42\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobs\"+\n\tLogitBias\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04\x62ias\x18\x02 \x01(\x01\"L\n\x08Logprobs\x12\x0e\n\x06\x63hosen\x18\x01 \x01(\x01\x12\x30\n\x03top\x18\x02 \x03(\x0b\x32#.exo_lite.transport.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\x99\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.exo_lite.transport.v1.Sampling\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x16\n\ttimeout_s\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10\x61nswer_token_ids\x18\x0b \x03(\rB\x0c\n\n_timeout_s\"\xf0\x01\n\x05Token\x12\r\n\x05index\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x1a\n\rfinish_reason\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x36\n\x08logprobs\x18\x04 \x01(\x0b\x32\x1f.exo_lite.transport.v1.LogprobsH\x01\x88\x01\x01\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\x12\x38\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x1f.exo_lite.transport.v1.LogprobsB\x10\n\x0e_finish_reasonB\x0b\n\t_logprobs\"\xb5\x01\n\rSequenceChunk\x12\x16\n\x0esequence_index\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12\x19\n\x0csample_index\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\x12proposed_token_ids\x18\x06 \x03(\r\x12\x18\n\x10scored_token_ids\x18\x07 \x03(\rB\x0f\n\r_sample_indexJ\x04\x08\x04\x10\x05\"\xb5\x01\n\tAdmission\x12\x16\n\x0esequence_index\x18\x01 \x01(\r\x12\x0e\n\x06\x62locks\x18\x0f \x03(\r\x12\x31\n\x08sampling\x18\x02 \x01(\x0b\x32\x1f.exo_lite.transport.v1.Sampling\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12\x18\n\x10\x61nswer_token_ids\x18\x04 \x03(\r\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\"r\n\x0cHiddenStates\x12+\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1c.exo_lite.transport.v1.DType\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x13\n\x0bhidden_size\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xd5\x02\n\x0bStepMessage\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\x12\x34\n\x06\x63hunks\x18\x03 \x03(\x0b\x32$.exo_lite.transport.v1.SequenceChunk\x12\x34\n\nadmissions\x18\x04 \x03(\x0b\x32 .exo_lite.transport.v1.Admission\x12?\n\rhidden_states\x18\x05 \x01(\x0b\x32#.exo_lite.transport.v1.HiddenStatesH\x00\x88\x01\x01\x12\x12\n\ntimings_ms\x18\x06 \x03(\x01\x12\x34\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x1e.exo_lite.transport.v1.FailureH\x01\x88\x01\x01\x12\x11\n\tsent_at_s\x18\x08 \x01(\x01\x42\x10\n\x0e_hidden_statesB\n\n\x08_failure\"}\n\x0cSampledToken\x12\x16\n\x0esequence_index\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x36\n\x08logprobs\x18\x03 \x01(\x0b\x32\x1f.exo_lite.transport.v1.LogprobsH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"Y\n\x0cPromptScores\x12\x16\n\x0esequence_index\x18\x01 \x01(\r\x12\x31\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1f.exo_lite.transport.v1.Logprobs\"\xec\x01\n\nStepResult\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\x12\x33\n\x06tokens\x18\x03 \x03(\x0b\x32#.exo_lite.transport.v1.SampledToken\x12\x12\n\ntimings_ms\x18\x04 \x03(\x01\x12\x34\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1e.exo_lite.transport.v1.FailureH\x00\x88\x01\x01\x12\x33\n\x06scores\x18\x06 \x03(\x0b\x32#.exo_lite.transport.v1.PromptScoresB\n\n\x08_failure*X\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x32\xdc\x02\n\x06Worker\x12S\n\x06Status\x12$.exo_lite.transport.v1.StatusRequest\x1a#.exo_lite.transport.v1.WorkerReport\x12U\n\x07\x43onnect\x12%.exo_lite.transport.v1.ConnectRequest\x1a#.exo_lite.transport.v1.ConnectReply\x12R\n\x06Traces\x12$.exo_lite.transport.v1.TracesRequest\x1a\".exo_lite.transport.v1.TracesReply\x12R\n\x08Generate\x12&.exo_lite.transport.v1.GenerateRequest\x1a\x1c.exo_lite.transport.v1.Token0\x01\x32\xb2\x01\n\x05Stage\x12S\n\x05Steps\x12$.exo_lite.transport.v1.StreamRequest\x1a\".exo_lite.transport.v1.StepMessage0\x01\x12T\n\x07Results\x12$.exo_lite.transport.v1.StreamRequest\x1a!.exo_lite.transport.v1.StepResult0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'exo_lite.transport.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=3002
-  _globals['_DTYPE']._serialized_end=3090
+  _globals['_DTYPE']._serialized_start=2829
+  _globals['_DTYPE']._serialized_end=2917
   _globals['_STATUSREQUEST']._serialized_start=132
   _globals['_STATUSREQUEST']._serialized_end=147
   _globals['_TRACESREQUEST']._serialized_start=149
@@ -44,41 +44,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTTRACE']._serialized_start=236
   _globals['_REQUESTTRACE']._serialized_end=314
   _globals['_STEPTRACE']._serialized_start=316
-  _globals['_STEPTRACE']._serialized_end=438
-  _globals['_STREAMREQUEST']._serialized_start=440
-  _globals['_STREAMREQUEST']._serialized_end=470
-  _globals['_SAMPLING']._serialized_start=473
-  _globals['_SAMPLING']._serialized_end=831
-  _globals['_LOGITBIAS']._serialized_start=833
-  _globals['_LOGITBIAS']._serialized_end=876
-  _globals['_LOGPROBS']._serialized_start=878
-  _globals['_LOGPROBS']._serialized_end=954
-  _globals['_TOKENLOGPROB']._serialized_start=956
-  _globals['_TOKENLOGPROB']._serialized_end=1005
-  _globals['_GENERATEREQUEST']._serialized_start=1008
-  _globals['_GENERATEREQUEST']._serialized_end=1289
-  _globals['_TOKEN']._serialized_start=1292
-  _globals['_TOKEN']._serialized_end=1532
-  _globals['_SEQUENCECHUNK']._serialized_start=1535
-  _globals['_SEQUENCECHUNK']._serialized_end=1716
-  _globals['_ADMISSION']._serialized_start=1719
-  _globals['_ADMISSION']._serialized_end=1900
-  _globals['_HIDDENSTATES']._serialized_start=1902
-  _globals['_HIDDENSTATES']._serialized_end=2016
-  _globals['_STAGETIMING']._serialized_start=2018
-  _globals['_STAGETIMING']._serialized_end=2091
-  _globals['_FAILURE']._serialized_start=2093
-  _globals['_FAILURE']._serialized_end=2133
-  _globals['_STEPMESSAGE']._serialized_start=2136
-  _globals['_STEPMESSAGE']._serialized_end=2510
-  _globals['_SAMPLEDTOKEN']._serialized_start=2512
-  _globals['_SAMPLEDTOKEN']._serialized_end=2637
-  _globals['_PROMPTSCORES']._serialized_start=2639
-  _globals['_PROMPTSCORES']._serialized_end=2728
-  _globals['_STEPRESULT']._serialized_start=2731
-  _globals['_STEPRESULT']._serialized_end=3000
-  _globals['_WORKER']._serialized_start=3093
-  _globals['_WORKER']._serialized_end=3441
-  _globals['_STAGE']._serialized_start=3444
-  _globals['_STAGE']._serialized_end=3622
+  _globals['_STEPTRACE']._serialized_end=406
+  _globals['_STREAMREQUEST']._serialized_start=408
+  _globals['_STREAMREQUEST']._serialized_end=438
+  _globals['_SAMPLING']._serialized_start=441
+  _globals['_SAMPLING']._serialized_end=799
+  _globals['_LOGITBIAS']._serialized_start=801
+  _globals['_LOGITBIAS']._serialized_end=844
+  _globals['_LOGPROBS']._serialized_start=846
+  _globals['_LOGPROBS']._serialized_end=922
+  _globals['_TOKENLOGPROB']._serialized_start=924
+  _globals['_TOKENLOGPROB']._serialized_end=973
+  _globals['_GENERATEREQUEST']._serialized_start=976
+  _globals['_GENERATEREQUEST']._serialized_end=1257
+  _globals['_TOKEN']._serialized_start=1260
+  _globals['_TOKEN']._serialized_end=1500
+  _globals['_SEQUENCECHUNK']._serialized_start=1503
+  _globals['_SEQUENCECHUNK']._serialized_end=1684
+  _globals['_ADMISSION']._serialized_start=1687
+  _globals['_ADMISSION']._serialized_end=1868
+  _globals['_HIDDENSTATES']._serialized_start=1870
+  _globals['_HIDDENSTATES']._serialized_end=1984
+  _globals['_FAILURE']._serialized_start=1986
+  _globals['_FAILURE']._serialized_end=2026
+  _globals['_STEPMESSAGE']._serialized_start=2029
+  _globals['_STEPMESSAGE']._serialized_end=2370
+  _globals['_SAMPLEDTOKEN']._serialized_start=2372
+  _globals['_SAMPLEDTOKEN']._serialized_end=2497
+  _globals['_PROMPTSCORES']._serialized_start=2499
+  _globals['_PROMPTSCORES']._serialized_end=2588
+  _globals['_STEPRESULT']._serialized_start=2591
+  _globals['_STEPRESULT']._serialized_end=2827
+  _globals['_WORKER']._serialized_start=2920
+  _globals['_WORKER']._serialized_end=3268
+  _globals['_STAGE']._serialized_start=3271
+  _globals['_STAGE']._serialized_end=3449
 # @@protoc_insertion_point(module_scope)

@@ -118,23 +118,25 @@ class StepTrace(_message.Message):
     START_MS_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
-    STAGES_FIELD_NUMBER: _builtins.int
+    TIMINGS_MS_FIELD_NUMBER: _builtins.int
     start_ms: _builtins.float
     duration_ms: _builtins.float
     num_tokens: _builtins.int
     @_builtins.property
-    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTiming]: ...
+    def timings_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """as in StepMessage"""
+
     def __init__(
         self,
         *,
         start_ms: _builtins.float = ...,
         duration_ms: _builtins.float = ...,
         num_tokens: _builtins.int = ...,
-        stages: _abc.Iterable[Global___StageTiming] | None = ...,
+        timings_ms: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "num_tokens", b"num_tokens", "stages", b"stages", "start_ms", b"start_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "num_tokens", b"num_tokens", "start_ms", b"start_ms", "timings_ms", b"timings_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -510,31 +512,6 @@ class HiddenStates(_message.Message):
 Global___HiddenStates: _TypeAlias = HiddenStates  # noqa: Y015
 
 @_typing.final
-class StageTiming(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    QUEUE_MS_FIELD_NUMBER: _builtins.int
-    COMPUTE_MS_FIELD_NUMBER: _builtins.int
-    SERIALIZE_MS_FIELD_NUMBER: _builtins.int
-    queue_ms: _builtins.float
-    compute_ms: _builtins.float
-    serialize_ms: _builtins.float
-    def __init__(
-        self,
-        *,
-        queue_ms: _builtins.float = ...,
-        compute_ms: _builtins.float = ...,
-        serialize_ms: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_ms", b"compute_ms", "queue_ms", b"queue_ms", "serialize_ms", b"serialize_ms"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___StageTiming: _TypeAlias = StageTiming  # noqa: Y015
-
-@_typing.final
 class Failure(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -565,7 +542,7 @@ class StepMessage(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     ADMISSIONS_FIELD_NUMBER: _builtins.int
     HIDDEN_STATES_FIELD_NUMBER: _builtins.int
-    TIMINGS_FIELD_NUMBER: _builtins.int
+    TIMINGS_MS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     SENT_AT_S_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
@@ -579,7 +556,9 @@ class StepMessage(_message.Message):
     @_builtins.property
     def hidden_states(self) -> Global___HiddenStates: ...
     @_builtins.property
-    def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTiming]: ...
+    def timings_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """of each stage so far: waiting, computing, serializing"""
+
     @_builtins.property
     def failure(self) -> Global___Failure:
         """of a stage before: pass it on, compute nothing"""
@@ -592,13 +571,13 @@ class StepMessage(_message.Message):
         chunks: _abc.Iterable[Global___SequenceChunk] | None = ...,
         admissions: _abc.Iterable[Global___Admission] | None = ...,
         hidden_states: Global___HiddenStates | None = ...,
-        timings: _abc.Iterable[Global___StageTiming] | None = ...,
+        timings_ms: _abc.Iterable[_builtins.float] | None = ...,
         failure: Global___Failure | None = ...,
         sent_at_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "_hidden_states", b"_hidden_states", "failure", b"failure", "hidden_states", b"hidden_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "_hidden_states", b"_hidden_states", "admissions", b"admissions", "chunks", b"chunks", "epoch", b"epoch", "failure", b"failure", "hidden_states", b"hidden_states", "sent_at_s", b"sent_at_s", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "_hidden_states", b"_hidden_states", "admissions", b"admissions", "chunks", b"chunks", "epoch", b"epoch", "failure", b"failure", "hidden_states", b"hidden_states", "sent_at_s", b"sent_at_s", "step_id", b"step_id", "timings_ms", b"timings_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__failure: _TypeAlias = _typing.Literal["failure"]  # noqa: Y015
     _WhichOneofArgType__failure: _TypeAlias = _typing.Literal["_failure", b"_failure"]  # noqa: Y015
@@ -669,7 +648,7 @@ class StepResult(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     STEP_ID_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
-    TIMINGS_FIELD_NUMBER: _builtins.int
+    TIMINGS_MS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
@@ -677,7 +656,9 @@ class StepResult(_message.Message):
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledToken]: ...
     @_builtins.property
-    def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTiming]: ...
+    def timings_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """as in StepMessage"""
+
     @_builtins.property
     def failure(self) -> Global___Failure: ...
     @_builtins.property
@@ -688,13 +669,13 @@ class StepResult(_message.Message):
         epoch: _builtins.int = ...,
         step_id: _builtins.int = ...,
         tokens: _abc.Iterable[Global___SampledToken] | None = ...,
-        timings: _abc.Iterable[Global___StageTiming] | None = ...,
+        timings_ms: _abc.Iterable[_builtins.float] | None = ...,
         failure: Global___Failure | None = ...,
         scores: _abc.Iterable[Global___PromptScores] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "epoch", b"epoch", "failure", b"failure", "scores", b"scores", "step_id", b"step_id", "timings", b"timings", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "epoch", b"epoch", "failure", b"failure", "scores", b"scores", "step_id", b"step_id", "timings_ms", b"timings_ms", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__failure: _TypeAlias = _typing.Literal["failure"]  # noqa: Y015
     _WhichOneofArgType__failure: _TypeAlias = _typing.Literal["_failure", b"_failure"]  # noqa: Y015

@@ -172,3 +172,10 @@ def test_words_from_the_future_are_refused(age_s: float):
         cluster_codec.heartbeat_from_proto(message)
     message.relayed[0].age_s = 0.5
     assert cluster_codec.heartbeat_from_proto(message).relayed == (RelayedStatus(STATUS, 0.5),)
+
+
+def test_timings_of_half_a_stage_are_refused():
+    message = step_codec.step_to_proto(STEP)
+    message.timings_ms.extend([0.1, 2.0])
+    with pytest.raises(MalformedStep, match="3 numbers a stage"):
+        step_codec.step_from_proto(message)
