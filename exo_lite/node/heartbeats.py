@@ -107,7 +107,9 @@ class Heartbeats:
         status, own = heartbeat.status, self._cluster.state.self_status
         member = self._cluster.state.members.get(status.identity.node_id)
         if member is None or member.state == "dead" or member.status.identity.boot_id != status.identity.boot_id:
-            raise NotAMember(f"{own.identity.name} does not count {status.identity.name} as a member: shake hands")
+            raise NotAMember(
+                f"{status.identity.name} is not a member at {own.identity.name}: a handshake has to come first"
+            )
         self._hear(heartbeat)
         if not heartbeat.placement.is_empty:
             self._meetings.has_told(status.identity.node_id)

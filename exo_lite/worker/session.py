@@ -24,7 +24,7 @@ Compute = Callable[[StepMessage], StageOutput]
 Timings = tuple[StageTiming, ...]
 Build = Callable[[Step, StageOutput, Timings, StepFailure | None], Output]
 
-UNTOLD_AFTER_S = 2.0
+REASON_WITHIN_S = 2.0
 """The time that the first stage waits for the reason when its stream breaks: the reason comes round the ring."""
 
 
@@ -66,7 +66,7 @@ class Session:
         self._clock = clock
         self._lock = Lock()  # of `error` and `_is_taken`
         self._is_taken = False
-        self._untold: Timer | None = None
+        self._reason_timer: Timer | None = None
         self._end_callbacks: list[Callable[[], None]] = []
         self._computing_since_s: float | None = None
         self._own_steps = OwnSteps()
@@ -106,8 +106,8 @@ class Session:
             self.error = error
             callbacks = [*self._end_callbacks]
         self._own_steps.end()
-        if self._untold is not None:
-            self._untold.cancel()
+        if self._reason_timer is not None:
+            self._reason_timer.cancel()
         for stream in (self._steps_in, self._results_in):
             if stream is not None:
                 stream.close()
@@ -157,23 +157,24 @@ class Session:
         if self.error is not None:
             return
         stage, taker = self.order.stage, self.order.next_name
-        error = NodeLost(f"{taker} takes no more of what stage {stage} computes: its stream has broken off")
+        error = NodeLost(f"{taker} stopped reading the output of stage {stage}: the connection between the two broke")
         if self.driver is None:
             self.end(error)
             return
-        self._untold = Timer(UNTOLD_AFTER_S, self.end, (error,))
-        self._untold.daemon = True
-        self._untold.start()
+        self._reason_timer = Timer(REASON_WITHIN_S, self.end, (error,))
+        self._reason_timer.daemon = True
+        self._reason_timer.start()
 
     def _give_outputs(self, *, to_driver: bool) -> None:
         stage, is_last = self.order.stage, self.order.stage == self.order.num_stages - 1
         if is_last != to_driver:
-            raise MalformedMessage(f"stage {stage} of {self.order.num_stages} computes no such thing")
+            product = "results" if to_driver else "hidden states"
+            raise MalformedMessage(f"stage {stage} of {self.order.num_stages} does not produce {product}")
         with self._lock:
             if self.error is not None:
                 raise self.error
             if self._is_taken:
-                raise MalformedMessage(f"what stage {stage} computes in epoch {self.epoch} goes to somebody already")
+                raise MalformedMessage(f"the output of stage {stage} in epoch {self.epoch} has a reader already")
             self._is_taken = True
 
     def _take_results(self, driver: Driver) -> None:

@@ -326,7 +326,7 @@ async def test_a_message_beyond_the_limit_ends_the_epoch_and_says_so(tail: Tail)
 
 async def test_the_last_stage_has_no_steps_for_anybody(tail: Tail):
     async with reading(PEERS.steps(tail.worker.stream_endpoint, tail.epoch)) as read:
-        with pytest.raises(MalformedMessage, match="stage 1 of 2 computes no such thing"):
+        with pytest.raises(MalformedMessage, match="stage 1 of 2 does not produce"):
             await read.next()
     await check_alive(tail)
 
@@ -335,7 +335,7 @@ async def test_what_goes_to_one_goes_to_nobody_else(tail: Tail):
     await check_alive(tail)
     for _ in range(20):  # more than there are threads for streams
         async with reading(PEERS.results(tail.worker.stream_endpoint, tail.epoch)) as read:
-            with pytest.raises(MalformedMessage, match=f"in epoch {tail.epoch} goes to somebody already"):
+            with pytest.raises(MalformedMessage, match=f"in epoch {tail.epoch} has a reader already"):
                 await read.next()
     await check_alive(tail)
 
@@ -367,5 +367,5 @@ async def test_whoever_stops_taking_ends_the_epoch_and_is_named(tail: Tail):
         return tail.worker.error if tail.worker.status.report.joined_epoch == tail.epoch else None
 
     said = await until(newest_word, "the worker says what broke")
-    assert said == "front takes no more of what stage 1 computes: its stream has broken off"
+    assert said == "front stopped reading the output of stage 1: the connection between the two broke"
     await check_joins_anew(tail)

@@ -175,10 +175,10 @@ async def test_a_step_that_waits_for_its_turn_is_not_computed_after_the_end():
 
 def test_what_a_stage_computes_goes_to_one_only():
     bench = first_stage(nothing)
-    with pytest.raises(MalformedMessage, match="stage 0 of 2 computes no such thing"):
+    with pytest.raises(MalformedMessage, match="stage 0 of 2 does not produce results"):
         bench.session.results()
     bench.session.steps()
-    with pytest.raises(MalformedMessage, match="goes to somebody already"):
+    with pytest.raises(MalformedMessage, match="has a reader already"):
         bench.session.steps()
 
 
@@ -247,7 +247,7 @@ def test_a_later_stage_ends_when_nobody_takes_what_it_computes():
     bench = last_stage(nothing)
     results = bench.session.results()
     bench.session.break_off()
-    with pytest.raises(NodeLost, match="attic takes no more of what stage 1 computes"):
+    with pytest.raises(NodeLost, match="attic stopped reading the output of stage 1"):
         next(results)
 
 
@@ -263,12 +263,12 @@ async def test_the_driver_waits_for_the_reason_before_it_ends_on_a_stream_that_b
 
 
 async def test_the_driver_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(session_module, "UNTOLD_AFTER_S", 0.01)
+    monkeypatch.setattr(session_module, "REASON_WITHIN_S", 0.01)
     bench = first_stage(nothing)
     bench.start()
     bench.session.break_off()
     error = await until(lambda: bench.session.error, "the session has ended")
-    assert str(error) == "attic takes no more of what stage 0 computes: its stream has broken off"
+    assert str(error) == "attic stopped reading the output of stage 0: the connection between the two broke"
 
 
 def _take(bench: Bench, seconds: float) -> StageOutput:
