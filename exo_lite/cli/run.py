@@ -28,7 +28,7 @@ question_options: Decorator = grouped(
         "max_tokens": click.option(
             "--max-tokens",
             type=click.IntRange(min=1),
-            help="Most tokens of the answer.  [default: what fits; 256 with --raw]",
+            help="Maximum number of tokens of the answer.  [default: what fits; 256 with --raw]",
         ),
         "temperature": click.option(
             "--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token."

@@ -201,7 +201,7 @@ async def test_a_peer_whose_own_address_does_not_answer_is_reached_where_it_was_
 
 async def test_strangers_do_not_beat(cluster: Cluster):
     async with cluster.node("a") as a, PEERS.node(address_of(a)) as client:
-        with pytest.raises(NotAMember, match="shake hands"):
+        with pytest.raises(NotAMember, match="a handshake has to come first"):
             await client.heartbeat(Heartbeat(_status(cluster.name)), timeout_s=JOIN_TIMEOUT_S)
 
 

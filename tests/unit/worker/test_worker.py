@@ -104,7 +104,7 @@ async def test_without_a_pipeline_nothing_is_taken(model_dir: Path):
 async def test_what_a_whole_pipeline_computes_goes_to_nobody(model_dir: Path):
     async with loaded(config(model_dir)) as worker:
         await worker.on_connect(order(1))
-        with pytest.raises(MalformedMessage, match="stage 0 of 1 computes no such thing"):
+        with pytest.raises(MalformedMessage, match="stage 0 of 1 does not produce hidden states"):
             worker.outputs_of(Epoch(1)).steps()
         await until(lambda: _is_taken(worker), "the driver takes its results")
         assert len(await tokens_of(worker, 1)) == 3
@@ -131,7 +131,7 @@ def _is_taken(worker: Worker) -> bool:
     try:
         worker.outputs_of(Epoch(1)).results()
     except MalformedMessage as error:
-        return "goes to somebody already" in str(error)
+        return "has a reader already" in str(error)
     return False
 
 
