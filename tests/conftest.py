@@ -19,7 +19,7 @@ DEMO_MODEL = "smollm2-135m"
 DOWNLOADS = {"demo_gguf", "llama3_tokenizer_model", "sentencepiece_tokenizer_model", "tekken_json"}
 """Fixtures that may have to download."""
 FOLDERS = ("e2e", "integration", "unit", "bench")
-"""In this order where processes share the tests: the short ones last, so that all end at about the same time."""
+"""The order where processes share the tests: the short ones last, so that all end at about the same time."""
 
 # whatever a busy machine makes slow is no failure
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

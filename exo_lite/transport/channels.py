@@ -31,7 +31,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.client_idle_timeout_ms", _NEVER_MS),
     ("grpc.use_local_subchannel_pool", 1),  # a lost peer's back-off must not delay another channel to it
     ("grpc.enable_http_proxy", 0),
-    ("grpc.http2.bdp_probe", 0),  # else a ping answers nearly every message of a stage
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 1_024),
 )

@@ -22,7 +22,7 @@ LONG = [pytest.mark.long, pytest.mark.timeout(600)]
 NUM_PROMPTS_TOKENS = ((10, 24), pytest.param(20, 64, marks=LONG))
 NUM_PROMPTS_TOKENS_BFLOAT16 = ((10, 10), pytest.param(20, 32, marks=LONG))
 MIN_AGREEING_BFLOAT16 = 0.9
-"""Of the answers."""
+"""The share of answers that agree."""
 NUM_AT_ONCE = 8
 NUM_CORES = 2
 LOAD = {"context": 256, "slots": NUM_AT_ONCE}
@@ -139,7 +139,7 @@ def answer(node: Node, prompt: str, num_tokens: int, **options: object) -> tuple
 def answer_all(
     nodes: list[Node], num_prompts: int, num_tokens: int, *, num_at_once: int = NUM_AT_ONCE
 ) -> list[tuple[int, list[int]]]:
-    """Of the first PROMPTS, several at once and each node asked in turn."""
+    """Answer the first PROMPTS, several at once; each node is asked in turn."""
     with ThreadPoolExecutor(num_at_once) as pool:
         entries = [nodes[index % len(nodes)] for index in range(num_prompts)]
         return list(pool.map(lambda node, prompt: answer(node, prompt, num_tokens), entries, PROMPTS[:num_prompts]))

@@ -46,7 +46,7 @@ class RelayServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """As Worker.Generate, by whoever is nearer to the driver.
+        """A node that is nearer to the driver calls Worker.Generate for the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

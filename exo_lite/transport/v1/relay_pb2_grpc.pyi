@@ -33,13 +33,13 @@ class RelayStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RelayAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_relay_pb2.RelayRequest, _worker_pb2.Token]
-    """As Worker.Generate, by whoever is nearer to the driver."""
+    """A node that is nearer to the driver calls Worker.Generate for the caller."""
 
 @_typing.type_check_only
 class RelayAsyncStub(RelayStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_relay_pb2.RelayRequest, _worker_pb2.Token]  # type: ignore[assignment]
-    """As Worker.Generate, by whoever is nearer to the driver."""
+    """A node that is nearer to the driver calls Worker.Generate for the caller."""
 
 class RelayServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -48,6 +48,6 @@ class RelayServicer(metaclass=_abc_1.ABCMeta):
         request: _relay_pb2.RelayRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.Token], _abc.AsyncIterator[_worker_pb2.Token]]:
-        """As Worker.Generate, by whoever is nearer to the driver."""
+        """A node that is nearer to the driver calls Worker.Generate for the caller."""
 
 def add_RelayServicer_to_server(servicer: RelayServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

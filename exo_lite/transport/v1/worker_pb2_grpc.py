@@ -74,14 +74,14 @@ class WorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Traces(self, request, context):
-        """To the driver: where the time of its last requests went.
+        """Ask the driver where the time of its last requests went.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """To the driver: a prompt's tokens in, the answer's tokens out.
+        """Send a prompt's tokens to the driver and get the answer's tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,7 +264,7 @@ class StageServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Results(self, request, context):
-        """To the tail, from the driver.
+        """The driver reads the tail's results.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,9 @@ class WorkerStub:
     Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _cluster_pb2.WorkerReport]
     Connect: _grpc.UnaryUnaryMultiCallable[_node_pb2.ConnectRequest, _node_pb2.ConnectReply]
     Traces: _grpc.UnaryUnaryMultiCallable[_worker_pb2.TracesRequest, _worker_pb2.TracesReply]
-    """To the driver: where the time of its last requests went."""
+    """Ask the driver where the time of its last requests went."""
     Generate: _grpc.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.Token]
-    """To the driver: a prompt's tokens in, the answer's tokens out."""
+    """Send a prompt's tokens to the driver and get the answer's tokens."""
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -46,9 +46,9 @@ class WorkerAsyncStub(WorkerStub):
     Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _cluster_pb2.WorkerReport]  # type: ignore[assignment]
     Connect: _aio.UnaryUnaryMultiCallable[_node_pb2.ConnectRequest, _node_pb2.ConnectReply]  # type: ignore[assignment]
     Traces: _aio.UnaryUnaryMultiCallable[_worker_pb2.TracesRequest, _worker_pb2.TracesReply]  # type: ignore[assignment]
-    """To the driver: where the time of its last requests went."""
+    """Ask the driver where the time of its last requests went."""
     Generate: _aio.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.Token]  # type: ignore[assignment]
-    """To the driver: a prompt's tokens in, the answer's tokens out."""
+    """Send a prompt's tokens to the driver and get the answer's tokens."""
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -71,7 +71,7 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.TracesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.TracesReply, _abc.Awaitable[_worker_pb2.TracesReply]]:
-        """To the driver: where the time of its last requests went."""
+        """Ask the driver where the time of its last requests went."""
 
     @_abc_1.abstractmethod
     def Generate(
@@ -79,7 +79,7 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.Token], _abc.AsyncIterator[_worker_pb2.Token]]:
-        """To the driver: a prompt's tokens in, the answer's tokens out."""
+        """Send a prompt's tokens to the driver and get the answer's tokens."""
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -93,7 +93,7 @@ class StageStub:
     Steps: _grpc.UnaryStreamMultiCallable[_worker_pb2.StreamRequest, _worker_pb2.StepMessage]
     """From the next stage."""
     Results: _grpc.UnaryStreamMultiCallable[_worker_pb2.StreamRequest, _worker_pb2.StepResult]
-    """To the tail, from the driver."""
+    """The driver reads the tail's results."""
 
 @_typing.type_check_only
 class StageAsyncStub(StageStub):
@@ -103,7 +103,7 @@ class StageAsyncStub(StageStub):
     Steps: _aio.UnaryStreamMultiCallable[_worker_pb2.StreamRequest, _worker_pb2.StepMessage]  # type: ignore[assignment]
     """From the next stage."""
     Results: _aio.UnaryStreamMultiCallable[_worker_pb2.StreamRequest, _worker_pb2.StepResult]  # type: ignore[assignment]
-    """To the tail, from the driver."""
+    """The driver reads the tail's results."""
 
 class StageServicer(metaclass=_abc_1.ABCMeta):
     """To a stage, at a port of its own, from the one that comes after it: long-lived streams, one for each epoch."""
@@ -122,6 +122,6 @@ class StageServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.StreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.StepResult], _abc.AsyncIterator[_worker_pb2.StepResult]]:
-        """To the tail, from the driver."""
+        """The driver reads the tail's results."""
 
 def add_StageServicer_to_server(servicer: StageServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

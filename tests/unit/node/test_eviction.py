@@ -1,4 +1,4 @@
-"""Which idle models are evicted for another one. Node a offers two and a half times what `tiny` takes."""
+"""Idle models are evicted for another one. Node a offers two and a half times what `tiny` takes."""
 
 from __future__ import annotations
 

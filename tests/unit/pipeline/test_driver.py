@@ -8,15 +8,14 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from exo_lite.domain.errors import DeadlineExceeded, InvalidRequest, MalformedStep, NodeLost, QueueFull, StaleEpoch
-from exo_lite.domain.ids import Epoch, ModelId, RequestId
-from exo_lite.domain.request import AnswerRequest, GenerateRequest, Sampling, Token
+from exo_lite.domain.ids import Epoch
+from exo_lite.domain.request import Token
 from exo_lite.domain.step import SampledToken, StageTiming, Step, StepFailure, StepResult
 from exo_lite.pipeline.driver import AVERAGE_WEIGHT, RATE_WINDOW_S, Driver
 from exo_lite.pipeline.scheduler import Scheduler
 from exo_lite.pipeline.trace_ring import MAX_TRACED_REQUESTS
 from tests.unit.pipeline.asking import asking
-
-STOP = 9
+from tests.unit.pipeline.scheduling import STOP, request
 
 
 class Pipeline:
@@ -53,21 +52,6 @@ class Pipeline:
         failure = StepFailure(MalformedStep.code, message)
         self.driver.on_result(StepResult(step.epoch, step.step_id, (), (), failure))
         self.driver.settle()
-
-
-def request(name: str, *, max_tokens: int = 4, epoch: int = 1, num_prompt: int = 3) -> GenerateRequest:
-    return GenerateRequest(
-        request_id=RequestId(name),
-        model_id=ModelId("m"),
-        epoch=Epoch(epoch),
-        attempt=0,
-        asked=AnswerRequest(
-            token_ids=tuple(range(100, 100 + num_prompt)),
-            max_tokens=max_tokens,
-            sampling=Sampling(seed=1),
-            stop_token_ids=frozenset({STOP}),
-        ),
-    )
 
 
 async def started(tokens: AsyncGenerator[Token, None]) -> asyncio.Future[Token]:
